@@ -1,0 +1,369 @@
+"""The before / after report of a training run: what the aligned policy gained, next to the controls it has to beat.
+
+Each system is a set of texts with two cosines per text: with the images the reward used, and with held-out images of
+the same class. ``summarise`` turns them into one plain dict (the JSON of the report); the other functions only show it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ex2.analysis.plots import before_after_png
+from ex2.analysis.statistics import Interval, cluster_bootstrap_mean, paired_difference
+from ex2.descriptions import write_atomically
+from ex2.errors import UserError
+
+SYSTEM_ORDER = ("class_name", "template", "base", "best_of_n", "aligned")
+SPOKEN_NAMES = {
+    "class_name": "the bare class name",
+    "template": "the template",
+    "base": "the base policy",
+    "best_of_n": "best-of-n sampling",
+}
+IMAGE_SETS = ("reward", "heldout")
+
+
+@dataclass(frozen=True)
+class SystemScores:
+    """The texts of one system and their scores.
+
+    Attributes:
+        name: One of ``SYSTEM_ORDER``.
+        class_ids: ``(N,)`` class of each text.
+        reward: ``(N,)`` mean cosine similarity between each text and its class's reward images.
+        heldout: ``(N,)`` the same with the class's held-out images.
+        texts: N texts.
+        questions: N questions that the texts answer; None for systems without questions.
+    """
+
+    name: str
+    class_ids: ArrayLike
+    reward: ArrayLike
+    heldout: ArrayLike
+    texts: Sequence[str]
+    questions: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in SYSTEM_ORDER:
+            raise ValueError(f"system {self.name!r} is none of {', '.join(SYSTEM_ORDER)}")
+        columns = {"class_ids": self.class_ids, "reward": self.reward, "heldout": self.heldout}
+        sizes = {key: np.shape(column) for key, column in columns.items()} | {"texts": (len(self.texts),)}
+        if self.questions is not None:
+            sizes["questions"] = (len(self.questions),)
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"system {self.name!r}: columns of different shapes: {sizes}")
+
+
+def distinct_share(texts: Sequence[str]) -> float:
+    """Unique texts / texts, after folding case and whitespace; 0.0 without texts."""
+    return len({" ".join(text.casefold().split()) for text in texts}) / len(texts) if texts else 0.0
+
+
+def summarise(
+    systems: Sequence[SystemScores],
+    class_names: Sequence[str],
+    *,
+    meta: Mapping[str, Any] | None = None,
+    monitors: Mapping[str, Any] | None = None,
+    n_boot: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The report as a plain dict that goes into JSON as it is.
+
+    Args:
+        systems: In any order, each once; ``base`` and ``aligned`` are needed, the others are compared where present.
+        class_names: Names of all classes; ``class_ids`` index them.
+        meta: Free facts about the run (VLM, dataset, model, seed, texts sampled, encodings spent, seconds ...).
+        monitors: Training monitors, each ``{"first": number, "last": number}``.
+        n_boot, level, seed: Of the cluster bootstrap; ``seed`` also draws the example classes.
+
+    Returns:
+        System names in ``SYSTEM_ORDER``, each ``{"reward": {"mean", "low", "high"}, "heldout": {...}, "distinct",
+        "n", "classes"}``; ``aligned_minus_NAME`` for every other system (paired by class); ``intervals``, ``meta``,
+        ``examples``, ``monitors`` and ``warnings`` (plain sentences). Non-finite numbers in meta and monitors become
+        None.
+
+    Raises:
+        ValueError: A system twice, or ``base`` or ``aligned`` absent.
+        UserError: Fewer than two classes, a score that is not finite, a class id without a name.
+    """
+    by_name = {system.name: system for system in systems}
+    if len(by_name) != len(systems) or not {"base", "aligned"} <= set(by_name):
+        raise ValueError(f"need base and aligned, and each system once; got {[system.name for system in systems]}")
+    options: dict[str, Any] = {"n_boot": n_boot, "level": level, "seed": seed}
+    summary: dict[str, Any] = {}
+    for name in SYSTEM_ORDER:
+        if name in by_name:
+            summary[name] = _summarise_system(by_name[name], len(class_names), options)
+    aligned = by_name["aligned"]
+    for name in ("base", *(name for name in SYSTEM_ORDER[:-1] if name != "base")):
+        if name not in by_name:
+            continue
+        other = by_name[name]
+        difference: dict[str, Any] = {
+            images: paired_difference(
+                getattr(aligned, images), aligned.class_ids, getattr(other, images), other.class_ids, **options
+            ).as_dict()
+            for images in IMAGE_SETS
+        }
+        difference["distinct"] = summary["aligned"]["distinct"] - summary[name]["distinct"]
+        summary[f"aligned_minus_{name}"] = difference
+    summary["intervals"] = {"level": level, "method": "percentile bootstrap over classes", "n_boot": n_boot}
+    summary["intervals"]["seed"] = seed
+    summary["meta"] = _plain(meta or {})
+    summary["examples"] = pick_examples(by_name["base"], aligned, class_names, seed=seed)
+    summary["monitors"] = _plain(monitors or {})
+    summary["warnings"] = find_warnings(summary)
+    return summary
+
+
+def _summarise_system(system: SystemScores, class_count: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    ids = np.asarray(system.class_ids)
+    if len(ids) and not 0 <= ids.min() <= ids.max() < class_count:
+        raise UserError(f"system {system.name}: class ids {ids.min()} to {ids.max()}, but {class_count} class names")
+    entry: dict[str, Any] = {}
+    for images in IMAGE_SETS:
+        try:
+            entry[images] = cluster_bootstrap_mean(getattr(system, images), ids, **options).as_dict()
+        except UserError as error:
+            raise UserError(f"system {system.name}, {images} images: {error}") from None
+    return entry | {"distinct": distinct_share(system.texts), "n": len(ids), "classes": len(np.unique(ids))}
+
+
+def _plain(value: Any) -> Any:
+    """A copy made of JSON's own types: numpy numbers and paths converted, non-finite numbers as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def pick_examples(
+    base: SystemScores, aligned: SystemScores, class_names: Sequence[str], k: int = 5, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Before / after texts of up to ``k`` classes, chosen without looking at any score.
+
+    The classes that both systems have are sorted by name and cut into k equal stretches; the seed draws one class of
+    each. Of each class the first sample of each system is shown; of the aligned one the first that answers the same
+    question, where there is one.
+
+    Returns:
+        Dicts of ``class_name, question, before, before_heldout, after, after_heldout``. Where the two questions
+        differ, ``question`` names both.
+    """
+    base_ids, aligned_ids = np.asarray(base.class_ids), np.asarray(aligned.class_ids)
+    shared = sorted(np.intersect1d(base_ids, aligned_ids).tolist(), key=lambda i: (class_names[i].casefold(), i))
+    rng = np.random.default_rng(seed)
+    examples = []
+    for stretch in np.array_split(shared, min(k, len(shared))) if shared else []:
+        class_id = int(rng.choice(stretch))
+        before = int(np.flatnonzero(base_ids == class_id)[0])
+        candidates = np.flatnonzero(aligned_ids == class_id).tolist()
+        asked = base.questions[before] if base.questions else ""
+        same = [i for i in candidates if aligned.questions and aligned.questions[i] == asked]
+        after = (same or candidates)[0]
+        answered = aligned.questions[after] if aligned.questions else ""
+        examples.append(
+            {
+                "class_name": class_names[class_id],
+                "question": asked if asked == answered else f"before: {asked} / after: {answered}",
+                "before": base.texts[before],
+                "before_heldout": float(np.asarray(base.heldout)[before]),
+                "after": aligned.texts[after],
+                "after_heldout": float(np.asarray(aligned.heldout)[after]),
+            }
+        )
+    return examples
+
+
+def find_warnings(summary: Mapping[str, Any]) -> list[str]:
+    """Plain sentences about what a reader could otherwise overlook; empty when there is nothing to say.
+
+    "Above" means that the whole interval of the paired difference lies above zero.
+    """
+    warnings = []
+    gain = summary["aligned_minus_base"]
+    reward_rose, heldout_rose = gain["reward"]["low"] > 0, gain["heldout"]["low"] > 0
+    if not reward_rose:
+        warnings.append(
+            "Training did not raise the reward: the aligned policy does not beat the base policy on the reward images "
+            f"{_in_words(summary, gain['reward'])}."
+        )
+    elif not heldout_rose:
+        warnings.append(
+            f"The reward rose on the reward images {_in_words(summary, gain['reward'])}, but not on held-out images "
+            f"{_in_words(summary, gain['heldout'])}: the policy has overfitted to the reward images."
+        )
+    for name, spoken in SPOKEN_NAMES.items():
+        difference = summary.get(f"aligned_minus_{name}")
+        overfit_said = name == "base" and reward_rose
+        if difference is not None and difference["heldout"]["low"] <= 0 and not overfit_said:
+            worse = ": it is worse" if difference["heldout"]["high"] < 0 else ""
+            warnings.append(
+                f"The aligned policy does not beat {spoken} on held-out images "
+                f"{_in_words(summary, difference['heldout'])}{worse}."
+            )
+    base, aligned = summary["base"], summary["aligned"]
+    if aligned["distinct"] < base["distinct"] / 2:
+        warnings.append(
+            f"The share of distinct texts fell from {base['distinct']:.3f} to {aligned['distinct']:.3f}, below half of "
+            "the base policy's: the policy repeats itself."
+        )
+    if aligned["n"] != base["n"]:
+        warnings.append(
+            f"The base policy has {base['n']} texts and the aligned policy {aligned['n']}: more texts repeat more, so "
+            "their shares of distinct texts are not comparable."
+        )
+    fewer = [name for name in SYSTEM_ORDER if name in summary and summary[name]["classes"] != aligned["classes"]]
+    if fewer:
+        counts = ", ".join(f"{name} {summary[name]['classes']}" for name in (*fewer, "aligned"))
+        warnings.append(
+            f"The systems cover different numbers of classes ({counts}): their means are not comparable, while "
+            "differences use the classes that both have."
+        )
+    return warnings
+
+
+def _level(summary: Mapping[str, Any]) -> str:
+    return f"{100 * summary['intervals']['level']:g} %"
+
+
+def _in_words(summary: Mapping[str, Any], interval: Mapping[str, float]) -> str:
+    ends = f"[{interval['low']:+.4f}, {interval['high']:+.4f}]"
+    return f"(difference {interval['mean']:+.4f}, {_level(summary)} interval {ends})"
+
+
+def _rows(summary: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
+    """Cells of the system rows and of the paired-difference rows."""
+
+    def cells(label: str, entry: Mapping[str, Any], sign: str, count: str, *, distinct: bool = True) -> list[str]:
+        values = [Interval(**entry[images]) for images in IMAGE_SETS]
+        shown = [f"{v.mean:{sign}.4f} [{v.low:{sign}.4f}, {v.high:{sign}.4f}]" for v in values]
+        return [label, *shown, f"{entry['distinct']:{sign}.3f}" if distinct else "", count]
+
+    systems = [cells(name, summary[name], "", str(summary[name]["n"])) for name in SYSTEM_ORDER if name in summary]
+    differences = []
+    for name in SYSTEM_ORDER:
+        if (key := f"aligned_minus_{name}") in summary:
+            # More texts repeat more: shares of distinct texts compare only between equal numbers of texts.
+            comparable = summary[name]["n"] == summary["aligned"]["n"]
+            differences.append(cells(f"aligned - {name}", summary[key], "+", "", distinct=comparable))
+    return systems, differences
+
+
+def format_table(summary: Mapping[str, Any]) -> str:
+    """The systems and the paired differences as a monospace table, at most 100 columns wide."""
+    systems, differences = _rows(summary)
+    interval = f"[{_level(summary)} interval]"
+    header = [
+        ["system", "reward cosine", "held-out cosine", "distinct", "n"],
+        ["", interval, interval, "", ""],
+    ]
+    rows = [*header, *systems, *differences]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header[0]))]
+    lines = []
+    for row in rows:
+        padded = [row[0].ljust(widths[0])] + [
+            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    first_difference = len(header) + len(systems)
+    return "\n".join([*lines[:2], rule, *lines[2:first_difference], rule, *lines[first_difference:]])
+
+
+def _escape(text: str) -> str:
+    """Generated text on one line and without meaning to Markdown or HTML."""
+    return re.sub(r"([\\`*_\[\]|<>#~$&])", r"\\\1", " ".join(text.split()))
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_escape(str(key))} {_fact(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(_fact(item) for item in value)
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "not available"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else _escape(str(value))
+
+
+def to_markdown(summary: Mapping[str, Any]) -> str:
+    """The report as Markdown: table, paired differences, warnings, examples, monitors, facts about the run."""
+    systems, differences = _rows(summary)
+    level = _level(summary)
+    head = f"reward cosine [{level} interval] | held-out cosine [{level} interval] | distinct |"
+    warnings = [f"- {_escape(warning)}" for warning in summary["warnings"]] or ["None."]
+    introduction = (
+        "Mean cosine similarity between texts and images of their class: the images that the reward used, and held-out "
+        f"images that training never saw. Every class counts equally; {level} intervals are percentile bootstrap "
+        "intervals over classes. They say how far the result carries over to other classes, not to other training "
+        "seeds. `distinct` is the share of distinct texts; it is compared only between equal numbers of texts."
+    )
+    parts = [
+        "# Before and after training",
+        introduction,
+        "## Systems",
+        "\n".join([f"| system | {head} n |", "| :- | -: | -: | -: | -: |", *map(_markdown_row, systems)]),
+        "## Differences, paired by class",
+        "\n".join([f"| difference | {head}", "| :- | -: | -: | -: |", *(_markdown_row(r[:-1]) for r in differences)]),
+        "![Mean cosine similarity of each system with intervals](before_after.png)",
+        "## Warnings",
+        "\n".join(warnings),
+        "## Examples",
+        "Classes drawn by seed along the alphabet, the first sample of each policy; none was chosen by its score.",
+    ]
+    for example in summary["examples"]:
+        parts.append(f"### {_escape(example['class_name'])}")
+        if example["question"]:
+            parts.append(f"Question: {_escape(example['question'])}")
+        rows = [[when, _escape(example[when]), f"{example[f'{when}_heldout']:.4f}"] for when in ("before", "after")]
+        parts.append("\n".join(["| | text | held-out cosine |", "| :- | :- | -: |", *map(_markdown_row, rows)]))
+    if summary["monitors"]:
+        rows = [[_escape(name), _fact(m.get("first")), _fact(m.get("last"))] for name, m in summary["monitors"].items()]
+        table = ["| monitor | first | last |", "| :- | -: | -: |", *map(_markdown_row, rows)]
+        parts += ["## Training monitors", "\n".join(table)]
+    if summary["meta"]:
+        parts += ["## Run", "\n".join(f"- {_escape(key)}: {_fact(value)}" for key, value in summary["meta"].items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def write_report(summary: Mapping[str, Any], out_dir: str | os.PathLike[str]) -> list[Path]:
+    """Write ``before_after.json``, ``.md`` and ``.png`` into ``out_dir`` (made where absent), each atomically.
+
+    All three are made before the first is written, so an error leaves nothing half-written.
+
+    Raises:
+        ValueError: A number that is not finite (JSON has no such numbers).
+    """
+    contents = {
+        "before_after.json": (json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+        "before_after.md": to_markdown(summary).encode(),
+        "before_after.png": before_after_png(summary),
+    }
+    paths = []
+    for name, data in contents.items():
+        paths.append(Path(out_dir) / name)
+        write_atomically(paths[-1], data)
+    return paths

@@ -1,0 +1,170 @@
+"""Plots as PNG files: 9 inches at 200 dots an inch, laid out to stay readable when shown 900 pixels wide.
+
+Figures are drawn through matplotlib's object interface (no pyplot, hence no global state, no display). Colours are
+from Okabe and Ito's colour-blind safe palette, and marker shapes differ too.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ex2.descriptions import write_atomically
+from ex2.errors import UserError
+
+BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
+WIDTH_INCHES, DPI = 9.0, 200
+
+SYSTEM_LABELS = {
+    "class_name": "class name",
+    "template": "template",
+    "base": "base policy",
+    "best_of_n": "best of n",
+    "aligned": "aligned policy",
+}
+IMAGE_SET_STYLES = {"reward": ("reward images", BLUE, "o", -0.13), "heldout": ("held-out images", VERMILION, "s", 0.13)}
+
+# The first key that any row of metrics has is taken; later ones are other names of the same quantity.
+X_KEYS = {"sampled_texts": "sampled texts", "step": "training step"}
+REWARD_COSINE_KEYS = ("monitors/reward_cosine", "rewards/cosine/mean", "reward_cosine")
+HELDOUT_COSINE_KEYS = ("monitors/heldout_cosine", "heldout_cosine")
+KL_KEYS = ("kl", "objective/kl", "monitors/kl")
+
+
+def plot_before_after(summary: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Draw every system's mean cosine with its interval, on reward and on held-out images; written atomically.
+
+    Args:
+        summary: What ``before_after.summarise`` returns.
+        path: PNG file to write.
+    """
+    write_atomically(path, before_after_png(summary))
+
+
+def plot_learning_curve(metrics: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Draw cosines over training, with the KL divergence from the reference policy below; written atomically.
+
+    Args:
+        metrics: Rows of a run's ``metrics.jsonl``. Each quantity is drawn from the rows that have it as a finite
+            number; a repeated step (a resumed run) counts once, the last time. The x axis is ``sampled_texts`` where
+            rows have it, else ``step``. Where no cosine with the reward images is logged, ``reward`` is drawn instead,
+            in a panel of its own since its scale is another.
+        path: PNG file to write.
+
+    Raises:
+        UserError: No row has anything to draw.
+    """
+    write_atomically(path, learning_curve_png(metrics))
+
+
+def before_after_png(summary: Mapping[str, Any]) -> bytes:
+    """The PNG of ``plot_before_after``."""
+    names = [name for name in SYSTEM_LABELS if name in summary]
+    figure = Figure(figsize=(WIDTH_INCHES, 1.9 + 0.62 * len(names)), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for images, (label, colour, marker, offset) in IMAGE_SET_STYLES.items():
+        values = [summary[name][images] for name in names]
+        axes.errorbar(
+            [value["mean"] for value in values],
+            [row + offset for row in range(len(names))],
+            # Bars are distances from the mean; a percentile interval may, rarely, leave the mean outside.
+            xerr=[
+                [max(0.0, value["mean"] - value["low"]) for value in values],
+                [max(0.0, value["high"] - value["mean"]) for value in values],
+            ],
+            fmt=marker,
+            color=colour,
+            markersize=7,
+            elinewidth=2,
+            capsize=4,
+            label=label,
+        )
+    axes.set_yticks(range(len(names)), [SYSTEM_LABELS[name] for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    level = f"{100 * summary['intervals']['level']:g} %"
+    axes.set_xlabel(f"cosine similarity of text and images (mean over classes, {level} interval)")
+    axes.margins(x=0.06)
+    _tidy(axes, "x")
+    gain = summary["aligned_minus_base"]["heldout"]
+    change = f"aligned minus base, held-out, paired by class: {gain['mean']:+.4f} "
+    change += f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
+    facts = [str(summary["meta"][key]) for key in ("vlm", "dataset", "model") if summary["meta"].get(key)]
+    lines = [*textwrap.wrap(" · ".join(facts), width=95), change]
+    figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=11)
+    return _to_png(figure)
+
+
+def learning_curve_png(metrics: Sequence[Mapping[str, Any]]) -> bytes:
+    """The PNG of ``plot_learning_curve``."""
+    x_key = next((key for key in X_KEYS if any(_is_number(row.get(key)) for row in metrics)), None)
+    if x_key is None:
+        raise UserError(f"the metrics have no {' or '.join(X_KEYS)} to draw a learning curve against")
+    reward_cosine = _series(metrics, x_key, REWARD_COSINE_KEYS)
+    if any(abs(y) > 1 for _, y in reward_cosine):  # logged after reward_scale, so no cosine any more
+        reward_cosine = []
+    reward = [] if reward_cosine else _series(metrics, x_key, ("reward",))
+    cosines = [
+        ("reward images", BLUE, "o", reward_cosine),
+        ("held-out images", VERMILION, "s", _series(metrics, x_key, HELDOUT_COSINE_KEYS)),
+    ]
+    candidates = [
+        ("cosine similarity", cosines),
+        ("reward", [("reward", BLUE, "o", reward)]),
+        ("KL from reference\n(nats)", [("KL", GREEN, "^", _series(metrics, x_key, KL_KEYS))]),
+    ]
+    panels = [(unit, [curve for curve in curves if curve[3]]) for unit, curves in candidates]
+    panels = [(unit, curves) for unit, curves in panels if curves]
+    if not panels:
+        raise UserError("the metrics have no cosine, reward or KL to draw a learning curve of")
+    heights = [3.4 if row == 0 else 2.0 for row in range(len(panels))]
+    figure = Figure(figsize=(WIDTH_INCHES, sum(heights) + 0.6), dpi=DPI, layout="constrained")
+    grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (unit, curves) in zip(grid, panels, strict=True):
+        for label, colour, marker, points in curves:
+            xs, ys = zip(*points, strict=True)
+            shown_marker = marker if len(points) <= 60 else None
+            axes.plot(xs, ys, color=colour, marker=shown_marker, markersize=4, linewidth=1.8, label=label)
+        axes.set_ylabel(unit)
+        _tidy(axes, "both")
+        if unit == "cosine similarity":
+            axes.legend(frameon=False, fontsize=11, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+    grid[-1].set_xlabel(X_KEYS[x_key])
+    grid[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _to_png(figure)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _series(metrics: Sequence[Mapping[str, Any]], x_key: str, keys: Sequence[str]) -> list[tuple[float, float]]:
+    """Points ``(x, y)`` in the order of x, of the first of ``keys`` that has any; empty where none has."""
+    for key in keys:
+        points = {row[x_key]: row[key] for row in metrics if _is_number(row.get(x_key)) and _is_number(row.get(key))}
+        if points:
+            return sorted(points.items())
+    return []
+
+
+def _tidy(axes: Axes, grid_axis: Literal["x", "both"]) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid_axis, color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=11)
+    axes.xaxis.label.set_fontsize(11)
+    axes.yaxis.label.set_fontsize(11)
+
+
+def _to_png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,157 @@
+"""Write sampled descriptions to a file that a killed process can go on with, without losing or repeating a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from ex2.descriptions import Description, append_descriptions, read_descriptions
+from ex2.errors import UserError
+from ex2.generation import Ask
+
+ATTEMPTS = 4
+"""A blank text is sampled again this often, less one; a class that stays blank gets no record."""
+
+Score = Callable[[list[Description]], list[Description]]
+
+
+class Generator(Protocol):
+    """What answers questions; `ex2.generation.TextGenerator` does."""
+
+    def sample(self, asks: Sequence[Ask], *, seed: int, batch_size: int = 64) -> Any:
+        """An iterator over lists of texts, one list a batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that determines a file of descriptions.
+
+    Attributes:
+        dataset: Name of the dataset that the classes belong to.
+        asks: All questions about all classes, once a sample; the position is the order in the file.
+        numbers: Which sample (0, 1, ...) of its question and class each ask is.
+        model: Name of the policy.
+        seed: Seed of the sampling, 0 to 2**31 - 1.
+        batch_size: Texts sampled at once; texts depend on it, as batches share one stream of random numbers.
+        settings: Further settings that go into each record, and that the records of one file share.
+    """
+
+    dataset: str
+    asks: tuple[Ask, ...]
+    numbers: tuple[int, ...]
+    model: str
+    seed: int
+    batch_size: int
+    settings: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.asks)
+
+    def record(self, position: int, text: str) -> Description:
+        ask = self.asks[position]
+        return Description(
+            dataset=self.dataset,
+            class_id=ask.class_id,
+            class_name=ask.class_name,
+            question=ask.question,
+            text=text,
+            model=self.model,
+            seed=self.seed,
+            scores={},
+            extra={"sample": self.numbers[position], **self.settings},
+        )
+
+
+def plan_asks(
+    class_names: Sequence[str], questions: Sequence[str], samples: int, only: Sequence[str] | None = None
+) -> tuple[tuple[Ask, ...], tuple[int, ...]]:
+    """All questions about all classes (or those in `only`), `samples` times over, with the number of each sample.
+
+    Every class and question is answered once before any is answered again, so a file can be extended with more samples.
+    """
+    asks, numbers = [], []
+    for number in range(samples):
+        for class_id, name in enumerate(class_names):
+            if only is None or name in only:
+                asks += [Ask(class_id, name, question) for question in questions]
+                numbers += [number] * len(questions)
+    return tuple(asks), tuple(numbers)
+
+
+def recorded(plan: Plan, path: Path, class_names: Sequence[str]) -> set[int]:
+    """Positions of the asks that the file at `path` answers already; none where there is no file.
+
+    Raises:
+        UserError: The file was made with other settings, or answers something that was not asked, or twice.
+    """
+    if not path.exists():
+        return set()
+    position_of = {
+        (ask.class_id, ask.question, number): i
+        for i, (ask, number) in enumerate(zip(plan.asks, plan.numbers, strict=True))
+    }
+    done: set[int] = set()
+    for record in read_descriptions(path, class_names, allow_partial_last_line=True):
+        wanted = {"model": plan.model, "seed": plan.seed, "dataset": plan.dataset, **plan.settings}
+        found = {"model": record.model, "seed": record.seed, "dataset": record.dataset, **record.extra}
+        for name, value in wanted.items():
+            if found.get(name) != value:
+                raise _made_otherwise(path, f"{name} {found.get(name)!r}, not {value!r}")
+        key = (record.class_id, record.question, record.extra.get("sample"))
+        if key not in position_of:
+            what = f"{record.question!r} about {record.class_name!r}, sample {record.extra.get('sample')}"
+            raise _made_otherwise(path, f"other questions, classes or samples: {what}, is not asked for")
+        if position_of[key] in done:
+            raise UserError(
+                f"--out {path} answers {record.question!r} about {record.class_name!r} twice; delete the file."
+            )
+        done.add(position_of[key])
+    return done
+
+
+def _made_otherwise(path: Path, difference: str) -> UserError:
+    return UserError(f"--out {path} was made with {difference}: name another file, or delete this one.")
+
+
+def write_answers(plan: Plan, path: Path, done: set[int], generator: Generator, score: Score | None = None) -> int:
+    """Answer the asks that are not `done`, append the records to `path` after each batch; returns how many stayed blank.
+
+    A batch is always sampled and scored as a whole, also where part of it is on file, so that a file is the same
+    whether or not writing it was interrupted.
+    """
+    blank = 0
+    with tqdm(total=len(plan), initial=len(done), desc="generating", unit="text") as bar:
+        for number, start in enumerate(range(0, len(plan), plan.batch_size)):
+            positions = range(start, min(start + plan.batch_size, len(plan)))
+            missing = [i for i in positions if i not in done]
+            if not missing:
+                continue
+            texts = _sample(plan, number, positions, generator)
+            records = [plan.record(i, text) for i, text in zip(positions, texts, strict=True) if text]
+            records = records if score is None or not records else score(records)
+            filled = [i for i, text in zip(positions, texts, strict=True) if text]
+            append_descriptions(path, [r for i, r in zip(filled, records, strict=True) if i not in done])
+            blank += len(missing) - len(set(missing) & set(filled))
+            bar.update(len(missing))
+    return blank
+
+
+def _sample(plan: Plan, number: int, positions: range, generator: Generator) -> list[str]:
+    """Texts of batch `number`; blank ones are sampled again under other seeds, and '' where all attempts are blank."""
+    texts = [""] * len(positions)
+    for attempt in range(ATTEMPTS):
+        empty = [i for i, text in enumerate(texts) if not text]
+        if not empty:
+            break
+        asks = [plan.asks[positions[i]] for i in empty]
+        # The seed in the high bits: other seeds never meet the random numbers of this one.
+        seed = (plan.seed << 32) + ATTEMPTS * number + attempt
+        (answers,) = generator.sample(asks, seed=seed, batch_size=len(asks))
+        for i, text in zip(empty, answers, strict=True):
+            texts[i] = text.strip()
+    return texts

@@ -1,0 +1,104 @@
+"""EX2's own options of a training run, with validation. Importing this module imports no torch.
+
+A run has three groups of options in one flat YAML file: these, TRL's ModelConfig (policy and LoRA), and the trainer's
+(PPOConfig, GRPOConfig or RLOOConfig). `ex2.options` parses and checks all three.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ex2.errors import UserError
+
+
+def _option(default: Any, text: str, **metadata: Any) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text, **metadata})
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass
+class EX2Config:
+    """What is scored, how it is rewarded, what is asked, and how the result is evaluated."""
+
+    # VLM and images
+    vlm: str = _option("pictogram", "VLM: pictogram, hf:ID_OR_DIR, open_clip:MODEL/PRETRAINED; see `ex2 list vlms`.")
+    vlm_dtype: str = _option("float32", "Precision of the VLM's weights.", choices=["float32", "bfloat16", "float16"])
+    dataset: str = _option("pictograms", "Labelled images: pictograms or folder:DIR; see `ex2 list datasets`.")
+    images_per_class: int = _option(256, "Images of a class that are used at most, on each side of the split.")
+    heldout_fraction: float = _option(0.5, "Share of images kept for evaluation, where the dataset has no split.")
+    split_seed: int = _option(0, "Seed of the reward / held-out split.")
+    # Rewards
+    reward_funcs: list[str] = _option(
+        ["cosine"], "Rewards by name, or package.module:function; see `ex2 list rewards`."
+    )
+    reward_scale: float = _option(100.0, "Multiplier of similarity rewards, the same for every VLM.")
+    reward_normalization: str = _option(
+        "scale",
+        "scale: similarity x reward_scale; zscore: standardised with the untrained policy's scores of each class, so that "
+        "the KL strength means the same for every VLM.",
+        choices=["scale", "zscore"],
+    )
+    # Prompts
+    questions: str = _option(
+        "short", "Question set (see `ex2 list questions`) or a text file with one question a line."
+    )
+    prompt_format: str = _option(
+        "auto", "chat: chat template; plain: question and two newlines; auto: chat where the tokenizer has a template.",
+        choices=["auto", "chat", "plain"],
+    )  # fmt: skip
+    system_prompt: str | None = _option(None, "System message of chat prompts; null: the template's own.")
+    # Policy
+    adapter_name_or_path: str | None = _option(None, "Start from this LoRA adapter instead of a fresh one.")
+    reference: str = _option(
+        "base", "KL reference: base (adapter off) or start (a frozen copy of adapter_name_or_path).",
+        choices=["base", "start"],
+    )  # fmt: skip
+    # Evaluation before and after
+    before_after: bool = _option(
+        True, "Sample the untrained and the trained policy and write the before / after report."
+    )
+    eval_samples: int = _option(4, "Descriptions a class sampled from the aligned policy for the report.")
+    best_of_n: int | None = _option(
+        None, "N of the best-of-N control; null: as many text encodings a class as training spends (at least 2)."
+    )
+    eval_batch_size: int = _option(64, "Batch size of sampling for the report.")
+    # Run
+    cache_dir: str | None = _option(None, "Folder of banks and converted models; null: $EX2_CACHE or ~/.cache/ex2.")
+    overwrite: bool = _option(False, "Delete the run that output_dir holds and start anew.")
+    dry_run: bool = _option(False, "Print the resolved options, batch arithmetic and memory estimate; load no weights.")
+
+    def __post_init__(self) -> None:
+        _at_least("images_per_class", self.images_per_class, 1)
+        _at_least("eval_samples", self.eval_samples, 1)
+        _at_least("eval_batch_size", self.eval_batch_size, 1)
+        if self.best_of_n is not None:
+            _at_least("best_of_n", self.best_of_n, 2)
+        if not 0 < self.heldout_fraction < 1:
+            raise UserError(f"heldout_fraction={self.heldout_fraction} is out of range: it must lie between 0 and 1.")
+        if self.reward_scale <= 0:
+            raise UserError(f"reward_scale={self.reward_scale} is out of range: it must be positive.")
+        if self.reference == "start" and self.adapter_name_or_path is None:
+            raise UserError("reference=start needs adapter_name_or_path: a fresh adapter equals the base model.")
+        for name, value, choices in (
+            ("reward_normalization", self.reward_normalization, ("scale", "zscore")),
+            ("prompt_format", self.prompt_format, ("auto", "chat", "plain")),
+            ("reference", self.reference, ("base", "start")),
+            ("vlm_dtype", self.vlm_dtype, ("float32", "bfloat16", "float16")),
+        ):
+            if value not in choices:
+                raise UserError(f"{name}={value} is unknown: choose one of {', '.join(choices)}.")
+
+
+def _at_least(name: str, value: int, low: int) -> None:
+    if value < low:
+        raise UserError(f"{name}={value} is out of range: it must be at least {low}.")
+
+
+def cache_folder(cache_dir: str | None = None) -> Path:
+    """Folder for banks and converted models: `cache_dir`, else $EX2_CACHE, else ~/.cache/ex2."""
+    import os
+
+    return Path(cache_dir or os.environ.get("EX2_CACHE") or "~/.cache/ex2").expanduser()

@@ -1,0 +1,229 @@
+"""Sample descriptions from a policy: in memory for the trainer, or from a run, an adapter or a plain LLM."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ex2.config import EX2Config
+from ex2.errors import UserError
+from ex2.policy import load_adapter, load_policy, load_tokenizer, resolve_model
+from ex2.questions import build_prompt, load_questions, wants_chat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question about one class, to be answered once."""
+
+    class_id: int
+    class_name: str
+    question: str
+
+
+def spread_asks(class_names: Sequence[str], questions: Sequence[str], samples: int) -> list[Ask]:
+    """`samples` asks a class, class by class; questions rotate, one further for each class, so that all are used."""
+    return [
+        Ask(class_id, name, questions[(class_id + j) % len(questions)])
+        for class_id, name in enumerate(class_names)
+        for j in range(samples)
+    ]
+
+
+@dataclass
+class TextGenerator:
+    """A policy with everything that turns questions into texts.
+
+    Attributes:
+        model: Causal LM, with or without adapter.
+        tokenizer: Its tokenizer, padding on the left.
+        chat: Whether prompts use the chat template.
+        system_prompt: System message of chat prompts.
+        max_new_tokens: Longest text, in tokens of the policy.
+        temperature: Sampling temperature; sampling is from the whole distribution (top-k off, top-p 1), as in training.
+        bf16: Whether to multiply in bfloat16 whatever the precision of the weights, as training does with `bf16`.
+        name: Where the policy came from, for records.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    chat: bool
+    system_prompt: str | None
+    max_new_tokens: int
+    temperature: float = 1.0
+    bf16: bool = False
+    name: str = ""
+
+    def sample(self, asks: Sequence[Ask], *, seed: int, batch_size: int = 64) -> Iterator[list[str]]:
+        """Answer `asks` in order, one list of texts a batch.
+
+        Batch number b is sampled under seed + b, so a batch comes out the same whether or not earlier ones were run.
+        The caller's random state is left as it was.
+        """
+        import torch
+
+        eos = self.model.generation_config.eos_token_id
+        for number, start in enumerate(range(0, len(asks), batch_size)):
+            batch = asks[start : start + batch_size]
+            inputs = self._tokenize(batch).to(self.model.device)
+            autocast = torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
+            with torch.no_grad(), torch.random.fork_rng(), _generating(self.model), autocast:
+                torch.manual_seed(seed + number)
+                output = self.model.generate(
+                    **inputs,
+                    do_sample=True,
+                    temperature=self.temperature,
+                    top_k=0,
+                    top_p=1.0,
+                    max_new_tokens=self.max_new_tokens,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                    eos_token_id=eos if eos is not None else self.tokenizer.eos_token_id,
+                )
+            texts = self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            yield [" ".join(text.split()) for text in texts]
+
+    def _tokenize(self, asks: Sequence[Ask]) -> Any:
+        prompts: Any = [
+            build_prompt(ask.question, ask.class_name, chat=self.chat, system_prompt=self.system_prompt) for ask in asks
+        ]
+        if self.chat:
+            return self.tokenizer.apply_chat_template(
+                prompts, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+            )
+        return self.tokenizer(prompts, padding=True, return_tensors="pt")
+
+
+@contextmanager
+def _generating(model: Any) -> Iterator[None]:
+    """Eval mode with the cache on, then back to what the model was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """Where a policy comes from and the options it was trained with; its weights are not loaded yet.
+
+    Attributes:
+        name: What the user called it.
+        settings: Options of its run, with the user's overrides; empty for a plain LLM without any.
+        adapter: Folder of its LoRA adapter; None for a plain LLM.
+        questions: Its question templates.
+        fingerprint: Hex digest of the adapter's weights, so that texts of a replaced run are not mixed with new ones;
+            empty for a plain LLM.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    adapter: Path | None
+    questions: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def max_new_tokens(self) -> int:
+        return int(self.settings.get("max_completion_length", 32))
+
+    @property
+    def temperature(self) -> float:
+        return float(self.settings.get("temperature", 1.0))
+
+    def load(self, *, cache_dir: str | None = None, device: str = "cpu") -> TextGenerator:
+        """Load weights and tokenizer.
+
+        Raises:
+            UserError: A model or adapter that cannot be loaded.
+        """
+        from trl import ModelConfig
+
+        if self.adapter is None:
+            path = resolve_model(self.name, cache_dir, option="RUN_OR_MODEL")
+        else:
+            base = self.settings.get("model_name_or_path") or _base_of_adapter(self.adapter)
+            path = resolve_model(base, cache_dir)
+        model: Any = load_policy(ModelConfig(dtype=self.settings.get("dtype", "float32")), path)
+        if self.adapter is not None:
+            model = load_adapter(model, str(self.adapter))
+        tokenizer = load_tokenizer(path)
+        defaults = EX2Config()
+        return TextGenerator(
+            model=model.to(device).eval(),
+            tokenizer=tokenizer,
+            chat=wants_chat(self.settings.get("prompt_format", defaults.prompt_format), tokenizer),
+            system_prompt=self.settings.get("system_prompt", defaults.system_prompt),
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            bf16=bool(self.settings.get("bf16", False)),
+            name=self.name,
+        )
+
+
+def find_policy(source: str, overrides: dict[str, Any] | None = None) -> PolicySource:
+    """A run folder, a PEFT adapter, or a plain LLM (folder, hub id, or `smollm2`), without loading it.
+
+    A run folder brings its own base model, prompt format, questions, length and temperature, an adapter those of the run
+    that it lies in; everything else takes EX2's defaults. `overrides` (option names as in training, None: not given) win.
+
+    Raises:
+        UserError: A run without adapter (not finished), or unknown questions.
+    """
+    folder = Path(source).expanduser()
+    settings: dict[str, Any] = {}
+    adapter: Path | None = None
+    if (folder / "config.yaml").is_file():
+        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        adapter = folder / "adapter"
+        if not (adapter / "adapter_config.json").is_file():
+            raise UserError(
+                f"{source} is a run that has not finished: it holds no adapter. Resume it, or name one of its checkpoints."
+            )
+    elif (folder / "adapter_config.json").is_file():
+        adapter = folder
+        settings = _run_settings_above(folder)
+    settings |= {name: value for name, value in (overrides or {}).items() if value is not None}
+    return PolicySource(
+        name=str(folder) if folder.is_dir() else source,
+        settings=settings,
+        adapter=adapter,
+        questions=load_questions(settings.get("questions", EX2Config().questions)),
+        fingerprint="" if adapter is None else _digest(adapter),
+    )
+
+
+def load_generator(
+    source: str, *, cache_dir: str | None = None, device: str = "cpu", overrides: dict[str, Any] | None = None
+) -> tuple[TextGenerator, tuple[str, ...]]:
+    """`find_policy`, loaded: a generator and its questions."""
+    found = find_policy(source, overrides)
+    return found.load(cache_dir=cache_dir, device=device), found.questions
+
+
+def _run_settings_above(adapter: Path) -> dict[str, Any]:
+    """The options of the run that a checkpoint or adapter folder lies in, if it lies in one."""
+    config = adapter.resolve().parent / "config.yaml"
+    return yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+
+
+def _base_of_adapter(adapter: Path) -> str | None:
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+
+
+def _digest(adapter: Path) -> str:
+    """First 16 hex digits of the SHA-256 of an adapter's weights."""
+    files = [path for name in ("adapter_model.safetensors", "adapter_model.bin") if (path := adapter / name).is_file()]
+    if not files:
+        raise UserError(f"{adapter} holds no weights: adapter_model.safetensors is missing.")
+    return hashlib.sha256(files[0].read_bytes()).hexdigest()[:16]

@@ -1,0 +1,48 @@
+"""Entry point of the training scripts: parse, dry run or run, and errors as one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from ex2.errors import UserError
+
+
+def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
+    """Run `algorithm` (ppo, grpo, rloo) with command line options; exit status 2 for what the user can mend."""
+    use_cores_well()
+    try:
+        from ex2.options import parse_options
+
+        options = parse_options(algorithm, argv)
+        if options.ex2.dry_run:
+            from ex2.dry_run import describe
+
+            if os.environ.get("RANK", "0") == "0":
+                print(describe(options))
+            return
+        from ex2.rl.ppo_trainer import TrainingDiverged
+        from ex2.training import run
+
+        try:
+            run(options)
+        except TrainingDiverged as error:
+            sys.exit(f"error: {error}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def use_cores_well() -> None:
+    """Set up OpenMP for CPU work; call it before torch is imported. Whatever the user has set in the environment stays.
+
+    `accelerate launch` gives a CPU process one thread, unless told otherwise, so the process's share of the cores is taken
+    instead. Waiting threads sleep rather than spin: while another process uses a core, spinning makes every
+    operation wait for a time slice, which was measured to be 8 times slower (docs/architecture.md).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
+    if by_accelerate:
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))

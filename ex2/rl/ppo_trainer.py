@@ -1,0 +1,326 @@
+"""PPO on TRL's maintained online trainer.
+
+TRL's GRPOTrainer does rollouts (transformers or vLLM), reward calls, logging, evaluation, the PEFT reference (adapter off),
+accelerate, DeepSpeed and FSDP, and checkpoints. This class replaces what makes it GRPO by what makes it PPO:
+
+    rollout     one forward pass gives log-probs and values (the value head listens to the backbone)
+    reward      score at the last token, minus KL to the reference at every token
+    advantage   GAE per token instead of one group-relative number a completion
+    loss        clipped surrogate + clipped value loss
+    control     adaptive KL coefficient, KL stop, NaN guard
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import use_adapter
+
+from ex2.rl import functions as F
+from ex2.rl.kl_control import KLController
+from ex2.rl.ppo_config import PPOConfig
+from ex2.rl.resume import ResumeInOrder
+from ex2.rl.value_head import attach_value_head
+
+logger = get_logger(__name__)
+
+VALUE_HEAD_FILE = "value_head.safetensors"
+PPO_STATE_FILE = "ppo_state.json"
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or a reward is not finite. The message says where the samples of the bad step were written."""
+
+
+@dataclass
+class PolicyOutput:
+    """What one forward pass of the policy says about B completions of T tokens; all (B, T), `values` None without head."""
+
+    logps: Tensor
+    entropy: Tensor
+    values: Tensor
+
+
+class PPOTrainer(ResumeInOrder, GRPOTrainer):
+    """PPO with a value head, per-token KL in the reward and GAE, for a policy with LoRA adapters.
+
+    Takes GRPOTrainer's arguments with a `PPOConfig`. Any callable that TRL accepts is a reward. The reference is the base
+    model with the adapter off, or, where the policy comes with an adapter and TRL made a copy of it named `ref`, that copy.
+    """
+
+    _tag_names = ["trl", "ppo", "ex2"]
+    _name = "PPO"
+    _paper = {
+        "title": "Proximal Policy Optimization Algorithms",
+        "id": "1707.06347",
+        # docstyle-ignore
+        "citation": textwrap.dedent("""\
+            @article{schulman2017proximal,
+                title        = {{Proximal Policy Optimization Algorithms}},
+                author       = {John Schulman and Filip Wolski and Prafulla Dhariwal and Alec Radford and Oleg Klimov},
+                year         = 2017,
+                eprint       = {arXiv:1707.06347},
+            }"""),
+    }
+
+    args: PPOConfig
+    model: Any  # a PeftModel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not is_peft_model(self.model):
+            raise ValueError("PPOTrainer trains LoRA adapters: pass a `peft_config` or a model that has an adapter.")
+        self.kl_controller = KLController(self.args.beta, self.args.kl_target, self.args.kl_horizon)
+        self.beta = 0.0  # TRL's own KL term in the loss stays off: PPO puts the KL in the reward
+        self.value_head = attach_value_head(self.model, self.args.detach_value_head)
+        self._scores: Tensor | None = None
+
+    # ---------------------------------------------------------------- forward passes
+
+    def _score(self, model: torch.nn.Module, inputs: dict[str, Tensor], batch_size: int | None = None) -> PolicyOutput:
+        """Log-probs, entropy and values of the completions in `inputs`, in chunks of `batch_size` (None: all at once)."""
+        input_ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        attention_mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        length = inputs["completion_ids"].size(1)
+        # One label more than tokens to score: TRL's fused LM head shifts labels against hidden states itself.
+        labels = input_ids.masked_fill(attention_mask == 0, -100)[:, -length - 1 :]
+        chunks = []
+        for rows in torch.arange(input_ids.size(0), device=input_ids.device).split(batch_size or input_ids.size(0)):
+            with self.accelerator.autocast(), self.value_head.listening(length):
+                out = model(
+                    input_ids=input_ids[rows],
+                    attention_mask=attention_mask[rows],
+                    labels=labels[rows],
+                    fused_lm_head=True,
+                )
+            chunks.append((out.log_probs, out.entropy, self.value_head.take_values()))
+        return PolicyOutput(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[None, None, None]:
+        """TRL asks for the rollout's log-probs here; PPO computes them itself, with the values, in one forward pass."""
+        return None, None, None
+
+    def _reference_logps(self, inputs: dict[str, Tensor], batch_size: int) -> Tensor:
+        policy = self.accelerator.unwrap_model(self.model)
+        with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
+            return self._score(self.model, inputs, batch_size).logps
+
+    # ---------------------------------------------------------------- rollout
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        rewards_per_func = super()._calculate_rewards(*args, **kwargs)  # (B of all processes, number of rewards)
+        scores = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
+        # A reward of None (NaN here) does not apply to a completion; one that no reward applies to has no score.
+        self._scores = scores.masked_fill(rewards_per_func.isnan().all(dim=1), math.nan)
+        return rewards_per_func
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor | Any]:
+        """Sample completions, score them, and add what PPO learns from.
+
+        Besides TRL's tensors the result holds `old_per_token_logps`, `old_values`, `advantages` and `returns`, all (B, T).
+        """
+        mode = "train" if self.model.training else "eval"
+        batch = super()._generate_and_score_completions(inputs)
+        mask = batch["completion_mask"]
+        rows = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
+        assert self._scores is not None
+        all_scores, scores = self._scores, self._scores[rows]
+        batch_size = self.args.per_device_train_batch_size if mode == "train" else self.args.per_device_eval_batch_size
+        checkpointing = self.args.gradient_checkpointing_kwargs
+        assert not isinstance(checkpointing, str), "transformers turns the option's JSON text into a dict"
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, checkpointing):
+            policy = self._score(self.model, batch, batch_size)
+            ref_logps = policy.logps if self.args.beta == 0.0 else self._reference_logps(batch, batch_size)
+
+        values = policy.values
+        if mode == "train" and self._head_is_new():
+            # Start from the mean score instead of 0, else the first advantages mostly measure how early a token is.
+            mean_score = all_scores.mean()
+            with torch.no_grad():
+                self.value_head.linear.bias.add_(mean_score)
+            values = values + mean_score
+
+        k1 = F.kl_k1(policy.logps, ref_logps)
+        rewards = F.shaped_rewards(scores, k1, mask, self.kl_controller.coef)
+        advantages, returns = F.gae(rewards, values, mask, self.args.gamma, self.args.lam)
+        if self.args.whiten_advantages:
+            sums = self.accelerator.reduce(F.masked_sums(advantages, mask), reduction="sum")
+            advantages = F.whiten_from_sums(advantages, mask, sums)
+
+        sequence_kl = self._global_mean((k1 * mask).sum(dim=1))
+        k3 = F.kl_k3(policy.logps, ref_logps)
+        log = self._metrics[mode]
+        log["kl"].append(sequence_kl)
+        log["kl_k3"].append(self._global_mean((k3 * mask).sum(dim=1)))
+        log["kl_coef"].append(self.kl_controller.coef)
+        log["score"].append(all_scores.mean().item())
+        log["value/mean"].append(self._global_masked_mean(values, mask))
+        log["value/explained_variance"].append(self._global_explained_variance(values, returns, mask))
+
+        batch["advantages"] = advantages
+        batch["returns"] = returns * mask
+        batch["old_values"] = values
+        batch["old_per_token_logps"] = policy.logps
+        if mode == "train":
+            self._guard(
+                torch.isfinite(scores).all() & torch.isfinite(advantages).all(), "a reward or an advantage", batch
+            )
+            self.kl_controller.update(sequence_kl, num_samples=all_scores.numel())
+            if self.args.kl_stop is not None and sequence_kl > self.args.kl_stop:
+                path = self._dump(batch)
+                logger.warning(
+                    f"Training stops: the KL to the reference is {sequence_kl:.1f} nats a completion, above "
+                    f"kl_stop={self.args.kl_stop}. The samples of this step are in {path}. Raise kl_stop or beta, or lower "
+                    "learning_rate."
+                )
+                self.control.should_training_stop = True
+        return batch
+
+    def _head_is_new(self) -> bool:
+        return self.state.global_step == 0 and self._step == 0 and not self.value_head.linear.weight.any()
+
+    # ---------------------------------------------------------------- loss
+
+    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """PPO loss of one micro-batch, as a share of the mean over all tokens of the update."""
+        mode = "train" if self.model.training else "eval"
+        mask = inputs["completion_mask"]
+        policy = self._score(model, inputs)
+        policy_loss, policy_clipped = F.clipped_policy_loss(
+            policy.logps, inputs["old_per_token_logps"], inputs["advantages"], self.args.epsilon
+        )
+        value_loss, value_clipped = F.clipped_value_loss(
+            policy.values, inputs["old_values"], inputs["returns"], self.args.cliprange_value
+        )
+        # `num_items_in_batch` counts the tokens of the rollout over all processes; scale it to one process and one update.
+        tokens = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
+        if mode == "train":
+            tokens = tokens * self.current_gradient_accumulation_steps / self.args.steps_per_generation
+        loss = ((policy_loss + self.args.vf_coef * value_loss) * mask).sum() / tokens
+        self._guard(torch.isfinite(loss), "the loss", inputs)
+
+        with torch.no_grad():
+            approx_kl = F.kl_k3(inputs["old_per_token_logps"], policy.logps)
+            terms = {
+                "policy_loss": policy_loss,
+                "value_loss": value_loss,
+                "entropy": policy.entropy,
+                "clip_ratio/policy": policy_clipped,
+                "clip_ratio/value": value_clipped,
+                "approx_kl": approx_kl,
+            }
+            for name, value in zip(terms, self._global_masked_means(list(terms.values()), mask), strict=True):
+                self._metrics[mode][name].append(value)
+        return loss
+
+    # ---------------------------------------------------------------- numbers over all processes
+
+    def _global_masked_means(self, tensors: list[Tensor], mask: Tensor) -> list[float]:
+        """Mean of each (B, T) tensor over the masked positions of all processes, in one reduction."""
+        sums = torch.stack([(x.float() * mask).sum() for x in tensors] + [mask.sum().float()])
+        totals = self.accelerator.reduce(sums, reduction="sum")
+        return (totals[:-1] / totals[-1].clamp(min=1)).tolist()
+
+    def _global_masked_mean(self, x: Tensor, mask: Tensor) -> float:
+        return self._global_masked_means([x], mask)[0]
+
+    def _global_mean(self, x: Tensor) -> float:
+        return self._global_masked_mean(x, torch.ones_like(x))
+
+    def _global_explained_variance(self, values: Tensor, returns: Tensor, mask: Tensor) -> float:
+        parts = [
+            self.accelerator.gather(self.accelerator.pad_across_processes(x, dim=1)) for x in (values, returns, mask)
+        ]
+        return F.explained_variance(*parts).item()
+
+    # ---------------------------------------------------------------- guards
+
+    def _guard(self, ok: Tensor, what: str, batch: dict[str, Any]) -> None:
+        if not ok:
+            path = self._dump(batch)
+            raise TrainingDiverged(
+                f"Training stops at step {self.state.global_step}: {what} is not finite. The samples of this step are in "
+                f"{path}; the last checkpoint is untouched. Lower learning_rate or raise beta."
+            )
+
+    def _dump(self, batch: dict[str, Any]) -> Path:
+        """Write the completions of a bad step with their numbers as JSON lines, one file a process."""
+        path = (
+            Path(str(self.args.output_dir))
+            / f"bad_step_{self.state.global_step}_rank{self.accelerator.process_index}.jsonl"
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        columns = ("old_per_token_logps", "old_values", "advantages", "returns")
+        with path.open("w", encoding="utf-8") as file:
+            for i, (prompt, completion) in enumerate(
+                zip(
+                    self._tokenizer.batch_decode(batch["prompt_ids"], skip_special_tokens=True),
+                    self._tokenizer.batch_decode(batch["completion_ids"], skip_special_tokens=True),
+                    strict=True,
+                )
+            ):
+                numbers = {name: [_json_number(v) for v in batch[name][i].tolist()] for name in columns}
+                file.write(json.dumps({"prompt": prompt, "completion": completion, **numbers}) + "\n")
+        return path
+
+    # ---------------------------------------------------------------- optimizer and checkpoints
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """TRL's optimizer, with the value head in a group of its own where it has its own learning rate."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if fresh and self.args.value_learning_rate is not None:
+            head = {id(p) for p in self.value_head.parameters()}
+            head_parameters = []
+            for group in optimizer.param_groups:
+                head_parameters += [p for p in group["params"] if id(p) in head]
+                group["params"] = [p for p in group["params"] if id(p) not in head]
+            optimizer.add_param_group(
+                {"params": head_parameters, "lr": self.args.value_learning_rate, "weight_decay": 0.0}
+            )
+        return optimizer
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with self._whole_value_head():
+            if self.args.should_save:
+                weights = {name: p.detach().cpu().contiguous() for name, p in self.value_head.state_dict().items()}
+                save_file(weights, folder / VALUE_HEAD_FILE)
+                (folder / PPO_STATE_FILE).write_text(json.dumps({"kl_controller": self.kl_controller.state_dict()}))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        folder = Path(resume_from_checkpoint)
+        for name in (VALUE_HEAD_FILE, PPO_STATE_FILE):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder} is not a PPO checkpoint: {name} is missing.")
+        self.value_head.load_state_dict(load_file(folder / VALUE_HEAD_FILE))
+        self.kl_controller.load_state_dict(json.loads((folder / PPO_STATE_FILE).read_text())["kl_controller"])
+
+    def _whole_value_head(self) -> Any:
+        """Context in which the value head's weights are whole, also where DeepSpeed ZeRO-3 shards them."""
+        plugin = self.args.deepspeed_plugin
+        if self.is_deepspeed_enabled and plugin is not None and plugin.zero_stage == 3:
+            import deepspeed
+
+            return deepspeed.zero.GatheredParameters(list(self.value_head.parameters()))
+        return nullcontext()
+
+
+def _json_number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)

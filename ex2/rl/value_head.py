@@ -1,0 +1,79 @@
+"""A value head that shares the policy's forward pass: one linear layer on the last hidden state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+
+class ValueHead(nn.Module):
+    """Linear map from the hidden state before a token to the value of that state, in reward units.
+
+    It listens to the policy's backbone through a forward hook, so log-probs and values come from the same forward pass
+    and no second copy of any model exists. Within `listening(n)`, the hook also cuts the backbone's output to its last
+    `n + 1` positions, so that the LM head scores the completion and not the prompt.
+
+    The weights start at 0: the first values are the bias, which the trainer sets to the mean of the first scores.
+    """
+
+    def __init__(self, hidden_size: int, detach: bool = False) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1, dtype=torch.float32)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.detach = detach
+        self._completion_length: int | None = None
+        self._values: Tensor | None = None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden states (B, T, H) to values (B, T), float32.
+
+        Hidden states are scaled to a root mean square of 1, so that a learning rate means the same for every model.
+        """
+        hidden = hidden.detach() if self.detach else hidden
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.float()
+            return self.linear(nn.functional.rms_norm(hidden, hidden.shape[-1:], eps=1e-6)).squeeze(-1)
+
+    @contextmanager
+    def listening(self, completion_length: int) -> Iterator[None]:
+        """Within this context, the backbone's next forward pass leaves values for `take_values`."""
+        self._completion_length = completion_length
+        try:
+            yield
+        finally:
+            self._completion_length = None
+
+    def take_values(self) -> Tensor:
+        """Values (B, T) of the states before each of the T completion tokens in the last forward pass heard."""
+        assert self._values is not None, "no forward pass was heard: call the policy within `listening`"
+        values, self._values = self._values, None
+        return values
+
+    def _hear(self, module: nn.Module, args: Any, output: BaseModelOutputWithPast) -> BaseModelOutputWithPast:
+        if self._completion_length is not None:
+            # The state before token t is the hidden state at t - 1; the last position predicts nothing that was sampled.
+            assert output.last_hidden_state is not None
+            hidden = output.last_hidden_state[:, -self._completion_length - 1 :]
+            output.last_hidden_state = hidden
+            self._values = self(hidden[:, :-1])
+        return output
+
+
+def attach_value_head(policy: PreTrainedModel | PeftModel, detach: bool = False) -> ValueHead:
+    """Give a causal language model (with or without LoRA) a value head as sub-module `value_head`.
+
+    As a sub-module it moves, trains and synchronises with the model. It is not part of the adapter that PEFT saves.
+    """
+    base: Any = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+    head = ValueHead(base.config.get_text_config().hidden_size, detach).to(policy.device)
+    base.value_head = head
+    base.base_model.register_forward_hook(head._hear)
+    return head

@@ -1,0 +1,182 @@
+"""The folder of a run: what was asked for, what it ran on, what happened. Local files are the record."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from ex2.descriptions import write_atomically
+from ex2.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from ex2.options import RunOptions
+
+CONFIG, ENVIRONMENT, METRICS, SAMPLES, CARD, ADAPTER = (
+    "config.yaml", "environment.json", "metrics.jsonl", "samples.jsonl", "README.md", "adapter",
+)  # fmt: skip
+
+_PACKAGES = ("ex2", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "open_clip_torch", "tokenizers")
+
+
+def claim(options: RunOptions) -> None:
+    """Make `output_dir` ready for this run; call it on the main process before anything is written.
+
+    Raises:
+        UserError: The folder holds another run and neither resuming nor overwriting was asked for, or holds other files.
+    """
+    folder = options.output_dir
+    resuming = bool(options.trainer.resume_from_checkpoint)
+    holds_run = (folder / CONFIG).is_file()
+    if resuming and not holds_run:
+        raise UserError(f"resume_from_checkpoint is set, but output_dir={folder} holds no run.")
+    if holds_run and not resuming:
+        if not options.ex2.overwrite:
+            raise UserError(
+                f"output_dir={folder} already holds a run. Choose another output_dir, go on with it "
+                "(--resume_from_checkpoint true), or replace it (--overwrite true)."
+            )
+        shutil.rmtree(folder)
+    elif not resuming and folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"output_dir={folder} is not empty and holds no run: choose another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The checkpoint of the highest step in a run folder.
+
+    Raises:
+        UserError: There is none.
+    """
+    found = sorted((int(p.name.rpartition("-")[2]), p) for p in folder.glob("checkpoint-*") if p.name[11:].isdigit())
+    if not found:
+        raise UserError(f"resume_from_checkpoint: output_dir={folder} holds no checkpoint.")
+    return found[-1][1]
+
+
+def write_config(options: RunOptions) -> None:
+    text = f"# Resolved options of this {options.algorithm.upper()} run\n" + yaml.safe_dump(options.as_dict())
+    (options.output_dir / CONFIG).write_text(text, encoding="utf-8")
+
+
+def environment(**facts: Any) -> dict[str, Any]:
+    """Versions of Python, packages and hardware, and `facts` such as fingerprints and seeds."""
+    import torch
+
+    versions: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
+        "threads": torch.get_num_threads(),
+        **facts,
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON lines file; a last line that a killed process left half-written is dropped. Missing file: no rows."""
+    if not path.is_file():
+        return []
+    # Not splitlines(): that also splits at characters such as U+2028, which JSON leaves as they are.
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    rows = []
+    for number, line in enumerate(lines):
+        if not line:
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number + 1 < len(lines):
+                raise
+    return rows
+
+
+def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Leave only the wanted rows in a JSON lines file, and make it where there is none."""
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in read_jsonl(path) if wanted(row))
+    write_atomically(path, "".join(lines).encode())
+
+
+class RunLog(TrainerCallback):
+    """Writes metrics.jsonl and shows one progress bar with the numbers that matter."""
+
+    _SHOWN = {
+        "cosine": "monitors/reward_cosine",
+        "held-out": "monitors/heldout_cosine",
+        "kl": "kl",
+        "words": "monitors/words",
+    }
+
+    def __init__(self, options: RunOptions) -> None:
+        self.path = options.output_dir / METRICS
+        self.updates_per_rollout = options.updates_per_rollout
+        self.samples_per_rollout = options.samples_per_rollout
+        self.started = time.perf_counter()
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.started = time.perf_counter()
+        if not state.is_world_process_zero:
+            return
+        # Rows after the checkpoint that a resumed run starts from belong to steps that are run again. Metrics of step n
+        # are written after it, samples before it.
+        keep_rows(self.path, lambda row: row["step"] <= state.global_step)
+        keep_rows(self.path.with_name(SAMPLES), lambda row: row["step"] < state.global_step)
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="update")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not state.is_world_process_zero or logs is None:
+            return
+        rollouts = -(-state.global_step // self.updates_per_rollout)
+        row = {
+            "step": state.global_step,
+            "sampled_texts": rollouts * self.samples_per_rollout,
+            "seconds": round(time.perf_counter() - self.started, 2),
+            **{name: value for name, value in logs.items() if isinstance(value, (int, float))},
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.bar is not None:
+            shown = {label: f"{row[name]:.3g}" for label, name in self._SHOWN.items() if name in row}
+            self.bar.set_postfix(shown)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

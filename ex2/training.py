@@ -1,0 +1,399 @@
+"""Puts a run together: VLM, bank, rewards, policy, trainer, run folder, before / after report.
+
+The only module that knows all the parts. `train/*.py` call `main` with the name of their algorithm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import Tensor
+from tqdm import tqdm
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import GRPOTrainer, RLOOTrainer
+
+from ex2 import run_folder
+from ex2.analysis.before_after import SystemScores, format_table, summarise, write_report
+from ex2.analysis.plots import plot_learning_curve
+from ex2.bank import ImageBank, build_bank
+from ex2.config import cache_folder
+from ex2.data import load_images
+from ex2.errors import UserError
+from ex2.generation import Ask, TextGenerator, spread_asks
+from ex2.model_card import run_card
+from ex2.options import RunOptions
+from ex2.policy import check_lora_targets, load_policy, load_tokenizer, lora_config, resolve_model
+from ex2.questions import TEMPLATE, build_prompts, load_questions, wants_chat
+from ex2.rewards import RewardStats, TextScorer, build_rewards, check_reward_names
+from ex2.rewards.monitors import monitor
+from ex2.rewards.scoring import completion_text
+from ex2.rewards.similarity import SIMILARITY_REWARDS, raw_rewards
+from ex2.rl.ppo_trainer import PPOTrainer
+from ex2.vlm import load_vlm
+
+
+class SampleLog:
+    """Mixin for TRL's online trainers: writes every sample with every reward term, and logs the monitors."""
+
+    scorer: TextScorer
+    samples_path: Path
+    class_names: Sequence[str]
+
+    def _calculate_rewards(self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, ids: Any) -> Tensor:
+        rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, ids)  # type: ignore[misc]
+        trainer: Any = self
+        texts = [completion_text(completion) for completion in completions]
+        class_ids = [row["class_id"] for row in inputs]
+        for name, value in monitor(self.scorer, texts, class_ids).items():
+            trainer._log_metric(name, value)
+        first = trainer.accelerator.process_index * len(texts)
+        own = rewards[first : first + len(texts)].tolist()
+        heldout = self.scorer.cosine(texts, class_ids, split="heldout").tolist()
+        rows = [
+            {
+                "step": trainer.state.global_step,
+                "class_id": row["class_id"],
+                "class_name": row["class_name"],
+                "question": row["question"],
+                "text": text,
+                "scores": {**dict(zip(trainer.reward_func_names, terms, strict=True)), "heldout_cosine": cosine},
+            }
+            for row, text, terms, cosine in zip(inputs, texts, own, heldout, strict=True)
+        ]
+        rows = gather_object(rows)
+        if trainer.model.training and trainer.accelerator.is_main_process:
+            with self.samples_path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return rewards
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL writes its own card at each checkpoint; the run's card is written once, by EX2, with results in it."""
+
+
+class EX2PPOTrainer(SampleLog, PPOTrainer):
+    """PPO with EX2's sample log and monitors."""
+
+
+class EX2GRPOTrainer(SampleLog, GRPOTrainer):
+    """TRL's GRPO with EX2's sample log and monitors."""
+
+
+class EX2RLOOTrainer(SampleLog, RLOOTrainer):
+    """TRL's RLOO with EX2's sample log and monitors."""
+
+
+TRAINERS: dict[str, Any] = {"ppo": EX2PPOTrainer, "grpo": EX2GRPOTrainer, "rloo": EX2RLOOTrainer}
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each part of a run."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def time(self, part: str) -> AbstractContextManager[None]:
+        from contextlib import contextmanager
+
+        @contextmanager
+        def timed() -> Any:
+            start = time.perf_counter()
+            try:
+                yield
+            finally:
+                self.seconds[part] = round(self.seconds.get(part, 0.0) + time.perf_counter() - start, 1)
+
+        return timed()
+
+
+def run(options: RunOptions) -> Path:
+    """Train one policy and report what changed. Returns the run folder.
+
+    Raises:
+        UserError: Anything the user can mend, before training starts.
+        ex2.rl.ppo_trainer.TrainingDiverged: A loss or reward that is not finite.
+    """
+    state = PartialState()
+    check_reward_names(options.ex2.reward_funcs)
+    questions = load_questions(options.ex2.questions)
+    if state.is_main_process:
+        run_folder.claim(options)
+    state.wait_for_everyone()
+    checkpoint = _checkpoint(options)
+    clock = Clock()
+
+    with clock.time("vlm and images"):
+        scorer = _scorer(options, state)
+    class_names = scorer.bank.class_names
+    with clock.time("policy"):
+        generator = _policy(options)
+        prompts = build_prompts(class_names, questions, chat=generator.chat, system_prompt=options.ex2.system_prompt)
+        options.check_prompts(len(prompts))
+        if state.is_main_process:
+            run_folder.write_config(options)
+            run_folder.write_json(options.output_dir / run_folder.ENVIRONMENT, _environment(options, scorer))
+
+    base: list[tuple[Ask, str]] = []
+    if options.ex2.before_after or options.ex2.reward_normalization == "zscore":
+        with clock.time("sampling the untrained policy"):
+            asks = spread_asks(class_names, questions, _best_of_n(options, len(class_names), len(prompts)))
+            base = _base_samples(options, generator, asks, state)
+    stats = _reward_stats(options, scorer, base)
+
+    trainer = build_trainer(options, generator, prompts, scorer, stats)
+    encoded_before = scorer.texts_encoded
+    with clock.time("training"):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trained_encodings = scorer.texts_encoded - encoded_before
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    if state.is_main_process:
+        policy.save_pretrained(options.output_dir / run_folder.ADAPTER, selected_adapters=["default"])
+
+    if options.ex2.before_after:
+        with clock.time("sampling the aligned policy"):
+            generator.model = policy
+            asks = spread_asks(class_names, questions, options.ex2.eval_samples)
+            aligned = _sample(
+                options, generator, asks, state, seed=options.trainer.seed + 1_000_000, desc="aligned policy"
+            )
+        if state.is_main_process:
+            _report(options, scorer, base, aligned, clock, trained_encodings)
+    if state.is_main_process:
+        (options.output_dir / run_folder.CARD).write_text(run_card(options.output_dir), encoding="utf-8")
+    state.wait_for_everyone()
+    return options.output_dir
+
+
+def build_trainer(
+    options: RunOptions, generator: TextGenerator, prompts: Dataset, scorer: TextScorer, stats: RewardStats | None
+) -> Any:
+    """The TRL trainer of the chosen algorithm with EX2's rewards, sample log and run log."""
+    rewards: list[Callable[..., list[float]]] = build_rewards(
+        options.ex2.reward_funcs, scorer, scale=options.ex2.reward_scale, stats=stats
+    )
+    if options.trainer.ddp_find_unused_parameters is None:
+        options.trainer.ddp_find_unused_parameters = False  # every LoRA weight and the value head is used in each pass
+    fresh = options.ex2.adapter_name_or_path is None
+    trainer = TRAINERS[options.algorithm](
+        model=generator.model,
+        reward_funcs=rewards,
+        args=options.trainer,
+        train_dataset=prompts,
+        processing_class=generator.tokenizer,
+        peft_config=lora_config(options.policy) if fresh else None,
+    )
+    if options.ex2.reference == "base" and "ref" in trainer.model.peft_config:
+        trainer.model.delete_adapter("ref")  # TRL keeps a copy of the starting adapter; the base model was asked for
+    trainer.scorer = scorer
+    trainer.class_names = scorer.bank.class_names
+    trainer.samples_path = options.output_dir / run_folder.SAMPLES
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(run_folder.RunLog(options))
+    return trainer
+
+
+# ---------------------------------------------------------------- parts of a run
+
+
+def _checkpoint(options: RunOptions) -> Path | None:
+    wanted = options.trainer.resume_from_checkpoint
+    if not wanted or str(wanted).lower() == "false":
+        return None
+    if str(wanted).lower() == "true":
+        return run_folder.newest_checkpoint(options.output_dir)
+    if not Path(wanted).is_dir():
+        raise UserError(f"resume_from_checkpoint={wanted} is not a folder.")
+    return Path(wanted)
+
+
+def _scorer(options: RunOptions, state: PartialState) -> TextScorer:
+    images = load_images(options.ex2.dataset)
+    vlm = load_vlm(options.ex2.vlm, device=state.device, dtype=options.ex2.vlm_dtype)
+    bank: ImageBank = build_bank(
+        vlm,
+        images,
+        heldout_fraction=options.ex2.heldout_fraction,
+        seed=options.ex2.split_seed,
+        max_images_per_class=options.ex2.images_per_class,
+        cache_dir=cache_folder(options.ex2.cache_dir) / "banks",
+        progress=state.is_main_process,
+    )
+    vlm.release_image_tower()  # from here on only texts are encoded
+    return TextScorer(vlm, bank)
+
+
+def _policy(options: RunOptions) -> TextGenerator:
+    path = resolve_model(options.policy.model_name_or_path, options.ex2.cache_dir, options.policy.model_revision)
+    tokenizer = load_tokenizer(path, options.policy.model_revision)
+    model = load_policy(options.policy, path, options.ex2.adapter_name_or_path)
+    if options.ex2.adapter_name_or_path is None:
+        check_lora_targets(options.policy, model)
+    return TextGenerator(
+        model=model.to(PartialState().device) if not getattr(model, "is_quantized", False) else model,
+        tokenizer=tokenizer,
+        chat=wants_chat(options.ex2.prompt_format, tokenizer),
+        system_prompt=options.ex2.system_prompt,
+        max_new_tokens=options.trainer.max_completion_length,
+        temperature=options.trainer.temperature,
+        bf16=options.trainer.bf16,
+    )
+
+
+def _best_of_n(options: RunOptions, classes: int, prompts: int) -> int:
+    """N of best-of-N: given, or such that it spends as many text encodings as training."""
+    if options.ex2.best_of_n is not None:
+        return options.ex2.best_of_n
+    return max(2, round(options.planned_samples(prompts) / classes))
+
+
+def _base_samples(
+    options: RunOptions, generator: TextGenerator, asks: Sequence[Ask], state: PartialState
+) -> list[tuple[Ask, str]]:
+    """Texts of the base LLM without any adapter, kept in the run folder so that a resumed run sees the same ones."""
+    path = options.output_dir / "base_samples.jsonl"
+    rows = run_folder.read_jsonl(path)
+    if [(row["class_id"], row["question"]) for row in rows] == [(ask.class_id, ask.question) for ask in asks]:
+        return [(ask, row["text"]) for ask, row in zip(asks, rows, strict=True)]
+    adapter_off = generator.model.disable_adapter() if options.ex2.adapter_name_or_path else nullcontext()
+    with adapter_off:
+        samples = _sample(options, generator, asks, state, seed=options.trainer.seed + 500_000, desc="untrained policy")
+    if state.is_main_process:
+        lines = (
+            json.dumps({"class_id": ask.class_id, "question": ask.question, "text": text}, ensure_ascii=False)
+            for ask, text in samples
+        )
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return samples
+
+
+def _sample(
+    options: RunOptions, generator: TextGenerator, asks: Sequence[Ask], state: PartialState, *, seed: int, desc: str
+) -> list[tuple[Ask, str]]:
+    """Sample one text an ask, each process a share of them; the result is the same list on every process."""
+    rank, world = state.process_index, state.num_processes
+    mine = list(range(rank, len(asks), world))
+    texts: list[tuple[int, str]] = []
+    batches = generator.sample(
+        [asks[i] for i in mine], seed=seed + 10_000 * rank, batch_size=options.ex2.eval_batch_size
+    )
+    with tqdm(total=len(mine), desc=f"sampling the {desc}", unit="text", disable=not state.is_main_process) as bar:
+        for batch in batches:
+            texts += zip(mine[len(texts) : len(texts) + len(batch)], batch, strict=True)
+            bar.update(len(batch))
+    everything = dict(gather_object(texts) if world > 1 else texts)
+    return [(ask, everything[i]) for i, ask in enumerate(asks)]
+
+
+def _reward_stats(options: RunOptions, scorer: TextScorer, base: list[tuple[Ask, str]]) -> RewardStats | None:
+    if options.ex2.reward_normalization != "zscore":
+        return None
+    similarity = [name for name in options.ex2.reward_funcs if name in SIMILARITY_REWARDS]
+    if len(similarity) != 1:
+        raise UserError(
+            f"reward_normalization=zscore standardises one similarity reward, but reward_funcs has {len(similarity)}: "
+            f"name one of {', '.join(SIMILARITY_REWARDS)}."
+        )
+    class_ids = [ask.class_id for ask, _ in base]
+    raw = raw_rewards(similarity[0], scorer, [text for _, text in base], class_ids)
+    return RewardStats.from_samples(raw, torch.tensor(class_ids), len(scorer.bank.class_names))
+
+
+def _environment(options: RunOptions, scorer: TextScorer) -> dict[str, Any]:
+    bank = scorer.bank
+    return run_folder.environment(
+        algorithm=options.algorithm,
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
+        seed=options.trainer.seed,
+        vlm=bank.vlm_name,
+        vlm_fingerprint=bank.vlm_fingerprint,
+        dataset=bank.dataset,
+        classes=len(bank.class_names),
+        skipped_images=list(bank.skipped),
+        base_model=options.policy.model_name_or_path or "smollm2",
+    )
+
+
+# ---------------------------------------------------------------- before / after
+
+
+def _system(name: str, scorer: TextScorer, samples: Sequence[tuple[Ask, str]]) -> SystemScores:
+    class_ids = [ask.class_id for ask, _ in samples]
+    texts = [text for _, text in samples]
+    return SystemScores(
+        name,
+        class_ids,
+        scorer.cosine(texts, class_ids).tolist(),
+        scorer.cosine(texts, class_ids, split="heldout").tolist(),
+        texts,
+        [ask.question for ask, _ in samples],
+    )
+
+
+def best_of(samples: Sequence[tuple[Ask, str]], scores: Sequence[float]) -> list[tuple[Ask, str]]:
+    """For each class the sample with the highest score, in order of class ids; the first one where scores are equal."""
+    best: dict[int, int] = {}
+    for i, (ask, _) in enumerate(samples):
+        if ask.class_id not in best or scores[i] > scores[best[ask.class_id]]:
+            best[ask.class_id] = i
+    return [samples[best[class_id]] for class_id in sorted(best)]
+
+
+def _report(
+    options: RunOptions,
+    scorer: TextScorer,
+    base: list[tuple[Ask, str]],
+    aligned: list[tuple[Ask, str]],
+    clock: Clock,
+    trained_encodings: int,
+) -> None:
+    names = scorer.bank.class_names
+    base_system = _system("base", scorer, base)
+    controls = {"class_name": "{}", "template": TEMPLATE}
+    systems = [
+        _system(label, scorer, [(Ask(i, name, ""), text.replace("{}", name)) for i, name in enumerate(names)])
+        for label, text in controls.items()
+    ]
+    best = best_of(base, np.asarray(base_system.reward).tolist())
+    systems += [base_system, _system("best_of_n", scorer, best), _system("aligned", scorer, aligned)]
+    metrics = run_folder.read_jsonl(options.output_dir / run_folder.METRICS)
+    meta = {
+        "vlm": scorer.bank.vlm_name,
+        "dataset": scorer.bank.dataset,
+        "model": options.policy.model_name_or_path or "smollm2",
+        "algorithm": options.algorithm,
+        "seed": options.trainer.seed,
+        "training_texts": max((row["sampled_texts"] for row in metrics), default=0),
+        "training_text_encodings": trained_encodings,
+        "best_of_n": len(base) // len(names),
+        "best_of_n_text_encodings": len(base),
+        "seconds": clock.seconds,
+    }
+    summary = summarise(systems, names, meta=meta, monitors=_first_and_last(metrics))
+    write_report(summary, options.output_dir)
+    if metrics:
+        plot_learning_curve(metrics, options.output_dir / "learning_curve.png")
+    print(format_table(summary))
+
+
+def _first_and_last(metrics: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """First and last logged value of each monitor."""
+    rows = [row for row in metrics if "monitors/hub_score" in row]
+    if not rows:
+        return {}
+    return {
+        name.removeprefix("monitors/"): {"first": rows[0][name], "last": rows[-1][name]}
+        for name in rows[0]
+        if name.startswith("monitors/")
+    }

@@ -1,0 +1,206 @@
+"""Back end for dual encoders of transformers: CLIP, ALIGN, SigLIP, SigLIP 2 and others of their interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+
+from ex2.errors import UserError
+from ex2.hub import require_repository
+from ex2.vlm.dual_encoder import DualEncoder
+from ex2.vlm.fingerprint import describe_tokenizer, stable_config
+
+# ALIGN was trained on 64 tokens although its BERT has positions for 512 (AlignProcessor: max_length 64).
+_ALIGN_TOKENS = 64
+
+# Files of which a local folder must hold one of each kind; the first is named when all are absent.
+_REQUIRED_FILES = (
+    ("config.json",),
+    (
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ),
+    ("preprocessor_config.json", "processor_config.json"),
+    ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model"),
+)
+
+# Where the model classes keep what only images need.
+_IMAGE_MODULES = ("vision_model", "image_model", "visual_projection", "image_projection")
+
+_LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+
+
+@dataclass(frozen=True)
+class TextRule:
+    """How a family's texts become tokens.
+
+    Attributes:
+        padding: ``longest`` text of the batch, or ``max_length``.
+        max_tokens: Texts are cut to this many tokens.
+        lower: Lower-case the text first.
+    """
+
+    padding: str
+    max_tokens: int
+    lower: bool
+
+
+def text_rule(config: Any, tokenizer: Any) -> TextRule:
+    """The rule a model was trained with, from its configuration.
+
+    CLIP hides padding by its causal mask and ALIGN by an attention mask, so that the cheapest padding gives the same
+    embedding. SigLIP has neither: it reads the padding, was trained on ``max_length``, and loses most of its accuracy
+    without it (mteb #1424). It also was trained on lower-cased text, which the tokenizer of SigLIP 1 sees to itself,
+    but not every tokenizer saved with SigLIP 2 (transformers #43101).
+    """
+    positions = getattr(config.text_config, "max_position_embeddings", tokenizer.model_max_length)
+    if config.model_type in ("siglip", "siglip2"):
+        return TextRule("max_length", positions, lower=True)
+    if config.model_type == "align":
+        return TextRule("longest", min(_ALIGN_TOKENS, positions), lower=False)
+    return TextRule("longest", min(positions, tokenizer.model_max_length), lower=False)
+
+
+def load_hf(spec: str, device: torch.device, dtype: torch.dtype) -> TransformersVLM:
+    """Load ``hf:ID_OR_DIR``: a hub repository or a folder written by ``save_pretrained``.
+
+    Raises:
+        UserError: No such folder or repository, a file of it is absent or damaged, weights are missing from it, or it
+            is no dual encoder.
+    """
+    from transformers import AutoModel, AutoProcessor
+
+    location = spec.removeprefix("hf:")
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if _is_folder(location):
+        location = str(_checked_folder(location, spec))
+    else:
+        cure = "use a local folder, `hf:/path`"
+        options["local_files_only"] = require_repository(location, f"vlm {spec!r}", cure, "config.json")
+    try:
+        # float32 first: the logit scale would lose digits in half precision.
+        model, loading = AutoModel.from_pretrained(location, dtype=torch.float32, output_loading_info=True, **options)
+        processor = AutoProcessor.from_pretrained(location, **options)
+    except ImportError as error:
+        raise UserError(f"vlm {spec!r} needs a Python package that is not installed: {_first_line(error)}") from error
+    except _LOAD_ERRORS as error:
+        raise UserError(f"vlm {spec!r} could not be loaded: {_first_line(error)}") from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise UserError(
+            f"vlm {spec!r}: {len(missing)} weights are missing from the checkpoint, {missing[0]!r} first: "
+            "use a complete checkpoint of the whole dual encoder"
+        )
+    if not (hasattr(model, "get_text_features") and hasattr(model, "get_image_features")):
+        raise UserError(
+            f"vlm {spec!r} is a {type(model).__name__}, not a dual encoder: use a model such as CLIP, ALIGN or SigLIP"
+        )
+    if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+        raise UserError(f"vlm {spec!r}: no tokenizer and image processor in one: add `preprocessor_config.json`")
+    return TransformersVLM(spec, model, processor, device=device, dtype=dtype)
+
+
+class TransformersVLM(DualEncoder):
+    """A transformers model with ``get_text_features`` and ``get_image_features``, and its processor.
+
+    Args:
+        name: The spec it was loaded from.
+        model: The model in float32.
+        processor: Its processor, with ``tokenizer`` and ``image_processor``.
+        device: Where to encode.
+        dtype: Floating-point type of weights and computation.
+    """
+
+    def __init__(self, name: str, model: Any, processor: Any, *, device: torch.device, dtype: torch.dtype) -> None:
+        self._tokenizer = processor.tokenizer
+        self._image_processor = processor.image_processor
+        self._rule = text_rule(model.config, self._tokenizer)
+        scale = 1 / model.temperature if hasattr(model, "temperature") else model.logit_scale.exp()
+        bias = getattr(model, "logit_bias", None)
+        super().__init__(
+            name,
+            model,
+            device=device,
+            dtype=dtype,
+            max_text_tokens=self._rule.max_tokens,
+            logit_scale=scale.item(),
+            logit_bias=0.0 if bias is None else bias.item(),
+        )
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text with special tokens and without cutting; above ``max_text_tokens`` means it is cut."""
+        if not len(texts):
+            return []
+        # verbose: the warning about texts longer than the model reads is what the caller counts for.
+        encoded = self._tokenizer(self._prepared(texts), padding=False, truncation=False, verbose=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    def _prepared(self, texts: Sequence[str]) -> list[str]:
+        return [text.lower() if self._rule.lower else text for text in texts]
+
+    def _text_features(self, texts: list[str]) -> torch.Tensor:
+        encoded = self._tokenizer(
+            self._prepared(texts),
+            padding=self._rule.padding,
+            truncation=True,
+            max_length=self._rule.max_tokens,
+            return_tensors="pt",
+        )
+        return _pooled(self._model.get_text_features(**encoded.to(self.device)))
+
+    def _image_features(self, images: list[Image.Image]) -> torch.Tensor:
+        encoded = self._image_processor(images=images, return_tensors="pt").to(self.device)
+        # SigLIP 2 NaFlex has an integer mask and shapes beside the pixels: only the pixels take the model's dtype.
+        inputs = {key: value.to(self._dtype) if value.is_floating_point() else value for key, value in encoded.items()}
+        return _pooled(self._model.get_image_features(**inputs))
+
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "architecture": type(self._model).__name__,
+            "config": stable_config(self._model.config.to_dict()),
+            "preprocessing": type(self._image_processor).__name__,
+            "preprocessing_config": stable_config(self._image_processor.to_dict()),
+            "text": asdict(self._rule),
+            "tokenizer": describe_tokenizer(self._tokenizer),
+        }
+
+    def _drop_image_tower(self) -> None:
+        for name in _IMAGE_MODULES:
+            if hasattr(self._model, name):
+                delattr(self._model, name)
+
+
+def _pooled(output: Any) -> torch.Tensor:
+    """The embeddings: transformers 5 returns an object, older versions the tensor itself."""
+    return output if isinstance(output, torch.Tensor) else output.pooler_output
+
+
+def _is_folder(location: str) -> bool:
+    """Is this a path, there or not, rather than a hub repository (which is ``NAME`` or ``OWNER/NAME``)?"""
+    return location.startswith(("/", ".", "~")) or location.count("/") > 1 or Path(location).is_dir()
+
+
+def _checked_folder(location: str, spec: str) -> Path:
+    folder = Path(location).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"vlm {spec!r}: there is no folder {str(folder)!r}: check the path")
+    for alternatives in _REQUIRED_FILES:
+        if not any((folder / filename).is_file() for filename in alternatives):
+            raise UserError(
+                f"vlm {spec!r}: {str(folder)!r} has no `{alternatives[0]}`: save model and processor there with "
+                "`save_pretrained`"
+            )
+    return folder
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of an error's text that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

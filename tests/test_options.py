@@ -1,0 +1,134 @@
+"""From YAML and the command line to checked options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ex2.errors import UserError
+from ex2.options import RunOptions, num_processes, parse_options
+
+SMALL = ["--per_device_train_batch_size", "4", "--num_generations", "2", "--use_cpu", "true"]
+
+
+def _yaml(folder: Path, text: str) -> list[str]:
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return ["--config", str(path)]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+def test_defaults_report_nowhere_and_train_an_adapter(algorithm: str) -> None:
+    options = parse_options(algorithm, SMALL)
+    assert options.trainer.report_to == []
+    assert options.output_dir == Path("runs/ex2")
+    assert options.policy.use_peft is True
+    assert options.trainer.logging_steps == 1
+    assert options.ex2.vlm == "pictogram"
+
+
+def test_command_line_wins_over_yaml_and_yaml_over_defaults(tmp_path: Path) -> None:
+    config = _yaml(tmp_path, "learning_rate: 1.0e-3\nreward_funcs: [margin]\nlora_r: 3\n")
+    options = parse_options("ppo", [*config, "--lora_r", "5", *SMALL])
+    assert options.trainer.learning_rate == 1e-3
+    assert options.ex2.reward_funcs == ["margin"]
+    assert options.policy.lora_r == 5
+    assert options.ex2.images_per_class == 256
+
+
+def test_unknown_options_are_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"Unknown option lerning_rate on the command line. Did you mean learning_rate\?"
+    ):
+        parse_options("ppo", ["--lerning_rate", "1"])
+    with pytest.raises(UserError, match=r"Unknown option rewardfuncs in .*run.yaml. Did you mean reward_funcs\?"):
+        parse_options("ppo", _yaml(tmp_path, "rewardfuncs: [cosine]"))
+    with pytest.raises(UserError, match=r"Unknown option kl_target"):
+        parse_options("grpo", ["--kl_target", "1"])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("a: [1", "no valid YAML"), ("- a\n- b", "option: value"), ("", "option: value"), ("lora_r: many", "lora_r")],
+)
+def test_broken_config_files(tmp_path: Path, content: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        parse_options("ppo", _yaml(tmp_path, content))
+    assert "\n" not in str(error.value)
+
+
+def test_config_file_that_is_absent_or_not_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.yaml does not exist"):
+        parse_options("ppo", ["--config", str(tmp_path / "nothing.yaml")])
+    with pytest.raises(UserError, match="--config needs a file"):
+        parse_options("ppo", ["--config"])
+
+
+def test_values_of_the_wrong_kind_name_their_option() -> None:
+    with pytest.raises(UserError, match=r"--lora_r.*'many'"):
+        parse_options("ppo", ["--lora_r", "many", *SMALL])
+    with pytest.raises(UserError, match="reward_normalization"):
+        parse_options("ppo", ["--reward_normalization", "rank", *SMALL])
+    with pytest.raises(UserError, match=r"top_p=0\.5 samples from another distribution"):
+        parse_options("ppo", ["--top_p", "0.5", *SMALL])
+
+
+def test_stray_values() -> None:
+    with pytest.raises(UserError, match="Stray value b on the command line"):
+        parse_options("ppo", ["--vlm", "a", "b", *SMALL])
+
+
+def test_batches_that_do_not_divide() -> None:
+    with pytest.raises(UserError, match=r"gradient_accumulation_steps=3 must divide .* = 4 x 2"):
+        parse_options("ppo", [*SMALL, "--gradient_accumulation_steps", "3", "--steps_per_generation", "2"])
+    line = ["--per_device_train_batch_size", "4", "--num_generations", "3", "--use_cpu", "true"]
+    with pytest.raises(UserError, match=r"generation_batch_size \(4\) must be divisible by num_generations \(3\)"):
+        parse_options("ppo", line)
+
+
+def test_batch_arithmetic_by_hand() -> None:
+    line = [*SMALL, "--steps_per_generation", "4", "--gradient_accumulation_steps", "2", "--num_iterations", "3"]
+    options = parse_options("ppo", [*line, "--max_steps", "13"])
+    assert options.samples_per_rollout == 16  # 4 texts x 4 micro-batches
+    assert options.prompts_per_rollout == 8  # each answered twice
+    assert options.updates_per_rollout == 6  # 3 passes over 4 micro-batches, 2 an update
+    assert options.planned_samples(prompts=20) == 48  # 13 updates need 3 rollouts
+    options.check_prompts(8)
+    with pytest.raises(UserError, match="takes 8 different prompts, but there are only 7"):
+        options.check_prompts(7)
+    epochs = parse_options("ppo", [*line, "--num_train_epochs", "2"])
+    assert epochs.planned_samples(prompts=20) == 64  # 2 whole rollouts an epoch, 2 epochs, 16 texts
+
+
+def test_checkpoints_move_to_the_end_of_a_rollout() -> None:
+    line = [*SMALL, "--steps_per_generation", "4", "--gradient_accumulation_steps", "2", "--num_iterations", "3"]
+    assert parse_options("ppo", [*line, "--save_steps", "7"]).trainer.save_steps == 12
+    assert parse_options("ppo", [*line, "--save_steps", "12"]).trainer.save_steps == 12
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+def test_resolved_options_parse_to_themselves(tmp_path: Path, algorithm: str) -> None:
+    line = [
+        "--reward_funcs",
+        "cosine",
+        "no_repetition",
+        "--system_prompt",
+        "Be brief.",
+        "--lora_target_modules",
+        "all-linear",
+    ]
+    options = parse_options(algorithm, [*SMALL, *line, "--hub_token", "secret"])
+    resolved = options.as_dict()
+    again = parse_options(algorithm, _yaml(tmp_path, yaml.safe_dump(resolved)))
+    assert again.as_dict() == resolved
+    assert "secret" not in yaml.safe_dump(resolved)
+    assert isinstance(again, RunOptions)
+
+
+def test_number_of_processes_is_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert num_processes() == 1
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert num_processes() == 8

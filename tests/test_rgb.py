@@ -1,0 +1,72 @@
+"""to_rgb: what each mode of image becomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from ex2.images import to_rgb
+
+
+def test_rgb_image_is_passed_through() -> None:
+    image = Image.new("RGB", (3, 2), (1, 2, 3))
+    assert to_rgb(image) is image
+
+
+def test_transparent_pixels_become_white_and_half_transparent_ones_half_white() -> None:
+    image = Image.new("RGBA", (3, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (255, 0, 0, 255))
+    image.putpixel((2, 0), (0, 0, 0, 128))
+    result = to_rgb(image)
+    assert result.mode == "RGB"
+    assert [result.getpixel((x, 0)) for x in range(3)] == [(255, 255, 255), (255, 0, 0), (127, 127, 127)]
+
+
+@pytest.mark.parametrize("mode", ["LA", "PA"])
+def test_other_modes_with_alpha_are_laid_on_white(mode: str) -> None:
+    image = Image.new(mode, (1, 1), (0, 0))
+    assert to_rgb(image).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_palette_with_and_without_transparency() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    assert [to_rgb(image).getpixel((x, 0)) for x in range(2)] == [(10, 20, 30), (40, 50, 60)]
+    image.info["transparency"] = 0
+    assert [to_rgb(image).getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), (40, 50, 60)]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_size_stays_in_every_mode(mode: str) -> None:
+    result = to_rgb(Image.new(mode, (5, 7)))
+    assert (result.mode, result.size) == ("RGB", (5, 7))
+
+
+def test_grayscale_of_16_bits_is_scaled_not_cut() -> None:
+    image = Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16))
+    assert image.mode == "I;16"
+    assert np.asarray(to_rgb(image))[0].tolist() == [[0] * 3, [100] * 3, [255] * 3]
+
+
+def test_exif_orientation_is_undone(tmp_path: Path) -> None:
+    upright = Image.fromarray(np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3))
+    for orientation, stored in {
+        1: upright,
+        2: upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        3: upright.transpose(Image.Transpose.ROTATE_180),
+        4: upright.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+        5: upright.transpose(Image.Transpose.TRANSPOSE),
+        6: upright.transpose(Image.Transpose.ROTATE_90),
+        7: upright.transpose(Image.Transpose.TRANSVERSE),
+        8: upright.transpose(Image.Transpose.ROTATE_270),
+    }.items():
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        path = tmp_path / f"{orientation}.png"
+        stored.save(path, exif=exif)
+        with Image.open(path) as image:
+            assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(upright)), orientation

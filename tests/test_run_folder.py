@@ -1,0 +1,125 @@
+"""The run folder: claiming it, and its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from ex2 import run_folder
+from ex2.errors import UserError
+from ex2.options import RunOptions, parse_options
+
+
+@pytest.fixture
+def options(arguments: Callable[..., list[str]], tmp_path: Path) -> RunOptions:
+    return parse_options("ppo", arguments(tmp_path / "run"))
+
+
+def test_a_new_or_empty_folder_is_claimed(options: RunOptions) -> None:
+    run_folder.claim(options)
+    run_folder.claim(options)
+    assert list(options.output_dir.iterdir()) == []
+
+
+def test_another_run_is_neither_mixed_nor_lost(options: RunOptions) -> None:
+    run_folder.claim(options)
+    run_folder.write_config(options)
+    with pytest.raises(UserError, match=r"already holds a run.*--resume_from_checkpoint true.*--overwrite true"):
+        run_folder.claim(options)
+    assert (options.output_dir / "config.yaml").is_file()
+    options.trainer.resume_from_checkpoint = "true"
+    run_folder.claim(options)
+    assert (options.output_dir / "config.yaml").is_file()
+    options.trainer.resume_from_checkpoint = None
+    options.ex2.overwrite = True
+    run_folder.claim(options)
+    assert list(options.output_dir.iterdir()) == []
+
+
+def test_other_peoples_files_are_never_deleted(options: RunOptions) -> None:
+    options.output_dir.mkdir()
+    (options.output_dir / "thesis.tex").touch()
+    for overwrite in (False, True):
+        options.ex2.overwrite = overwrite
+        with pytest.raises(UserError, match="is not empty and holds no run: choose another folder"):
+            run_folder.claim(options)
+    assert (options.output_dir / "thesis.tex").exists()
+
+
+def test_resuming_needs_a_run_and_a_checkpoint(options: RunOptions) -> None:
+    options.trainer.resume_from_checkpoint = "true"
+    with pytest.raises(UserError, match=r"resume_from_checkpoint is set, but output_dir=.* holds no run"):
+        run_folder.claim(options)
+    options.output_dir.mkdir()
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        run_folder.newest_checkpoint(options.output_dir)
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-x"):
+        (options.output_dir / name).mkdir()
+    assert run_folder.newest_checkpoint(options.output_dir).name == "checkpoint-10"
+
+
+def test_config_is_yaml_with_every_option(options: RunOptions) -> None:
+    run_folder.claim(options)
+    run_folder.write_config(options)
+    text = (options.output_dir / "config.yaml").read_text()
+    assert text.startswith("# Resolved options of this PPO run\n")
+    assert yaml.safe_load(text) == options.as_dict()
+
+
+def test_environment_names_versions_and_facts() -> None:
+    found = run_folder.environment(seed=3)
+    assert found["seed"] == 3
+    assert found["packages"]["torch"]
+    assert found["devices"]
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_rows_survive_odd_characters_and_a_killed_writer(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert run_folder.read_jsonl(path) == []
+    rows = [{"text": "one\u2028two\x85three"}, {"text": "four"}]
+    whole = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(whole + '{"text": "fi', encoding="utf-8")
+    assert run_folder.read_jsonl(path) == rows
+    path.write_text('{"text": "fi\n' + whole, encoding="utf-8")
+    with pytest.raises(json.JSONDecodeError):
+        run_folder.read_jsonl(path)
+
+
+def test_numbers_that_are_none_are_not_written_as_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run_folder.write_json(tmp_path / "x.json", {"a": float("nan")})
+
+
+def test_a_resumed_log_drops_what_is_run_again(options: RunOptions) -> None:
+    run_folder.claim(options)
+    metrics, samples = options.output_dir / "metrics.jsonl", options.output_dir / "samples.jsonl"
+    metrics.write_text("".join(f'{{"step": {step}}}\n' for step in (1, 2, 3, 4)))
+    samples.write_text("".join(f'{{"step": {step}}}\n' for step in (0, 0, 2, 2)))
+    state: Any = SimpleNamespace(is_world_process_zero=True, global_step=2, max_steps=4)
+    log = run_folder.RunLog(options)
+    log.on_train_begin(options.trainer, state, None)  # type: ignore[arg-type]
+    state.global_step = 3
+    log.on_step_end(options.trainer, state, None)  # type: ignore[arg-type]
+    log.on_log(options.trainer, state, None, logs={"kl": 0.5, "note": "no number"})  # type: ignore[arg-type]
+    log.on_train_end(options.trainer, state, None)  # type: ignore[arg-type]
+    rows = run_folder.read_jsonl(metrics)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["kl"] == 0.5
+    assert rows[-1]["sampled_texts"] == 16  # update 3 is in the second rollout of 8
+    assert "note" not in rows[-1]
+    assert [row["step"] for row in run_folder.read_jsonl(samples)] == [0, 0]
+
+
+def test_only_the_main_process_writes(options: RunOptions) -> None:
+    state: Any = SimpleNamespace(is_world_process_zero=False, global_step=0, max_steps=4)
+    log = run_folder.RunLog(options)
+    log.on_train_begin(options.trainer, state, None)  # type: ignore[arg-type]
+    log.on_log(options.trainer, state, None, logs={"kl": 1.0})  # type: ignore[arg-type]
+    assert not options.output_dir.exists()

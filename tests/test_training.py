@@ -1,0 +1,221 @@
+"""Whole runs on the tiny policy, real pictograms and the embedded VLM: every algorithm, launcher, mirror, and resuming."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from ex2.generation import Ask
+from ex2.launch import main
+from ex2.options import parse_options
+from ex2.run_folder import read_jsonl
+from ex2.training import best_of
+
+ROOT = Path(__file__).resolve().parent.parent
+Arguments = Callable[..., list[str]]
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _launch(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+def test_best_of_takes_the_highest_score_of_each_class() -> None:
+    asks = [Ask(i, str(i), "") for i in (1, 0, 1, 0)]
+    samples = list(zip(asks, "abcd", strict=True))
+    assert [text for _, text in best_of(samples, [0.1, 0.5, 0.3, 0.5])] == ["b", "c"]
+
+
+def test_run_folder_is_complete(trained_run: Path) -> None:
+    assert {path.name for path in trained_run.iterdir()} >= {
+        "config.yaml", "environment.json", "metrics.jsonl", "samples.jsonl", "base_samples.jsonl", "README.md", "adapter",
+        "checkpoint-2", "checkpoint-4", "before_after.json", "before_after.md", "before_after.png", "learning_curve.png",
+    }  # fmt: skip
+    for picture in ("before_after.png", "learning_curve.png"):
+        assert (trained_run / picture).read_bytes().startswith(b"\x89PNG")
+    config = trained_run / "config.yaml"
+    again = parse_options("ppo", ["--config", str(config)])
+    assert again.as_dict() == yaml.safe_load(config.read_text())
+
+    environment = _json(trained_run / "environment.json")
+    assert (environment["algorithm"], environment["processes"], environment["seed"]) == ("ppo", 1, 1)
+    assert (environment["vlm"], environment["classes"], environment["skipped_images"]) == ("pictogram", 4, [])
+    assert len(environment["vlm_fingerprint"]) == 64
+
+
+def test_metrics_hold_reward_monitors_and_kl_of_each_rollout(trained_run: Path) -> None:
+    rows = read_jsonl(trained_run / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 4]  # the last is the summary of the run
+    rollouts = [row for row in rows if "monitors/hub_score" in row]
+    assert [(row["step"], row["sampled_texts"]) for row in rollouts] == [(1, 8), (3, 16)]
+    for row in rollouts:
+        assert {f"rewards/{name}/mean" for name in ("cosine", "no_repetition")} <= set(row)
+        # The reward is 100 x the mean cosine that the monitor reports, plus half the quality term.
+        assert row["rewards/cosine/mean"] == pytest.approx(100 * row["monitors/reward_cosine"], rel=1e-4)
+        expected = row["rewards/cosine/mean"] + 0.5 * row["rewards/no_repetition/mean"]
+        assert row["score"] == pytest.approx(expected, rel=1e-4)
+    assert rollouts[0]["kl"] == 0  # a fresh adapter is the base model
+    assert rollouts[1]["kl"] != 0
+
+
+def test_every_sample_is_kept_with_every_reward_term(trained_run: Path) -> None:
+    rows = read_jsonl(trained_run / "samples.jsonl")
+    assert [row["step"] for row in rows] == [0] * 8 + [2] * 8
+    names = ["cat", "eagle", "ear of corn", "whale"]
+    for row in rows:
+        assert set(row) == {"step", "class_id", "class_name", "question", "text", "scores"}
+        assert set(row["scores"]) == {"cosine", "no_repetition", "heldout_cosine"}
+        assert names[row["class_id"]] == row["class_name"]
+    mean = sum(row["scores"]["cosine"] for row in rows[:8]) / 8
+    first = read_jsonl(trained_run / "metrics.jsonl")[0]
+    assert mean == pytest.approx(first["rewards/cosine/mean"], rel=1e-4)
+
+
+def test_report_compares_with_controls(trained_run: Path) -> None:
+    summary = _json(trained_run / "before_after.json")
+    counts = {name: summary[name]["n"] for name in ("class_name", "template", "base", "best_of_n", "aligned")}
+    assert counts == {"class_name": 4, "template": 4, "base": 8, "best_of_n": 4, "aligned": 8}
+    assert summary["meta"]["training_texts"] == 16
+    assert summary["meta"]["best_of_n"] == 2
+    assert summary["template"]["heldout"]["mean"] > summary["base"]["heldout"]["mean"]  # words against random letters
+
+
+def test_model_card(trained_run: Path) -> None:
+    card = (trained_run / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "peft"
+    assert "ppo" in front["tags"]
+    assert f"ex2 generate {trained_run}" in card
+    assert "| learning_rate | 0.001 |" in card
+    assert "aligned - best_of_n" in card
+
+
+def test_resumed_run_ends_in_the_same_weights(arguments: Arguments, trained_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "resumed"
+    shutil.copytree(trained_run, folder)
+    for name in ("checkpoint-4", "adapter"):
+        shutil.rmtree(folder / name)
+    main("ppo", arguments(folder, resume_from_checkpoint="true"))
+    assert [row["step"] for row in read_jsonl(folder / "metrics.jsonl")] == [1, 2, 3, 4, 4]
+    assert [row["step"] for row in read_jsonl(folder / "samples.jsonl")] == [0] * 8 + [2] * 8
+    assert (folder / "samples.jsonl").read_text() == (trained_run / "samples.jsonl").read_text()
+    name = Path("adapter", "adapter_model.safetensors")
+    resumed, straight = load_file(folder / name), load_file(trained_run / name)
+    assert resumed.keys() == straight.keys()
+    assert all((resumed[key] == straight[key]).all() for key in resumed)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_other_algorithms_share_the_run(
+    algorithm: str, arguments: Arguments, class_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(class_folder, images)
+    broken = sorted((images / "cat").iterdir())[0]
+    broken.write_bytes(b"no image")
+    folder = tmp_path / "run"
+    options = {
+        "reward_normalization": "zscore",
+        "max_steps": 2,
+        "save_strategy": "no",
+        "lora_target_modules": ["all-linear"],
+    }
+    main(algorithm, arguments(folder, dataset=f"folder:{images}", **options))
+    environment = _json(folder / "environment.json")
+    assert environment["algorithm"] == algorithm
+    assert environment["skipped_images"] == [f"cat/{broken.name}"]
+    assert f"1 broken image file(s) skipped: cat/{broken.name}" in caplog.text
+    assert len(read_jsonl(folder / "samples.jsonl")) == 8
+    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+    scores = [row["scores"]["cosine"] for row in read_jsonl(folder / "samples.jsonl")]
+    assert max(map(abs, scores)) < 10  # standard deviations, not 100 x cosine
+
+
+def test_without_a_report_nothing_is_sampled_twice(arguments: Arguments, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    main("ppo", arguments(folder, before_after=False, max_steps=2, save_strategy="no"))
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.yaml", "environment.json", "metrics.jsonl", "samples.jsonl", "adapter", "README.md"}
+    assert "No report was asked for." in (folder / "README.md").read_text()
+
+
+def test_start_from_an_adapter(arguments: Arguments, trained_run: Path, tmp_path: Path) -> None:
+    for reference in ("base", "start"):
+        folder = tmp_path / reference
+        options = {"adapter_name_or_path": trained_run / "adapter", "reference": reference, "max_steps": 2}
+        main("ppo", arguments(folder, **options, save_strategy="no", before_after=False))
+        kl = read_jsonl(folder / "metrics.jsonl")[0]["kl"]
+        assert (kl == 0) is (reference == "start")
+
+
+def test_mirrors_run_beside_the_local_files(
+    arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tensorboard"))
+    folder = tmp_path / "run"
+    main(
+        "ppo",
+        arguments(folder, report_to=["wandb", "tensorboard"], before_after=False, max_steps=2, save_strategy="no"),
+    )
+    import wandb
+
+    wandb.finish()
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+    assert read_jsonl(folder / "metrics.jsonl")
+
+
+def test_accelerate_launch(arguments: Arguments, trained_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    accelerate = str(Path(sys.executable).with_name("accelerate"))
+    options = [
+        "--num_processes",
+        "1",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--cpu",
+    ]
+    _launch([accelerate, "launch", *options, str(ROOT / "train" / "ppo_ex2.py"), *arguments(folder)], cwd=tmp_path)
+    # The same options and seed give the same texts as the run within this process.
+    assert (folder / "samples.jsonl").read_text() == (trained_run / "samples.jsonl").read_text()
+    assert (folder / "before_after.md").is_file()
+
+
+def test_two_processes_write_one_run(arguments: Arguments, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    torchrun = str(Path(sys.executable).with_name("torchrun"))
+    script = str(ROOT / "train" / "ppo_ex2.py")
+    line = arguments(folder, max_steps=2, save_steps=2)
+    result = _launch([torchrun, "--standalone", "--nproc_per_node", "2", script, *line], cwd=tmp_path)
+    assert _json(folder / "environment.json")["processes"] == 2
+    rows = read_jsonl(folder / "samples.jsonl")
+    assert [row["step"] for row in rows] == [0] * 16  # 8 texts of each process
+    assert len({row["text"] for row in rows[:8]} & {row["text"] for row in rows[8:]}) < 8
+    assert [row["step"] for row in read_jsonl(folder / "metrics.jsonl")] == [1, 2, 2]
+    assert read_jsonl(folder / "metrics.jsonl")[0]["sampled_texts"] == 16
+    assert _json(folder / "before_after.json")["base"]["n"] == 8
+    assert result.stdout.count("aligned - base") == 1
+    assert len(list((folder / "checkpoint-2").glob("rng_state_*.pth"))) == 2

@@ -1,0 +1,272 @@
+"""The open_clip back end: parity with open_clip itself, trimming of padding, loading, errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import string
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from ex2.errors import UserError
+from ex2.images import to_rgb
+from ex2.vlm import load_vlm
+from ex2.vlm import openclip as back_end
+from ex2.vlm.openclip import OpenClipVLM, trimmed_text_features
+
+KINDS = ["clip", "custom", "siglip", "coca"]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def _load(folder: Path) -> OpenClipVLM:
+    vlm = load_vlm(f"open_clip:local-dir:{folder}")
+    assert isinstance(vlm, OpenClipVLM)
+    return vlm
+
+
+def test_same_embeddings_as_open_clip_itself(
+    open_clip_folders: dict[str, Path], kind: str, images: list[Image.Image], texts: list[str]
+) -> None:
+    source = f"local-dir:{open_clip_folders[kind]}"
+    with back_end.quiet_root_logger():
+        model, _, preprocess = open_clip.create_model_and_transforms(source)
+        tokens = open_clip.get_tokenizer(source)(texts)
+    model.eval()
+    with torch.no_grad():
+        pixels = torch.stack([preprocess(to_rgb(image)) for image in images])
+        text_reference = model.encode_text(tokens, normalize=True)
+        image_reference = model.encode_image(pixels, normalize=True)
+    vlm = _load(open_clip_folders[kind])
+    assert torch.allclose(vlm.encode_texts(texts), text_reference, atol=1e-5)
+    assert torch.allclose(vlm.encode_images(images), image_reference, atol=1e-5)
+
+
+class _Widths:
+    """Records how many positions the text transformer computes."""
+
+    def __init__(self, vlm: OpenClipVLM) -> None:
+        self.seen: list[int] = []
+        tower: Any = getattr(vlm._model, "text", vlm._model)
+        tower.transformer.register_forward_pre_hook(
+            lambda module, args, kwargs: self.seen.append((args[0] if args else kwargs["input_ids"]).shape[1]),
+            with_kwargs=True,
+        )
+
+
+@pytest.mark.parametrize(("kind", "computed"), [("clip", 5), ("custom", 5), ("siglip", 20), ("coca", 21)])
+def test_padding_is_computed_only_where_it_counts(open_clip_folders: dict[str, Path], kind: str, computed: int) -> None:
+    vlm = _load(open_clip_folders[kind])
+    widths = _Widths(vlm)
+    vlm.encode_texts(["a tiger", "an orange tiger"])  # start, three words, end
+    assert widths.seen == [computed]
+
+
+def test_trimming_changes_no_embedding(open_clip_folders: dict[str, Path], kind: str, texts: list[str]) -> None:
+    vlm = _load(open_clip_folders[kind])
+    tokens = vlm._tokenizer(texts[:-1])
+    with torch.no_grad():
+        trimmed, full = trimmed_text_features(vlm._model, tokens), vlm._model.encode_text(tokens)
+    assert torch.allclose(trimmed, full, atol=1e-6)
+
+
+@pytest.fixture(scope="module", params=["mean_pooler", "cls_pooler", "cls_last_hidden_state_pooler", "max_pooler"])
+def hf_text_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An open_clip model whose text tower comes from transformers, with its tokenizer."""
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertTokenizer
+
+    folder = tmp_path_factory.mktemp(request.param)
+    letters = string.ascii_lowercase
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + letter for letter in letters)]
+    BertTokenizer(vocab={token: index for index, token in enumerate(tokens)}).save_pretrained(folder)
+    BertConfig(
+        vocab_size=len(tokens), hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    ).save_pretrained(folder)
+    text: dict[str, Any] = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder), "hf_proj_type": None}
+    text |= {"hf_pooler_type": request.param, "context_length": 24}
+    vision = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
+    config = {"embed_dim": 12, "vision_cfg": vision, "text_cfg": text}
+    torch.manual_seed(0)
+    state = open_clip.CustomTextCLIP(12, vision, text | {"hf_model_pretrained": False}).state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    return folder
+
+
+def test_text_tower_from_transformers(hf_text_folder: Path, texts: list[str]) -> None:
+    if hf_text_folder.name.startswith("max_pooler"):  # open_clip's own max pooling fails: nothing to compare with
+        vlm = _load(hf_text_folder)
+        widths = _Widths(vlm)
+        with pytest.raises((RuntimeError, TypeError)):
+            vlm.encode_texts(["a"])
+        assert widths.seen == [24]
+        return
+    vlm = _load(hf_text_folder)
+    widths = _Widths(vlm)
+    short = vlm.encode_texts(["ab cd", "abc", ""])
+    assert widths.seen == [6]
+    with torch.no_grad():
+        full = vlm._model.encode_text(vlm._tokenizer(["ab cd", "abc", ""]), normalize=True)
+    assert torch.allclose(short, full, atol=1e-6)
+    assert vlm.count_tokens(["ab cd", "", "a" * 30]) == [6, 2, 32]
+    assert vlm.max_text_tokens == 24
+    assert vlm.fingerprint == _load(hf_text_folder).fingerprint
+
+
+def test_clips_mode_counts_the_tokens_that_open_clip_adds(hf_text_folder: Path) -> None:
+    vlm = _load(hf_text_folder)
+    vlm._tokenizer.tokenizer_mode = "clips"
+    assert vlm.count_tokens(["ab cd"]) == [4 + 3]
+
+
+def test_tokens_of_clips_own_tokenizer(open_clip_folders: dict[str, Path]) -> None:
+    vlm = _load(open_clip_folders["clip"])
+    assert vlm.max_text_tokens == 20
+    assert vlm.count_tokens(["", "a tiger", "word " * 60]) == [2, 4, 62]
+
+
+@pytest.mark.parametrize(("kind", "bias"), [("clip", 0.0), ("siglip", -10.0)])
+def test_logit_scale_and_bias(open_clip_folders: dict[str, Path], kind: str, bias: float) -> None:
+    vlm = _load(open_clip_folders[kind])
+    assert vlm.logit_scale == pytest.approx(20.085537, rel=1e-6)  # exp(3)
+    assert vlm.logit_bias == bias
+
+
+def test_console_and_root_logger_are_left_alone(open_clip_folders: dict[str, Path]) -> None:
+    handlers = list(logging.root.handlers)
+    logging.root.handlers.clear()
+    _load(open_clip_folders["clip"])
+    assert logging.root.handlers == []
+    assert logging.root.manager.disable == logging.NOTSET
+    logging.root.handlers.extend(handlers)
+
+
+def _copy(open_clip_folders: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(open_clip_folders["clip"], tmp_path / "copy"))
+
+
+def _edit(folder: Path, section: str, **changes: Any) -> None:
+    path = folder / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config[section] |= changes
+    path.write_text(json.dumps(config))
+
+
+def test_fingerprint_follows_preprocessing_activation_and_tokenizer(
+    open_clip_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _copy(open_clip_folders, tmp_path)
+    original = _load(open_clip_folders["clip"]).fingerprint
+    assert _load(folder).fingerprint == original
+    _edit(folder, "preprocess_cfg", mean=[0.4, 0.5, 0.5])
+    assert _load(folder).fingerprint != original
+    _edit(folder, "preprocess_cfg", mean=[0.5, 0.5, 0.5])
+    assert _load(folder).fingerprint == original
+    _edit(folder, "model_cfg", quick_gelu=True)
+    assert _load(folder).fingerprint != original
+    _edit(folder, "model_cfg", quick_gelu=False)
+    vlm = _load(folder)
+    monkeypatch.setitem(vlm._tokenizer.encoder, "tiger</w>", 7)
+    assert vlm.fingerprint != original
+
+
+def test_folder_errors(open_clip_folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no folder '.*/absent': check the path"):
+        load_vlm(f"open_clip:local-dir:{tmp_path}/absent")
+    folder = _copy(open_clip_folders, tmp_path)
+    spec = f"open_clip:local-dir:{folder}"
+    weights = (folder / "open_clip_model.safetensors").read_bytes()
+    (folder / "open_clip_model.safetensors").write_bytes(weights[:1000])
+    with pytest.raises(UserError, match="could not be loaded: "):
+        load_vlm(spec)
+    (folder / "open_clip_model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has no weights: add `open_clip_model.safetensors`"):
+        load_vlm(spec)
+    (folder / "open_clip_model.safetensors").write_bytes(weights)
+    _edit(folder, "model_cfg", embed_dim=13)
+    with pytest.raises(UserError, match=r"could not be loaded: .*size mismatch"):
+        load_vlm(spec)
+    _edit(folder, "model_cfg", embed_dim=12, text_cfg={"hf_tokenizer_name": "some/tokenizer"})
+    with pytest.raises(UserError, match=r"has no `tokenizer.json`: save the tokenizer there"):
+        load_vlm(spec)
+    (folder / "open_clip_config.json").write_text("{")
+    with pytest.raises(UserError, match="is no open_clip configuration: JSONDecodeError"):
+        load_vlm(spec)
+    (folder / "open_clip_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is no open_clip configuration: KeyError\('model_cfg'\)"):
+        load_vlm(spec)
+    (folder / "open_clip_config.json").unlink()
+    with pytest.raises(UserError, match=r"has no `open_clip_config.json`: save the model there with open_clip"):
+        load_vlm(spec)
+
+
+def test_incomplete_weights_are_no_random_weights(open_clip_folders: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = _copy(open_clip_folders, tmp_path)
+    weights = load_file(folder / "open_clip_model.safetensors")
+    del weights["ln_final.weight"]
+    save_file(weights, folder / "open_clip_model.safetensors")
+    with pytest.raises(UserError, match=r"could not be loaded: .*Missing key.*ln_final\.weight"):
+        load_vlm(f"open_clip:local-dir:{folder}")
+
+
+def test_unknown_model_and_tag_name_the_nearest() -> None:
+    with pytest.raises(UserError, match="open_clip has no model 'ViT-B-33'; nearest: ViT-B-32"):
+        load_vlm("open_clip:ViT-B-33/openai")
+    with pytest.raises(UserError, match="'opnai' is no pretrained tag of open_clip's 'ViT-B-32'; nearest: openai"):
+        load_vlm("open_clip:ViT-B-32/opnai")
+    with pytest.raises(
+        UserError, match=r"open_clip's 'ViT-B-32' needs a pretrained tag: .*`open_clip:ViT-B-32/openai`"
+    ):
+        load_vlm("open_clip:ViT-B-32")
+    with pytest.raises(UserError, match="open_clip has no pretrained tags for 'mt5-base-ViT-B-32': give a weight file"):
+        load_vlm("open_clip:mt5-base-ViT-B-32/x")
+
+
+def test_quick_gelu_follows_the_weights() -> None:
+    """open_clip 3 warns and computes the wrong activation; here the weights decide."""
+    assert back_end._needs_quick_gelu("ViT-B-32", "openai", "spec") is True
+    assert back_end._needs_quick_gelu("ViT-B-32-quickgelu", "openai", "spec") is True
+    assert back_end._needs_quick_gelu("ViT-B-32", "laion2b_s34b_b79k", "spec") is False
+    assert back_end._needs_quick_gelu("ViT-B-32", "weights.pt", "spec") is False
+
+
+def test_quick_gelu_model_with_plain_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag: {"hf_hub": "a/b/"})
+    with pytest.raises(UserError, match="trained without QuickGELU: use `open_clip:ViT-B-32/laion2b`"):
+        back_end._needs_quick_gelu("ViT-B-32-quickgelu", "laion2b", "spec")
+
+
+def test_model_name_with_slash_and_weights_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(back_end, "require_repository", lambda *_: False)
+    assert back_end._known_model("ViT-B/32/openai", "spec") == ("ViT-B-32", "openai")
+    weights = tmp_path / "weights.pt"
+    weights.touch()
+    assert back_end._known_model(f"ViT-B-32/{weights}", "spec") == ("ViT-B-32", str(weights))
+
+
+def test_built_in_model_with_weights_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs").mkdir()
+    vision = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config = {"embed_dim": 12, "vision_cfg": vision, "text_cfg": text}
+    (tmp_path / "configs" / "tiny.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "configs")
+    torch.manual_seed(0)
+    torch.save(open_clip.CLIP(**config).state_dict(), tmp_path / "weights.pt")
+    vlm = load_vlm(f"open_clip:tiny/{tmp_path}/weights.pt")
+    assert (vlm.dim, vlm.max_text_tokens) == (12, 77)
+    (tmp_path / "weights.pt").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="could not be loaded: "):
+        load_vlm(f"open_clip:tiny/{tmp_path}/weights.pt")

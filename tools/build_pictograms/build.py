@@ -1,0 +1,109 @@
+"""Steps of the build and their command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tools.build_pictograms.common import SEED, Work
+
+STEPS = ("fetch", "rasterise", "captions", "head", "finetune", "refit", "evaluate", "export")
+DEFAULT_WORK = Path("build/pictograms")
+DEFAULT_OUT = Path("ex2/assets/pictograms")
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tools.build_pictograms", description=__doc__)
+    parser.add_argument("step", choices=("all", *STEPS), help="step to run; 'all' runs what is not done yet, in order")
+    parser.add_argument("--work", type=Path, default=DEFAULT_WORK, help="work folder (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder of the assets (default: %(default)s)")
+    parser.add_argument("--wordnet", type=Path, help="folder with WordNet 3.0 index.noun and data.noun (else Debian's)")
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of all random choices (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="run the step even if its result is there")
+    return parser.parse_args(arguments)
+
+
+def outputs(work: Work) -> dict[str, Path | None]:
+    """Return the file that shows that a step is done (None: the step is always run)."""
+    return {
+        "fetch": None,
+        "rasterise": work.index,
+        "captions": work.captions,
+        "head": work.head,
+        "finetune": work.finetuned,
+        "refit": work.final,
+        "evaluate": work.results,
+        "export": None,
+    }
+
+
+def runners(work: Work, options: argparse.Namespace) -> dict[str, Callable[[], None]]:
+    """Return the function of every step, importing only what each needs when it runs."""
+
+    def fetch() -> None:
+        from tools.build_pictograms.fetch import fetch as run
+
+        run(work, options.wordnet)
+
+    def rasterise() -> None:
+        from tools.build_pictograms.rasterise import rasterise as run
+
+        run(work)
+
+    def captions() -> None:
+        from tools.build_pictograms.captions import build_captions
+
+        build_captions(work, options.seed)
+
+    def head() -> None:
+        from tools.build_pictograms.train import train_initial_head
+
+        train_initial_head(work, options.seed)
+
+    def finetune() -> None:
+        from tools.build_pictograms.train import finetune as run
+
+        run(work, options.seed)
+
+    def refit() -> None:
+        from tools.build_pictograms.train import refit as run
+
+        run(work, options.seed)
+
+    def evaluate() -> None:
+        from tools.build_pictograms.evaluate import evaluate as run
+
+        run(work)
+
+    def export() -> None:
+        from tools.build_pictograms.export import export as run
+
+        run(work, options.out)
+
+    functions = (fetch, rasterise, captions, head, finetune, refit, evaluate, export)
+    return dict(zip(STEPS, functions, strict=True))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one step, or all steps whose result is missing."""
+    options = parse(arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
+
+    torch.set_num_threads(options.threads)
+    work = Work(options.work)
+    work.root.mkdir(parents=True, exist_ok=True)
+    functions = runners(work, options)
+    for step in STEPS if options.step == "all" else (options.step,):
+        done = outputs(work)[step]
+        if done is not None and done.exists() and not options.force:
+            print(f"{step}: {done} is there, skipped")
+            continue
+        print(f"{step}: started", flush=True)
+        functions[step]()
+    return 0

@@ -1,0 +1,9 @@
+"""Train an LLM with RLOO to describe classes the way a vision-language model prefers.
+
+accelerate launch train/rloo_ex2.py --config configs/quickstart_rloo.yaml [--any_option value ...] [--dry_run true]
+"""
+
+from ex2.launch import main
+
+if __name__ == "__main__":
+    main("rloo")
