@@ -120,7 +120,9 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
     except (ValueError, TypeError) as error:
         raise UserError(_one_line(error)) from error
     if stray:
-        raise UserError(f"Stray value {stray[0]} on the command line: this option takes one; give a list in a config file.")
+        raise UserError(
+            f"Stray value {stray[0]} on the command line: this option takes one; give a list in a config file."
+        )
     options = RunOptions(algorithm, ex2_config, policy, trainer)
     _check_batches(options)
     return options

@@ -192,6 +192,9 @@ def lora_config(model_config: ModelConfig) -> Any:
     """The LoRA configuration of a fresh adapter, from TRL's option names."""
     from peft import LoraConfig
 
+    for name in ("lora_modules_to_save", "lora_target_parameters"):
+        if getattr(model_config, name):
+            raise UserError(f"{name} is not supported: EX2 exports plain LoRA adapters; use lora_target_modules.")
     targets = model_config.lora_target_modules
     if isinstance(targets, str) and targets.isidentifier():
         targets = [targets]  # TRL unpacks a list of one; PEFT would take a bare name for a pattern of full paths

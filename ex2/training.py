@@ -41,6 +41,7 @@ from ex2.rewards.monitors import monitor
 from ex2.rewards.scoring import completion_text
 from ex2.rewards.similarity import SIMILARITY_REWARDS, raw_rewards
 from ex2.rl.ppo_trainer import PPOTrainer
+from ex2.rl.resume import ResumeInOrder
 from ex2.vlm import load_vlm
 
 
@@ -86,11 +87,11 @@ class EX2PPOTrainer(SampleLog, PPOTrainer):
     """PPO with EX2's sample log and monitors."""
 
 
-class EX2GRPOTrainer(SampleLog, GRPOTrainer):
+class EX2GRPOTrainer(SampleLog, ResumeInOrder, GRPOTrainer):
     """TRL's GRPO with EX2's sample log and monitors."""
 
 
-class EX2RLOOTrainer(SampleLog, RLOOTrainer):
+class EX2RLOOTrainer(SampleLog, ResumeInOrder, RLOOTrainer):
     """TRL's RLOO with EX2's sample log and monitors."""
 
 

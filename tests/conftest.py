@@ -156,11 +156,12 @@ def arguments(tiny_llm: Path, class_folder: Path) -> Callable[..., list[str]]:
             "num_iterations": 1,
             "max_steps": 4,
             "max_completion_length": 8,
-            "learning_rate": 1e-3,
+            "learning_rate": 1e-2,
             "save_steps": 2,
             "eval_samples": 2,
             "best_of_n": 2,
             "use_cpu": True,
+            "bf16": False,  # by default it depends on the processor
             "seed": 1,
             **overrides,
         }

@@ -102,7 +102,7 @@ def test_model_card(trained_run: Path) -> None:
     assert front["library_name"] == "peft"
     assert "ppo" in front["tags"]
     assert f"ex2 generate {trained_run}" in card
-    assert "| learning_rate | 0.001 |" in card
+    assert "| learning_rate | 0.01 |" in card
     assert "aligned - best_of_n" in card
 
 
@@ -172,10 +172,9 @@ def test_mirrors_run_beside_the_local_files(
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tensorboard"))
     folder = tmp_path / "run"
-    main(
-        "ppo",
-        arguments(folder, report_to=["wandb", "tensorboard"], before_after=False, max_steps=2, save_strategy="no"),
-    )
+    config = tmp_path / "mirrors.yaml"
+    config.write_text("report_to: [wandb, tensorboard]\nbefore_after: false\nsave_strategy: 'no'\nmax_steps: 2\n")
+    main("ppo", ["--config", str(config), *arguments(folder, max_steps=None, save_steps=None)])
     import wandb
 
     wandb.finish()

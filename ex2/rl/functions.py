@@ -86,6 +86,20 @@ def shaped_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, kl_coef: flo
     return rewards.scatter_add(1, last.unsqueeze(1), scores.to(rewards.dtype).unsqueeze(1))
 
 
+def leave_one_out(scores: Tensor, group_size: int) -> Tensor:
+    """Mean score of the other completions of the same prompt (Kool et al. 2019; RLOO, arXiv:2402.14740, equation 8).
+
+    Args:
+        scores: One score a completion, (N,), the `group_size` completions of a prompt next to each other.
+        group_size: Completions a prompt, at least 2.
+
+    Returns:
+        (N,). Independent of the completion's own tokens, so subtracting it leaves the policy gradient unbiased.
+    """
+    groups = scores.view(-1, group_size)
+    return ((groups.sum(dim=1, keepdim=True) - groups) / (group_size - 1)).view(-1)
+
+
 def kl_k1(logps: Tensor, ref_logps: Tensor) -> Tensor:
     """Unbiased per-token estimate of KL(policy || reference) from the policy's samples; single values can be negative."""
     return logps - ref_logps

@@ -31,6 +31,13 @@ class PPOConfig(GRPOConfig):
     disable_dropout: bool = field(
         default=True, metadata={"help": "Switch dropout off, so that equal policies have a probability ratio of 1."}
     )
+    group_baseline: bool = field(
+        default=False,
+        metadata={
+            "help": "Subtract from each score the mean score of the other completions of its prompt: the value head is spared "
+            "what it would learn slowly, how good a prompt is. Needs num_generations of at least 2."
+        },
+    )
     gamma: float = field(default=1.0, metadata={"help": "Discount per token."})
     lam: float = field(default=0.95, metadata={"help": "Lambda of generalised advantage estimation."})
     vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
@@ -73,6 +80,9 @@ class PPOConfig(GRPOConfig):
         self.vllm_importance_sampling_correction = False
 
     def _check(self) -> None:
+        for name in ("num_generations", "num_generations_eval"):
+            if self.group_baseline and getattr(self, name) == 1:
+                raise ValueError(f"group_baseline=true compares completions of one prompt: set {name} to 2 or more.")
         defaults = {f.name: f.default for f in fields(GRPOConfig)}
         for name in _GRPO_ONLY:
             if getattr(self, name) != defaults[name]:

@@ -30,6 +30,7 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
+from ex2.errors import UserError
 from ex2.rl import functions as F
 from ex2.rl.kl_control import KLController
 from ex2.rl.ppo_config import PPOConfig
@@ -138,7 +139,12 @@ class PPOTrainer(ResumeInOrder, GRPOTrainer):
         mask = batch["completion_mask"]
         rows = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
         assert self._scores is not None
-        all_scores, scores = self._scores, self._scores[rows]
+        all_scores = learned_scores = self._scores
+        if self.args.group_baseline:
+            group_size = self.num_generations if mode == "train" else self.num_generations_eval
+            assert group_size is not None, "TRL and PPOConfig set it"
+            learned_scores = all_scores - F.leave_one_out(all_scores, group_size)
+        scores = learned_scores[rows]
         batch_size = self.args.per_device_train_batch_size if mode == "train" else self.args.per_device_eval_batch_size
         checkpointing = self.args.gradient_checkpointing_kwargs
         assert not isinstance(checkpointing, str), "transformers turns the option's JSON text into a dict"
@@ -149,7 +155,7 @@ class PPOTrainer(ResumeInOrder, GRPOTrainer):
         values = policy.values
         if mode == "train" and self._head_is_new():
             # Start from the mean score instead of 0, else the first advantages mostly measure how early a token is.
-            mean_score = all_scores.mean()
+            mean_score = learned_scores.mean()
             with torch.no_grad():
                 self.value_head.linear.bias.add_(mean_score)
             values = values + mean_score
@@ -308,7 +314,7 @@ class PPOTrainer(ResumeInOrder, GRPOTrainer):
         folder = Path(resume_from_checkpoint)
         for name in (VALUE_HEAD_FILE, PPO_STATE_FILE):
             if not (folder / name).is_file():
-                raise ValueError(f"{folder} is not a PPO checkpoint: {name} is missing.")
+                raise UserError(f"resume_from_checkpoint={folder} is not a PPO checkpoint: {name} is missing.")
         self.value_head.load_state_dict(load_file(folder / VALUE_HEAD_FILE))
         self.kl_controller.load_state_dict(json.loads((folder / PPO_STATE_FILE).read_text())["kl_controller"])
 

@@ -80,6 +80,13 @@ def test_shaped_rewards() -> None:
     close(rewards, t([-0.05, -0.1, 1.85], [-0.25, -0.75, 0]))
 
 
+def test_leave_one_out() -> None:
+    # Groups 1, 2, 6 and 4, 4, 10: the others' means are 8/2, 7/2, 3/2 and 14/2, 14/2, 8/2.
+    scores = torch.tensor([1.0, 2.0, 6.0, 4.0, 4.0, 10.0])
+    assert F.leave_one_out(scores, group_size=3).tolist() == [4.0, 3.5, 1.5, 7.0, 7.0, 4.0]
+    assert F.leave_one_out(scores, group_size=2).tolist() == [2.0, 1.0, 4.0, 6.0, 10.0, 4.0]
+
+
 def test_kl_estimators() -> None:
     # Policy 1/2, reference 1/4: k1 = ln 2; r = 1/2, k3 = 1/2 - 1 + ln 2.
     # Policy 1/4, reference 1/2: k1 = -ln 2; r = 2, k3 = 2 - 1 - ln 2.

@@ -107,3 +107,12 @@ def test_refuses_a_kl_limit_without_a_reference(tmp_path: Path, name: str) -> No
     message = rf"^{name}=5.0 needs the KL to the reference, which beta=0 does not compute; set beta above 0"
     with pytest.raises(ValueError, match=message):
         config(tmp_path, beta=0.0, **{name: 5.0})
+
+
+def test_refuses_a_group_baseline_without_groups(tmp_path: Path) -> None:
+    message = r"^group_baseline=true compares completions of one prompt: set {} to 2 or more\.$"
+    with pytest.raises(ValueError, match=message.format("num_generations")):
+        config(tmp_path, group_baseline=True)
+    with pytest.raises(ValueError, match=message.format("num_generations_eval")):
+        config(tmp_path, group_baseline=True, num_generations=2, num_generations_eval=1)
+    assert config(tmp_path, group_baseline=True, num_generations=2).group_baseline

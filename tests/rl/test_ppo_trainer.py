@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from ex2.errors import UserError
 from ex2.rl.ppo_trainer import PPO_STATE_FILE, VALUE_HEAD_FILE, PPOTrainer, TrainingDiverged
 
 MakeTrainer = Callable[..., PPOTrainer]
@@ -74,6 +75,7 @@ def test_first_epoch_over_a_rollout_has_ratio_one(short_run: tuple[PPOTrainer, d
     assert approx_kl[0::2] == pytest.approx([0, 0, 0], abs=1e-6)
     assert clipped[0::2] == [0, 0, 0]
     assert all(value > 0 for value in approx_kl[1::2])
+    assert logged(trainer, "clip_ratio/value")[0::2] == [0, 0, 0]
 
 
 def test_adapter_and_head_learn_and_the_base_does_not(short_run: tuple[PPOTrainer, dict[str, Tensor]]) -> None:
@@ -179,6 +181,28 @@ def test_accumulated_batches_of_one_equal_one_batch(make_trainer: MakeTrainer) -
     assert changed == 30
 
 
+@pytest.mark.parametrize(("batch", "accumulation", "micro_batches"), [(2, 1, 4), (2, 2, 4), (1, 4, 8)])
+def test_updates_of_a_rollout_share_its_loss(
+    make_trainer: MakeTrainer, batch: int, accumulation: int, micro_batches: int
+) -> None:
+    # Without learning, the mean over the updates of a rollout is the loss of one update with all of it.
+    updates = micro_batches // accumulation
+    common: dict[str, Any] = {"optim": "sgd", "learning_rate": 1e-12, "whiten_advantages": False}
+    split = make_trainer(
+        per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, steps_per_generation=micro_batches,
+        max_steps=updates, **common,
+    )  # fmt: skip
+    whole = make_trainer(per_device_train_batch_size=8, max_steps=1, **common)
+    for trainer in (split, whole):
+        torch.manual_seed(0)
+        trainer.train()
+    losses = logged(split, "loss")
+    assert len(losses) == updates
+    (expected,) = logged(whole, "loss")
+    assert abs(expected) > 1e-3
+    assert sum(losses) / updates == pytest.approx(expected, abs=1e-5)
+
+
 # ---------------------------------------------------------------- learning
 
 
@@ -255,6 +279,27 @@ def test_one_and_several_generations_a_prompt(make_trainer: MakeTrainer) -> None
     make_trainer(remember, num_generations=1).train()
     make_trainer(remember, num_generations=4).train()
     assert [len(set(prompts)) for prompts in asked] == [8, 2]
+
+
+def test_group_baseline_removes_what_is_due_to_the_prompt(make_trainer: MakeTrainer) -> None:
+    def by_prompt(completions: list[str], answer: list[int], **columns: Any) -> list[float]:
+        return [10.0 + a for a in answer]
+
+    trainer = make_trainer(by_prompt, group_baseline=True, num_generations=2, beta=0.0, num_iterations=2, max_steps=4)
+    before = weights(trainer)
+    trainer.train()
+    assert all(10 <= score <= 17 for score in logged(trainer, "score"))  # logged as the reward gave it
+    assert logged(trainer, "value/mean") == [0.0, 0.0]
+    assert all(torch.equal(p, before[name]) for name, p in weights(trainer).items())  # nothing left to learn
+
+
+def test_group_baseline_keeps_what_is_due_to_the_completion(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(
+        starts_with_a, prompts=["a b", "c"] * 4, per_device_train_batch_size=16, group_baseline=True, num_generations=4,
+        num_iterations=2, max_completion_length=1, beta=0.0, max_steps=60,
+    )  # fmt: skip
+    trainer.train()
+    assert first_token_probabilities(trainer, "c")[A] > 0.9
 
 
 def test_value_learning_rate_gives_the_head_a_group_of_its_own(make_trainer: MakeTrainer) -> None:
@@ -525,5 +570,5 @@ def test_refuses_a_checkpoint_of_something_else(
     for file in (Path(whole_run.args.output_dir) / "checkpoint-2").iterdir():
         if file.name != name:
             (folder / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(ValueError, match=rf"checkpoint-2 is not a PPO checkpoint: {name} is missing\.$"):
+    with pytest.raises(UserError, match=rf"checkpoint-2 is not a PPO checkpoint: {name} is missing\.$"):
         make_trainer(**RESUME).train(resume_from_checkpoint=str(folder))
