@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from ex2.options import RunOptions
 
-CONFIG, ENVIRONMENT, METRICS, SAMPLES, CARD, ADAPTER = (
-    "config.yaml", "environment.json", "metrics.jsonl", "samples.jsonl", "README.md", "adapter",
+CONFIG, ENVIRONMENT, METRICS, SAMPLES, BASE_SAMPLES, CARD, ADAPTER = (
+    "config.yaml", "environment.json", "metrics.jsonl", "samples.jsonl", "base_samples.jsonl", "README.md", "adapter",
 )  # fmt: skip
 
 _PACKAGES = ("ex2", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "open_clip_torch", "tokenizers")

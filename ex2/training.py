@@ -263,7 +263,7 @@ def _base_samples(
     options: RunOptions, generator: TextGenerator, asks: Sequence[Ask], state: PartialState
 ) -> list[tuple[Ask, str]]:
     """Texts of the base LLM without any adapter, kept in the run folder so that a resumed run sees the same ones."""
-    path = options.output_dir / "base_samples.jsonl"
+    path = options.output_dir / run_folder.BASE_SAMPLES
     rows = run_folder.read_jsonl(path)
     if [(row["class_id"], row["question"]) for row in rows] == [(ask.class_id, ask.question) for ask in asks]:
         return [(ask, row["text"]) for ask, row in zip(asks, rows, strict=True)]
