@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from ex2.data.images import SPLITS, LabelledImages, fingerprint_of
 from ex2.data.selection import check_classes, choose_images, some_of
 from ex2.errors import UserError
+from ex2.files import write_atomically
 from ex2.vlm.base import VLM
 
 logger = logging.getLogger("ex2")
@@ -349,17 +349,8 @@ def _write(path: Path, key: str, bank: ImageBank) -> None:
     metadata = {"bank": header, "checksum": _checksum(key + header, tensors)}
     # `save` and not `save_file`: that one reports a full disk with the error it has for damaged files.
     content = safetensors.torch.save(tensors, metadata)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(path, content)
     except OSError as error:
         logger.warning("The image bank is not cached: cannot write %s (%s).", path, error)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ex2.errors import UserError
+from ex2.files import write_atomically
 
 REQUIRED_KEYS = ("dataset", "class_id", "class_name", "question", "text", "model", "seed", "scores")
 KNOWN_KEYS = (*REQUIRED_KEYS, "category")
@@ -79,22 +80,6 @@ class Description:
         """The record as one line of JSON, without the line end; raises ValueError on non-finite numbers in extra."""
         known = {key: getattr(self, key) for key in KNOWN_KEYS}
         return json.dumps({**known, **self.extra}, ensure_ascii=False, allow_nan=False)
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a whole file or leave the old one as it was: temporary file beside it, then ``os.replace``."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile.mkstemp: its mode 0600 would survive the rename and lock colleagues out of a shared folder.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_descriptions(path: str | os.PathLike[str], records: Iterable[Description]) -> None:

@@ -15,8 +15,8 @@ import yaml
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from ex2.descriptions import write_atomically
 from ex2.errors import UserError
+from ex2.files import write_atomically
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -91,7 +91,7 @@ def environment(**facts: Any) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

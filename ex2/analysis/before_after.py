@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike
 
 from ex2.analysis.plots import before_after_png
 from ex2.analysis.statistics import Interval, cluster_bootstrap_mean, paired_difference
-from ex2.descriptions import write_atomically
 from ex2.errors import UserError
+from ex2.files import write_atomically
 
 SYSTEM_ORDER = ("class_name", "template", "base", "best_of_n", "aligned")
 SPOKEN_NAMES = {
