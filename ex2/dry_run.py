@@ -17,7 +17,7 @@ from ex2.errors import UserError
 from ex2.options import RunOptions, num_processes
 from ex2.policy import EMBEDDED, embedded_gguf, lora_config, model_folder
 from ex2.questions import load_questions
-from ex2.rewards import check_reward_names
+from ex2.rewards import check_rewards
 from ex2.vlm import check_spec
 
 PROMPT_TOKENS = 64
@@ -58,7 +58,7 @@ def describe(options: RunOptions) -> str:
     Raises:
         UserError: What `ex2.training.run` would refuse too: unknown rewards, questions or datasets, too few prompts.
     """
-    check_reward_names(options.ex2.reward_funcs)
+    check_rewards(options.ex2.reward_funcs, options.ex2.reward_normalization)
     check_spec(options.ex2.vlm)
     questions = load_questions(options.ex2.questions)
     classes = len(load_images(options.ex2.dataset).class_names)

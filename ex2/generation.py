@@ -13,11 +13,23 @@ import yaml
 
 from ex2.config import EX2Config
 from ex2.errors import UserError
-from ex2.policy import load_adapter, load_policy, load_tokenizer, resolve_model
+from ex2.policy import (
+    EMBEDDED,
+    EMBEDDED_ID,
+    embedded_installed,
+    load_adapter,
+    load_policy,
+    load_tokenizer,
+    resolve_model,
+)
 from ex2.questions import build_prompt, load_questions, wants_chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_LOADING = ("dtype", "model_revision", "attn_implementation", "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type")
+"""Options of a run that decide which weights are loaded, and how."""
 
 
 @dataclass(frozen=True)
@@ -70,25 +82,33 @@ class TextGenerator:
         """
         import torch
 
-        eos = self.model.generation_config.eos_token_id
+        config = self._generation_config()
         for number, start in enumerate(range(0, len(asks), batch_size)):
             batch = asks[start : start + batch_size]
             inputs = self._tokenize(batch).to(self.model.device)
             autocast = torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
-            with torch.no_grad(), torch.random.fork_rng(), _generating(self.model), autocast:
+            with torch.no_grad(), torch.random.fork_rng(), _generating(self.model, config), autocast:
                 torch.manual_seed(seed + number)
-                output = self.model.generate(
-                    **inputs,
-                    do_sample=True,
-                    temperature=self.temperature,
-                    top_k=0,
-                    top_p=1.0,
-                    max_new_tokens=self.max_new_tokens,
-                    pad_token_id=self.tokenizer.pad_token_id,
-                    eos_token_id=eos if eos is not None else self.tokenizer.eos_token_id,
-                )
+                output = self.model.generate(**inputs, generation_config=config)
             texts = self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             yield [" ".join(text.split()) for text in texts]
+
+    def _generation_config(self) -> Any:
+        """Sampling from the whole distribution, as in training: nothing of the model's own generation settings but its ends."""
+        from transformers import GenerationConfig
+
+        ends = self.model.generation_config.eos_token_id
+        ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+        return GenerationConfig(
+            do_sample=True,
+            temperature=self.temperature,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=self.max_new_tokens,
+            bos_token_id=self.tokenizer.bos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=list(dict.fromkeys([*ends, self.tokenizer.eos_token_id])),
+        )
 
     def _tokenize(self, asks: Sequence[Ask]) -> Any:
         prompts: Any = [
@@ -102,13 +122,16 @@ class TextGenerator:
 
 
 @contextmanager
-def _generating(model: Any) -> Iterator[None]:
-    """Eval mode with the cache on, then back to what the model was."""
-    training = model.training
+def _generating(model: Any, config: Any) -> Iterator[None]:
+    """Eval mode and `config` in place of the model's own settings, which `generate` would mix in; then back to what was."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    training, own = model.training, base.generation_config
     model.eval()
+    model.generation_config = base.generation_config = config
     try:
         yield
     finally:
+        model.generation_config = base.generation_config = own
         model.train(training)
 
 
@@ -152,13 +175,13 @@ class PolicySource:
         else:
             base = self.settings.get("model_name_or_path") or _base_of_adapter(self.adapter)
             path = resolve_model(base, cache_dir)
-        model: Any = load_policy(ModelConfig(dtype=self.settings.get("dtype", "float32")), path)
+        model: Any = load_policy(ModelConfig(**{k: self.settings[k] for k in _LOADING if k in self.settings}), path)
         if self.adapter is not None:
             model = load_adapter(model, str(self.adapter))
-        tokenizer = load_tokenizer(path)
+        tokenizer = load_tokenizer(path, self.settings.get("model_revision", "main"))
         defaults = EX2Config()
         return TextGenerator(
-            model=model.to(device).eval(),
+            model=(model if getattr(model, "is_quantized", False) else model.to(device)).eval(),
             tokenizer=tokenizer,
             chat=wants_chat(self.settings.get("prompt_format", defaults.prompt_format), tokenizer),
             system_prompt=self.settings.get("system_prompt", defaults.system_prompt),
@@ -218,7 +241,8 @@ def _run_settings_above(adapter: Path) -> dict[str, Any]:
 def _base_of_adapter(adapter: Path) -> str | None:
     from peft import PeftConfig
 
-    return PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+    name = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+    return EMBEDDED if name == EMBEDDED_ID and embedded_installed() else name
 
 
 def _digest(adapter: Path) -> str:

@@ -35,14 +35,15 @@ def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
 
 
 def use_cores_well() -> None:
-    """Set up OpenMP for CPU work; call it before torch is imported. Whatever the user has set in the environment stays.
+    """Set up OpenMP for CPU work; call it before torch is imported.
 
-    `accelerate launch` gives a CPU process one thread, unless told otherwise, so the process's share of the cores is taken
-    instead. Waiting threads sleep rather than spin: while another process uses a core, spinning makes every
-    operation wait for a time slice, which was measured to be 8 times slower (docs/architecture.md).
+    `accelerate launch` sets OMP_NUM_THREADS to 1 for a CPU process, whether or not the user wants that; the process takes its
+    share of the cores instead (`taskset` limits them). Other launchers' settings stay. Waiting threads sleep rather than
+    spin: while another process uses a core, spinning makes every operation wait for a time slice (docs/architecture.md).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
     if by_accelerate:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores // processes))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from ex2.policy import public_name
+
 _SHOWN = (
     "model_name_or_path", "vlm", "dataset", "reward_funcs", "reward_normalization", "reward_scale", "questions",
     "lora_r", "lora_alpha", "learning_rate", "beta", "num_iterations", "max_steps", "max_completion_length", "seed",
@@ -27,7 +29,7 @@ def run_card(folder: Path) -> str:
     front_matter = yaml.safe_dump(
         {
             "library_name": "peft",
-            "base_model": config.get("model_name_or_path") or "HuggingFaceTB/SmolLM2-135M-Instruct",
+            "base_model": public_name(config.get("model_name_or_path")),
             "pipeline_tag": "text-generation",
             "tags": ["ex2", environment["algorithm"], "lora", "vision-language"],
         }

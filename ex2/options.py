@@ -36,6 +36,18 @@ class RunOptions:
     trainer: Any
 
     @property
+    def resuming(self) -> bool:
+        """Whether the run goes on from a checkpoint."""
+        return str(self.trainer.resume_from_checkpoint or "false").lower() != "false"
+
+    @property
+    def defining_options(self) -> list[str]:
+        """Options that make a run what it is: with another value of one of them it would be another run."""
+        free = {"before_after", "eval_samples", "best_of_n", "eval_batch_size", "cache_dir", "overwrite", "dry_run"}
+        own = [f.name for part in (self.ex2, self.policy) for f in fields(part)]
+        return [name for name in own if name not in free] + ["max_completion_length", "temperature", "seed"]
+
+    @property
     def output_dir(self) -> Path:
         return Path(self.trainer.output_dir)
 
@@ -189,7 +201,9 @@ def _check_batches(options: RunOptions) -> None:
             f"steps_per_generation = {trainer.num_iterations} x {trainer.steps_per_generation}, so that every rollout ends "
             "with an update."
         )
-    if trainer.save_strategy != "no" and trainer.save_steps >= 1:
+    if trainer.save_strategy == "steps":
+        if trainer.save_steps < 1:
+            raise UserError(f"save_steps={trainer.save_steps} must be a whole number of updates.")
         # A checkpoint in the middle of a rollout cannot be resumed exactly: the samples in use are not part of it.
         rollouts = -(-int(trainer.save_steps) // options.updates_per_rollout)
         trainer.save_steps = rollouts * options.updates_per_rollout

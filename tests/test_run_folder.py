@@ -1,4 +1,4 @@
-"""The run folder: claiming it, and its files."""
+"""The run folder: whether it is free, and its files."""
 
 from __future__ import annotations
 
@@ -21,41 +21,71 @@ def options(arguments: Callable[..., list[str]], tmp_path: Path) -> RunOptions:
     return parse_options("ppo", arguments(tmp_path / "run"))
 
 
-def test_a_new_or_empty_folder_is_claimed(options: RunOptions) -> None:
-    run_folder.claim(options)
-    run_folder.claim(options)
-    assert list(options.output_dir.iterdir()) == []
+def start(options: RunOptions) -> None:
+    """What a run writes before it trains."""
+    run_folder.check_folder(options)
+    run_folder.clear(options.output_dir)
+    run_folder.write_config(options)
+    run_folder.write_json(options.output_dir / "environment.json", {})
+
+
+def test_a_new_or_empty_folder_is_free(options: RunOptions) -> None:
+    run_folder.check_folder(options)
+    assert not options.output_dir.exists()
+    options.output_dir.mkdir()
+    run_folder.check_folder(options)
 
 
 def test_another_run_is_neither_mixed_nor_lost(options: RunOptions) -> None:
-    run_folder.claim(options)
-    run_folder.write_config(options)
+    start(options)
     with pytest.raises(UserError, match=r"already holds a run.*--resume_from_checkpoint true.*--overwrite true"):
-        run_folder.claim(options)
-    assert (options.output_dir / "config.yaml").is_file()
+        run_folder.check_folder(options)
     options.trainer.resume_from_checkpoint = "true"
-    run_folder.claim(options)
+    run_folder.check_folder(options)
     assert (options.output_dir / "config.yaml").is_file()
-    options.trainer.resume_from_checkpoint = None
+
+
+def test_overwriting_takes_away_the_run_and_nothing_else(options: RunOptions) -> None:
+    start(options)
+    for name in ("checkpoint-4/adapter/weights", "samples.jsonl", "before_after.png", "thesis.tex", "notes/day.txt"):
+        (options.output_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (options.output_dir / name).touch()
     options.ex2.overwrite = True
-    run_folder.claim(options)
-    assert list(options.output_dir.iterdir()) == []
+    run_folder.check_folder(options)
+    assert (options.output_dir / "samples.jsonl").exists()  # checking deletes nothing
+    run_folder.clear(options.output_dir)
+    left = sorted(path.relative_to(options.output_dir).as_posix() for path in options.output_dir.rglob("*"))
+    assert left == ["notes", "notes/day.txt", "thesis.tex"]
 
 
-def test_other_peoples_files_are_never_deleted(options: RunOptions) -> None:
+@pytest.mark.parametrize("name", ["thesis.tex", "config.yaml"])
+def test_a_folder_that_holds_no_run_is_refused(options: RunOptions, name: str) -> None:
     options.output_dir.mkdir()
-    (options.output_dir / "thesis.tex").touch()
+    (options.output_dir / name).touch()
     for overwrite in (False, True):
         options.ex2.overwrite = overwrite
         with pytest.raises(UserError, match="is not empty and holds no run: choose another folder"):
-            run_folder.claim(options)
-    assert (options.output_dir / "thesis.tex").exists()
+            run_folder.check_folder(options)
+    assert (options.output_dir / name).exists()
+
+
+def test_a_run_is_not_resumed_as_another_run(options: RunOptions) -> None:
+    start(options)
+    options.trainer.resume_from_checkpoint = "true"
+    options.trainer.learning_rate *= 2  # may change
+    run_folder.check_folder(options)
+    options.ex2.reward_scale = 7.0
+    options.policy.lora_r = 3
+    with pytest.raises(
+        UserError, match=r"holds another run: reward_scale was 100\.0, is 7\.0; lora_r was \d+, is 3\.$"
+    ):
+        run_folder.check_folder(options)
 
 
 def test_resuming_needs_a_run_and_a_checkpoint(options: RunOptions) -> None:
     options.trainer.resume_from_checkpoint = "true"
     with pytest.raises(UserError, match=r"resume_from_checkpoint is set, but output_dir=.* holds no run"):
-        run_folder.claim(options)
+        run_folder.check_folder(options)
     options.output_dir.mkdir()
     with pytest.raises(UserError, match="holds no checkpoint"):
         run_folder.newest_checkpoint(options.output_dir)
@@ -65,8 +95,7 @@ def test_resuming_needs_a_run_and_a_checkpoint(options: RunOptions) -> None:
 
 
 def test_config_is_yaml_with_every_option(options: RunOptions) -> None:
-    run_folder.claim(options)
-    run_folder.write_config(options)
+    start(options)
     text = (options.output_dir / "config.yaml").read_text()
     assert text.startswith("# Resolved options of this PPO run\n")
     assert yaml.safe_load(text) == options.as_dict()
@@ -98,7 +127,7 @@ def test_numbers_that_are_none_are_not_written_as_json(tmp_path: Path) -> None:
 
 
 def test_a_resumed_log_drops_what_is_run_again(options: RunOptions) -> None:
-    run_folder.claim(options)
+    start(options)
     metrics, samples = options.output_dir / "metrics.jsonl", options.output_dir / "samples.jsonl"
     metrics.write_text("".join(f'{{"step": {step}}}\n' for step in (1, 2, 3, 4)))
     samples.write_text("".join(f'{{"step": {step}}}\n' for step in (0, 0, 2, 2)))

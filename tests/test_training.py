@@ -15,11 +15,13 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from ex2.errors import UserError
 from ex2.generation import Ask
 from ex2.launch import main
 from ex2.options import parse_options
+from ex2.policy import public_name
 from ex2.run_folder import read_jsonl
-from ex2.training import best_of
+from ex2.training import best_of, run
 
 ROOT = Path(__file__).resolve().parent.parent
 Arguments = Callable[..., list[str]]
@@ -119,6 +121,41 @@ def test_resumed_run_ends_in_the_same_weights(arguments: Arguments, trained_run:
     resumed, straight = load_file(folder / name), load_file(trained_run / name)
     assert resumed.keys() == straight.keys()
     assert all((resumed[key] == straight[key]).all() for key in resumed)
+
+
+def test_a_checkpoint_inside_a_rollout_is_not_resumed(arguments: Arguments, trained_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained_run, folder)
+    (folder / "checkpoint-4").rename(folder / "checkpoint-5")
+    with pytest.raises(UserError, match="checkpoint-5 lies inside a rollout of 2 updates"):
+        run(parse_options("ppo", arguments(folder, resume_from_checkpoint="true")))
+
+
+def test_a_longer_resumed_run_keeps_the_untrained_policys_texts(
+    arguments: Arguments, trained_run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained_run, folder)
+    before = (folder / "base_samples.jsonl").read_text()
+    run(parse_options("ppo", arguments(folder, resume_from_checkpoint="true", max_steps=6, best_of_n=5)))
+    assert (folder / "base_samples.jsonl").read_text() == before
+    assert len(read_jsonl(folder / "samples.jsonl")) == 24
+
+
+def test_one_class_trains_only_without_the_report(arguments: Arguments, class_folder: Path, tmp_path: Path) -> None:
+    first = sorted(path for path in class_folder.iterdir() if path.is_dir())[0]
+    shutil.copytree(first, tmp_path / "images" / first.name)
+    options = {"dataset": f"folder:{tmp_path / 'images'}", "save_strategy": "no"}
+    with pytest.raises(UserError, match=r"has one class: the intervals .* \(--before_after false\)"):
+        run(parse_options("ppo", arguments(tmp_path / "run", **options)))
+    assert not (tmp_path / "run").exists()
+    run(parse_options("ppo", arguments(tmp_path / "run", before_after=False, **options)))
+    assert (tmp_path / "run" / "adapter" / "adapter_config.json").is_file()
+
+
+def test_adapters_of_the_embedded_policy_name_its_hub_id() -> None:
+    assert public_name("smollm2") == public_name(None) == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert public_name("some/model") == "some/model"
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])

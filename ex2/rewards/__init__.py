@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ex2.errors import UserError
 from ex2.rewards.quality import QUALITY_REWARDS
 from ex2.rewards.scoring import RewardStats, TextScorer
 from ex2.rewards.similarity import SIMILARITY_REWARDS, similarity_reward
 
-__all__ = ["RewardStats", "TextScorer", "build_rewards", "check_reward_names", "list_rewards"]
+__all__ = ["RewardStats", "TextScorer", "build_rewards", "check_rewards", "list_rewards"]
 
 RewardFunction = Callable[..., list[float]]
 
@@ -27,8 +29,13 @@ def list_rewards() -> list[tuple[str, str]]:
     return [(name, (function.__doc__ or "").strip().splitlines()[0]) for name, function in named.items()]
 
 
-def check_reward_names(names: Sequence[str]) -> None:
-    """Raise UserError for an empty list, a name given twice, or a name that is neither built in nor `module:function`."""
+def check_rewards(names: Sequence[str], normalization: str = "scale") -> None:
+    """See whether rewards can be built, before anything is loaded.
+
+    Raises:
+        UserError: No name, a name given twice, one that is neither built in nor an importable `module:function`, or zscore
+            with another number of similarity rewards than one.
+    """
     if not names:
         raise UserError("reward_funcs is empty: name at least one reward, for example cosine.")
     known = [*SIMILARITY_REWARDS, *QUALITY_REWARDS]
@@ -41,6 +48,15 @@ def check_reward_names(names: Sequence[str]) -> None:
             )
         if name not in known and not all(part.isidentifier() for part in name.replace(":", ".", 1).split(".")):
             raise UserError(f"reward_funcs={name} is not of the form package.module:function.")
+    for name in names:
+        if ":" in name:
+            _import_reward(name)
+    similarity = [name for name in names if name in SIMILARITY_REWARDS]
+    if normalization == "zscore" and len(similarity) != 1:
+        raise UserError(
+            f"reward_normalization=zscore standardises one similarity reward, but reward_funcs has {len(similarity)}: "
+            f"name one of {', '.join(SIMILARITY_REWARDS)}."
+        )
     repeated = {name for name in names if list(names).count(name) > 1}
     if repeated:
         raise UserError(f"reward_funcs names {', '.join(sorted(repeated))} more than once.")
@@ -56,7 +72,7 @@ def build_rewards(
         scale: Multiplier of every similarity reward.
         stats: With statistics of the untrained policy (zscore), similarity rewards are standardised instead of scaled.
     """
-    check_reward_names(names)
+    check_rewards(names)
     functions: list[RewardFunction] = []
     for name in names:
         if name in SIMILARITY_REWARDS:
@@ -70,6 +86,8 @@ def build_rewards(
 
 def _import_reward(name: str) -> RewardFunction:
     module_name, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # a script in train/ would look for modules there, not where the user is
     try:
         function = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:

@@ -90,10 +90,12 @@ class PPOConfig(GRPOConfig):
         sampling: dict[str, tuple[Any, ...]] = {
             "top_k": (0, None), "top_p": (1.0,), "min_p": (None, 0.0), "repetition_penalty": (1.0,),
         }  # fmt: skip
+        extra = self.generation_kwargs if isinstance(self.generation_kwargs, dict) else {}
         for name, allowed in sampling.items():
-            if getattr(self, name) not in allowed:
+            value = extra.get(name, getattr(self, name))
+            if value not in allowed:
                 raise ValueError(
-                    f"{name}={getattr(self, name)} samples from another distribution than the one PPO trains, which "
+                    f"{name}={value} samples from another distribution than the one PPO trains, which "
                     f"makes the KL negative; leave it at {allowed[0]}."
                 )
         ranges = {

@@ -256,11 +256,12 @@ class PPOTrainer(ResumeInOrder, GRPOTrainer):
     # ---------------------------------------------------------------- guards
 
     def _guard(self, ok: Tensor, what: str, batch: dict[str, Any]) -> None:
-        if not ok:
+        # Decided by all processes together: one that stopped alone would leave the others waiting in their next reduction.
+        if self.accelerator.reduce((~ok).float(), reduction="sum") > 0:
             path = self._dump(batch)
             raise TrainingDiverged(
                 f"Training stops at step {self.state.global_step}: {what} is not finite. The samples of this step are in "
-                f"{path}; the last checkpoint is untouched. Lower learning_rate or raise beta."
+                f"{path}; earlier checkpoints are untouched. Lower learning_rate or raise beta."
             )
 
     def _dump(self, batch: dict[str, Any]) -> Path:

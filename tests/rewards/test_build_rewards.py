@@ -14,7 +14,7 @@ from trl import GRPOConfig, RLOOConfig
 
 from ex2.bank import ImageBank
 from ex2.errors import UserError
-from ex2.rewards import RewardStats, TextScorer, build_rewards, check_reward_names, list_rewards
+from ex2.rewards import RewardStats, TextScorer, build_rewards, check_rewards, list_rewards
 from ex2.rl.ppo_config import PPOConfig
 from ex2.training import TRAINERS
 from ex2.vlm import VLM
@@ -82,20 +82,32 @@ def test_rewards_of_one_step_encode_each_text_once(scorer: TextScorer) -> None:
 
 def test_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(UserError) as error:
-        check_reward_names(["cosin"])
+        check_rewards(["cosin"])
     assert str(error.value) == (
         "reward_funcs=cosin is not a reward. Did you mean cosine? Built in: cosine, centered, margin, log_softmax, "
         "no_repetition, whole_sentence; your own: package.module:function."
     )
     with pytest.raises(UserError, match=r"^reward_funcs=zzz is not a reward\. Built in: cosine,"):
-        check_reward_names(["zzz"])
+        check_rewards(["zzz"])
+
+
+def test_own_rewards_are_found_where_the_user_is(
+    scorer: TextScorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "reward_of_mine.py").write_text(
+        "def short(completions, **columns):\n    return [1.0 for _ in completions]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    (reward,) = build_rewards(["reward_of_mine:short"], scorer)
+    assert reward(completions=["a", "b"]) == [1.0, 1.0]
 
 
 def test_refuses_none_and_repeated() -> None:
     with pytest.raises(UserError, match=r"^reward_funcs is empty: name at least one reward, for example cosine\.$"):
-        check_reward_names([])
+        check_rewards([])
     with pytest.raises(UserError, match=r"^reward_funcs names cosine more than once\.$"):
-        check_reward_names(["cosine", "margin", "cosine"])
+        check_rewards(["cosine", "margin", "cosine"])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +126,7 @@ def test_failed_import_says_why(scorer: TextScorer, own_module: str, name: str, 
 @pytest.mark.parametrize("name", ["own_rewards:", ":shortness", ".own_rewards:shortness", "own rewards:f", "a:b:c"])
 def test_refuses_what_names_no_function(name: str) -> None:
     with pytest.raises(UserError, match=rf"^reward_funcs={name} is not of the form package\.module:function\.$"):
-        check_reward_names([name])
+        check_rewards([name])
 
 
 @pytest.mark.parametrize("name", ["own_rewards:number", "own_rewards:nameless"])

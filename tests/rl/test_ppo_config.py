@@ -45,6 +45,8 @@ def test_refuses_sampling_from_another_distribution(tmp_path: Path, name: str, v
     message = rf"^{name}={value} samples from another distribution .* makes the KL negative; leave it at {default}\.$"
     with pytest.raises(ValueError, match=message):
         config(tmp_path, **{name: value})
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, generation_kwargs={name: value})
 
 
 @pytest.mark.parametrize(

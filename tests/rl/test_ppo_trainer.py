@@ -432,8 +432,8 @@ def test_reward_that_is_not_finite_stops_training(make_trainer: MakeTrainer, tmp
     with pytest.raises(TrainingDiverged) as error:
         trainer.train()
     assert str(error.value) == (
-        f"Training stops at step 0: a reward or an advantage is not finite. The samples of this step are in {dump}; the "
-        "last checkpoint is untouched. Lower learning_rate or raise beta."
+        f"Training stops at step 0: a reward or an advantage is not finite. The samples of this step are in {dump}; "
+        "earlier checkpoints are untouched. Lower learning_rate or raise beta."
     )
     rows = read_dump(dump)
     assert len(rows) == 8
