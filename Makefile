@@ -7,9 +7,6 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 REQUIREMENTS := pyproject.toml constraints.txt requirements-embedded.txt
 
-# CPU threads sleep while they wait instead of spinning: much faster where cores are shared.
-export OMP_WAIT_POLICY ?= PASSIVE
-
 .PHONY: quickstart test check format clean help
 
 help:  ## Show this help.

@@ -38,10 +38,10 @@ def use_cores_well() -> None:
     """Set up OpenMP for CPU work; call it before torch is imported.
 
     `accelerate launch` sets OMP_NUM_THREADS to 1 for a CPU process, whether or not the user wants that; the process takes its
-    share of the cores instead (`taskset` limits them). Other launchers' settings stay. Waiting threads sleep rather than
-    spin: while another process uses a core, spinning makes every operation wait for a time slice (docs/architecture.md).
+    share of the cores instead (`taskset` limits them). Other launchers' settings stay. Waiting threads of GNU OpenMP
+    spin for a short time and then sleep: with its default, one busy neighbour slows everything down (docs/architecture.md).
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
     if by_accelerate:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
