@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for run, rows in samples.items()
     }
     print(f"{'sampled texts':>15}" + "".join(f"{run.name:>20}" for run in args.runs))
-    for start in range(0, max(map(len, samples.values())), args.block):
+    for start in range(0, max(map(len, samples.values())) - args.block + 1, args.block):
         cells = []
         for run in args.runs:
             block = [gain[run][split][start : start + args.block] for split in ("reward", "heldout")]
