@@ -12,7 +12,7 @@ REQUIREMENTS := pyproject.toml constraints.txt requirements-embedded.txt
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-quickstart: $(VENV)/.run  ## Set up, train the embedded job and report (about 12 minutes on 2 cores).
+quickstart: $(VENV)/.run  ## Set up, train the embedded job and report (11 minutes on 2 cores).
 	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		train/ppo_ex2.py --config configs/quickstart.yaml --overwrite true
 	@echo "Report: runs/quickstart/before_after.md, before_after.png, learning_curve.png"
