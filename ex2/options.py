@@ -154,7 +154,7 @@ def _defaults(given: set[str]) -> list[str]:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 natively: about twice as fast (benchmarks/RESULTS.md); elsewhere it is emulated."""
+    """Whether this processor multiplies bfloat16 natively: about twice as fast (benchmarks/RESULTS.md), else emulated."""
     path = Path("/proc/cpuinfo")
     flags = path.read_text(encoding="utf-8") if path.is_file() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags
