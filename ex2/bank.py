@@ -24,6 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ex2.data.images import SPLITS, LabelledImages, fingerprint_of
+from ex2.data.planted import PlantedImages, plant
 from ex2.data.selection import check_classes, choose_images, some_of
 from ex2.errors import UserError
 from ex2.files import write_atomically
@@ -171,7 +172,7 @@ def default_cache_dir() -> Path:
 
 def build_bank(
     vlm: VLM,
-    images: LabelledImages,
+    images: LabelledImages | PlantedImages,
     *,
     heldout_fraction: float = 0.5,
     seed: int = 0,
@@ -187,7 +188,8 @@ def build_bank(
 
     Args:
         vlm: Encodes the images; the bank does not keep it.
-        images: The labelled images, with splits of their own or without.
+        images: The labelled images, with splits of their own or without; or a planted set, whose sentences' embeddings
+            stand in for images, and which only ``seed`` matters for.
         heldout_fraction: Share of each class's images that is held out, in 0 ... 1 (at least one image on each
             side); only for sets without splits of their own.
         seed: Chooses the images, by their ids and not by their order; see `choose_images`.
@@ -202,6 +204,8 @@ def build_bank(
     """
     if batch_size < 1:
         raise UserError(f"batch_size: {batch_size} images make no batch; give 1 or more.")
+    if isinstance(images, PlantedImages):
+        return _planted_bank(vlm, images, seed)
     chosen = choose_images(images, heldout_fraction, seed, max_images_per_class)
     selection = fingerprint_of([vlm.fingerprint, *((c.image_id, c.label, c.split) for c in chosen)])
     key = fingerprint_of([_FORMAT, selection, images.fingerprint])
@@ -249,6 +253,23 @@ def build_bank(
             logger.warning("The image bank is not cached: files that could not be read may be readable later.")
         else:
             _write(path, key, bank)
+    return bank
+
+
+def _planted_bank(vlm: VLM, planted: PlantedImages, seed: int) -> ImageBank:
+    """The bank of a planted set; a few hundred short texts, so it is not cached."""
+    embeddings, labels, splits, image_ids = plant(planted, vlm, seed)
+    bank = ImageBank(
+        class_names=planted.class_names,
+        embeddings=embeddings,
+        labels=torch.tensor(labels),
+        split_ids=torch.tensor([SPLITS.index(split) for split in splits]),
+        image_ids=tuple(image_ids),
+        vlm_name=vlm.name,
+        vlm_fingerprint=vlm.fingerprint,
+        dataset=planted.name,
+    )
+    _check_embeddings(bank)
     return bank
 
 

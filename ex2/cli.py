@@ -16,7 +16,7 @@ from ex2.config import EX2Config, cache_folder
 from ex2.errors import UserError
 
 if TYPE_CHECKING:
-    from ex2.data import LabelledImages
+    from ex2.data import LabelledImages, PlantedImages
     from ex2.rewards.scoring import TextScorer
 
 _SPLITS = {"reward": ("reward",), "heldout": ("heldout",), "both": ("reward", "heldout")}
@@ -225,7 +225,7 @@ def _score(arguments: argparse.Namespace) -> None:
     print(format_scores(summary))
 
 
-def _chosen_classes(wanted: str | None, images: LabelledImages) -> list[str] | None:
+def _chosen_classes(wanted: str | None, images: LabelledImages | PlantedImages) -> list[str] | None:
     if wanted is None:
         return None
     names = [name.strip() for name in wanted.split(",") if name.strip()]
@@ -246,7 +246,11 @@ def _device(name: str) -> str:
 
 
 def _scorer(
-    arguments: argparse.Namespace, settings: dict[str, Any], vlm_spec: str, images: LabelledImages, device: str
+    arguments: argparse.Namespace,
+    settings: dict[str, Any],
+    vlm_spec: str,
+    images: LabelledImages | PlantedImages,
+    device: str,
 ) -> TextScorer:
     """The VLM and the bank of `images`; options on the command line win over a run's settings, those over defaults."""
     from ex2.bank import build_bank

@@ -23,12 +23,18 @@ from ex2.analysis.statistics import Interval, cluster_bootstrap_mean, paired_dif
 from ex2.errors import UserError
 from ex2.files import write_atomically
 
-SYSTEM_ORDER = ("class_name", "template", "base", "best_of_n", "aligned")
+SYSTEM_ORDER = (
+    "class_name", "template", "random_words", "base", "best_of_n", "scrambled", "swapped", "renamed", "aligned",
+)  # fmt: skip
 SPOKEN_NAMES = {
     "class_name": "the bare class name",
     "template": "the template",
     "base": "the base policy",
     "best_of_n": "best-of-n sampling",
+    "random_words": "the template with random words",
+    "scrambled": "its own texts with their words in random order",
+    "swapped": "its texts about other classes",
+    "renamed": "its texts about other classes with the name replaced",
 }
 IMAGE_SETS = ("reward", "heldout")
 
@@ -82,7 +88,7 @@ def summarise(
     """The report as a plain dict that goes into JSON as it is.
 
     Args:
-        systems: In any order, each once; ``base`` and ``aligned`` are needed, the others are compared where present.
+        systems: In any order, each once; ``aligned`` is needed, the others are compared where present.
         class_names: Names of all classes; ``class_ids`` index them.
         meta: Free facts about the run (VLM, dataset, model, seed, texts sampled, encodings spent, seconds ...).
         monitors: Training monitors, each ``{"first": number, "last": number}``.
@@ -95,12 +101,12 @@ def summarise(
         None.
 
     Raises:
-        ValueError: A system twice, or ``base`` or ``aligned`` absent.
+        ValueError: A system twice, or ``aligned`` absent.
         UserError: Fewer than two classes, a score that is not finite, a class id without a name.
     """
     by_name = {system.name: system for system in systems}
-    if len(by_name) != len(systems) or not {"base", "aligned"} <= set(by_name):
-        raise ValueError(f"need base and aligned, and each system once; got {[system.name for system in systems]}")
+    if len(by_name) != len(systems) or "aligned" not in by_name:
+        raise ValueError(f"need aligned, and each system once; got {[system.name for system in systems]}")
     options: dict[str, Any] = {"n_boot": n_boot, "level": level, "seed": seed}
     summary: dict[str, Any] = {}
     for name in SYSTEM_ORDER:
@@ -119,10 +125,10 @@ def summarise(
         }
         difference["distinct"] = summary["aligned"]["distinct"] - summary[name]["distinct"]
         summary[f"aligned_minus_{name}"] = difference
-    summary["intervals"] = {"level": level, "method": "percentile bootstrap over classes", "n_boot": n_boot}
+    summary["intervals"] = {"level": level, "method": "expanded percentile bootstrap over classes", "n_boot": n_boot}
     summary["intervals"]["seed"] = seed
     summary["meta"] = _plain(meta or {})
-    summary["examples"] = pick_examples(by_name["base"], aligned, class_names, seed=seed)
+    summary["examples"] = pick_examples(by_name["base"], aligned, class_names, seed=seed) if "base" in by_name else []
     summary["monitors"] = _plain(monitors or {})
     summary["warnings"] = find_warnings(summary)
     return summary
@@ -198,9 +204,14 @@ def find_warnings(summary: Mapping[str, Any]) -> list[str]:
     "Above" means that the whole interval of the paired difference lies above zero.
     """
     warnings = []
-    gain = summary["aligned_minus_base"]
-    reward_rose, heldout_rose = gain["reward"]["low"] > 0, gain["heldout"]["low"] > 0
-    if not reward_rose:
+    gain = summary.get("aligned_minus_base")
+    reward_rose, heldout_rose = (
+        gain is not None and gain["reward"]["low"] > 0,
+        gain is None or gain["heldout"]["low"] > 0,
+    )
+    if gain is None:
+        warnings.append("There are no texts of the untrained policy to compare with.")
+    elif not reward_rose:
         warnings.append(
             "Training did not raise the reward: the aligned policy does not beat the base policy on the reward images "
             f"{_in_words(summary, gain['reward'])}."
@@ -219,7 +230,8 @@ def find_warnings(summary: Mapping[str, Any]) -> list[str]:
                 f"The aligned policy does not beat {spoken} on held-out images "
                 f"{_in_words(summary, difference['heldout'])}{worse}."
             )
-    base, aligned = summary["base"], summary["aligned"]
+    aligned = summary["aligned"]
+    base = summary.get("base", aligned)
     if aligned["distinct"] < base["distinct"] / 2:
         warnings.append(
             f"The share of distinct texts fell from {base['distinct']:.3f} to {aligned['distinct']:.3f}, below half of "

@@ -28,6 +28,10 @@ SYSTEM_LABELS = {
     "template": "template",
     "base": "base policy",
     "best_of_n": "best of n",
+    "random_words": "random words",
+    "scrambled": "aligned, scrambled",
+    "swapped": "aligned, other class",
+    "renamed": "aligned, other class, renamed",
     "aligned": "aligned policy",
 }
 IMAGE_SET_STYLES = {"reward": ("reward images", BLUE, "o", -0.13), "heldout": ("held-out images", VERMILION, "s", 0.13)}

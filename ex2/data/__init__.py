@@ -5,13 +5,18 @@ from __future__ import annotations
 import difflib
 
 from ex2.data.images import LabelledImages
+from ex2.data.planted import PlantedImages
 from ex2.errors import UserError
 
-__all__ = ["LabelledImages", "list_datasets", "load_images"]
+__all__ = ["LabelledImages", "PlantedImages", "list_datasets", "load_images"]
 
 _FORMS = (
     ("pictograms", "the embedded pictograms of animals, plants and foods, with their own splits"),
     ("folder:DIR", "one sub-folder of images per class, DIR/CLASS/... ; the folder's name is the class name"),
+    (
+        "planted:KIND",
+        "a control without images: classes known to prefer visual, habitat, non_visual or spurious text, or random ones",
+    ),
 )
 
 
@@ -20,11 +25,12 @@ def list_datasets() -> list[tuple[str, str]]:
     return list(_FORMS)
 
 
-def load_images(spec: str) -> LabelledImages:
-    """The image set that ``spec`` names: ``pictograms`` or ``folder:DIR``.
+def load_images(spec: str) -> LabelledImages | PlantedImages:
+    """The image set that ``spec`` names: ``pictograms``, ``folder:DIR`` or ``planted:KIND``.
 
     Raises:
-        UserError: the spec is unknown, or the folder is missing or not laid out as one sub-folder per class.
+        UserError: the spec is unknown, the folder is missing or not laid out as one sub-folder per class, or the planted
+            kind is unknown.
     """
     scheme, colon, rest = spec.partition(":")
     if spec == "pictograms":
@@ -35,6 +41,10 @@ def load_images(spec: str) -> LabelledImages:
         from ex2.data.images import read_folder
 
         return read_folder(rest)
+    if scheme == "planted" and colon:
+        from ex2.data.planted import load_planted
+
+        return load_planted(rest)
     raise UserError(f"dataset: unknown image set {spec!r}.{_suggestion(spec)} Known: {_known()}.")
 
 
@@ -44,10 +54,12 @@ def _suggestion(spec: str) -> str:
     if spec and Path(spec).expanduser().is_dir():
         return f" It is a folder: write 'folder:{spec}'."
     scheme, colon, rest = spec.partition(":")
-    candidates = ["folder"] if colon else ["pictograms", "folder"]
+    candidates = ["folder", "planted"] if colon else ["pictograms", "folder", "planted"]
     nearest = difflib.get_close_matches(scheme.lower(), candidates, n=1, cutoff=0.6)
     if not nearest:
         return ""
+    if nearest[0] == "planted":
+        return f" Did you mean 'planted:{rest or 'visual'}'?"
     return " Did you mean 'pictograms'?" if nearest[0] == "pictograms" else f" Did you mean 'folder:{rest or 'DIR'}'?"
 
 

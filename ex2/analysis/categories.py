@@ -1,0 +1,179 @@
+"""What a description talks about: categories, attribute tags, clauses, and the protocol of the judges that tell them apart.
+
+A judge looks at clauses; what a whole text is about follows from its clauses by one rule that all judges share
+(`of_text`). The definitions that people and judges work by are in docs/categories.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ex2.errors import UserError
+
+CATEGORIES = ("visual", "habitat", "non_visual", "spurious")
+"""Order of the probabilities that judges give; the first three are informative, the last is not."""
+
+INFORMATIVE = CATEGORIES[:3]
+
+TAGS: dict[str, tuple[str, ...]] = {
+    "visual": ("colour", "shape", "size", "texture", "pattern", "part", "material"),
+    "habitat": ("place", "climate", "origin"),
+    "non_visual": (
+        "behaviour", "diet", "sound", "taste_smell", "use", "history", "name", "symbolism", "kind", "character",
+        "performance", "life_cycle",
+    ),
+    "spurious": ("boilerplate", "photo_page", "repetition", "praise", "chatter"),
+}  # fmt: skip
+"""Attribute tags of each category."""
+
+ALL_TAGS = tuple(tag for tags in TAGS.values() for tag in tags)
+
+ABSTAIN_BELOW = 0.5
+"""A judgement whose most likely category has a lower probability than this counts as unsure (category None)."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One description cut into clauses, and the class it is about."""
+
+    class_name: str
+    clauses: tuple[str, ...]
+
+    @classmethod
+    def of(cls, class_name: str, text: str) -> Passage:
+        """The passage that `text` about `class_name` is."""
+        return cls(class_name, split_clauses(text))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one clause or text is about.
+
+    Attributes:
+        probabilities: Probability of each category, in the order of `CATEGORIES`; they sum to 1.
+        tags: Attribute tags, in the order of `ALL_TAGS`.
+    """
+
+    probabilities: tuple[float, float, float, float]
+    tags: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> str:
+        """The most likely category."""
+        return CATEGORIES[max(range(len(CATEGORIES)), key=self.probabilities.__getitem__)]
+
+    @property
+    def probability(self) -> float:
+        """Probability of the most likely category."""
+        return max(self.probabilities)
+
+    @property
+    def category(self) -> str | None:
+        """The most likely category, None where the judge is unsure (`ABSTAIN_BELOW`)."""
+        return self.best if self.probability >= ABSTAIN_BELOW else None
+
+
+class Judge(Protocol):
+    """Tells what clauses are about.
+
+    Attributes:
+        name: Its spec, e.g. ``local`` or ``openai:gpt-4o-mini``; records and reports name it.
+    """
+
+    name: str
+
+    def judge(self, passages: Sequence[Passage], *, progress: bool = True) -> list[tuple[Judgement, ...]]:
+        """For each passage the judgements of its clauses, in their order."""
+        ...
+
+
+def of_text(clauses: Sequence[Judgement]) -> Judgement:
+    """What a whole text is about, given its clauses.
+
+    A text is spurious as far as its least spurious clause is: one informative clause makes it informative. The rest of
+    the probability goes to the informative categories in proportion to what the clauses give them. Tags are the union.
+    """
+    assert clauses, "a text has at least one clause"
+    spurious = min(clause.probabilities[3] for clause in clauses)
+    sums = [sum(clause.probabilities[i] for clause in clauses) for i in range(3)]
+    total = sum(sums)
+    shares = [value / total if total > 0 else 1 / 3 for value in sums]
+    probabilities = tuple((1 - spurious) * share for share in shares)
+    found = {tag for clause in clauses for tag in clause.tags}
+    return Judgement((*probabilities, spurious), tuple(tag for tag in ALL_TAGS if tag in found))  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- clauses
+
+_SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|(?<=[.!?;][\"')\]])\s+|\s+(?=[-–—]+\s)")
+_STARTS = (
+    r"which|who|whose|where|while|whereas|although|though|but|because|since|so|and|with|without|making|giving|known|found|"
+    r"native|used|often|usually|typically|commonly|it|its|it's|they|their|he|she|this|these|that|features?|featuring|has|"
+    r"having|is|are|lives?|living|grows?|growing|can|originally|located|covered|characterized|characterised"
+)
+# A comma ends a clause only where what follows can stand as one: "tall, green leaves" stays whole.
+_COMMA = re.compile(rf"(?<=,)\s+(?=(?:{_STARTS})\b)", re.IGNORECASE)
+_CONJUNCTION = re.compile(
+    r"\s+(?=(?:and|but|while|whereas|because|although)\s+(?:it|its|they|their|is|are|has|have|can|lives?|grows?|feeds?|eats?|"
+    r"often|usually|typically|known|found|native|used|with)\b|which\b|where\b|that\s+(?:is|are|has|have|can|lives?|grows?)\b|"
+    r"with\s+(?:a|an|its|their|two|four|six|eight|long|short|large|small|big|bright|dark)\b)",
+    re.IGNORECASE,
+)
+_ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|etc|vs|approx|St|Mr|Mrs|Dr|No|Inc|Co|Ltd)\.$", re.IGNORECASE)
+_SHORTEST = 2  # words; a shorter piece goes to its neighbour
+
+
+def split_clauses(text: str) -> tuple[str, ...]:
+    """Cut a text into clauses: sentences, and within them the parts that say a thing of their own.
+
+    Rules, not a parser: cheap, the same for every judge, and good enough to tell "with orange fur" from "that lives in
+    Siberia". Joined by blanks the clauses are the text again, white space collapsed.
+    """
+    pieces: list[str] = []
+    for sentence in _sentences(text):
+        for part in _COMMA.split(sentence):
+            pieces += [piece for piece in _CONJUNCTION.split(part) if piece.strip()]
+    clauses: list[str] = []
+    for piece in pieces:
+        piece = piece.strip()
+        if clauses and (len(piece.split()) < _SHORTEST or len(clauses[-1].split()) < _SHORTEST):
+            clauses[-1] = f"{clauses[-1]} {piece}"
+        else:
+            clauses.append(piece)
+    return tuple(clauses) or (" ".join(text.split()),)
+
+
+def _sentences(text: str) -> list[str]:
+    sentences: list[str] = []
+    for piece in _SENTENCE_END.split(" ".join(text.split())):
+        if sentences and _ABBREVIATION.search(sentences[-1]):
+            sentences[-1] = f"{sentences[-1]} {piece}"
+        else:
+            sentences.append(piece)
+    return [sentence for sentence in sentences if sentence and sentence.strip()]
+
+
+def strip_name(text: str, class_name: str, stand_in: str = "it") -> str:
+    """`text` without the name of its class: plural and article go with it, letters' case does not matter.
+
+    Where nothing else is left, the stand-in alone remains.
+    """
+    words = r"[\s\-]+".join(re.escape(word) for word in class_name.split())
+    name = re.compile(rf"(?<!\w)(?:(?:an?|the)\s+)?{words}(?:'s|e?s)?(?!\w)", re.IGNORECASE)
+    return " ".join(name.sub(stand_in, text).split()) or stand_in
+
+
+def check_category(value: object, where: str) -> str:
+    """`value` if it is a category; else a UserError that starts with `where`."""
+    if value not in CATEGORIES:
+        raise UserError(f"{where}: category {value!r} is none of {', '.join(CATEGORIES)}")
+    return str(value)
+
+
+def tags_by_category(tags: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    """Tags sorted into the categories that they belong to; categories without any are left out."""
+    sorted_in = {category: tuple(tag for tag in own if tag in tags) for category, own in TAGS.items()}
+    return {category: found for category, found in sorted_in.items() if found}

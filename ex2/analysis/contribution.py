@@ -1,0 +1,222 @@
+"""Contribution tests: not only what descriptions say, but what it adds to the similarity with held-out images.
+
+Text by text and clause by clause, each test changes one thing and keeps the rest:
+
+    gain            the description against the plain template of its class
+    specificity     the right class against the mean of the wrong classes
+    stripped        specificity of the description without the name of its class
+    shuffle_drop    the description against itself with its clauses in other order (position is a known confound)
+    clause_drop     the description against itself without one clause
+    added           the class name with one clause against the class name alone; names and word order are equal for all
+                    clauses, so this compares what clauses of different categories are worth
+
+All numbers are differences of mean cosines with the images of a class. Text encoder passes are shared: every distinct text is
+encoded once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ex2.analysis.categories import Passage, strip_name
+from ex2.questions import TEMPLATE
+from ex2.rewards.scoring import TextScorer
+
+TEXT_TESTS = ("gain", "specificity", "stripped", "shuffle_drop")
+CLAUSE_TESTS = ("clause_drop", "added")
+
+Array = NDArray[np.float64]
+_CHUNK = 2048  # texts between two steps of the progress bar
+
+
+class Similarity:
+    """Mean cosines of many texts with the images of their class and of the other classes, each text encoded once.
+
+    Args:
+        scorer: VLM and bank.
+        split: Images to compare with.
+    """
+
+    def __init__(self, scorer: TextScorer, split: str = "heldout") -> None:
+        self._scorer = scorer
+        prototypes = scorer.bank.prototypes_of(split)
+        self._classes = len(prototypes)
+        self._prototypes = prototypes
+        self._sum = prototypes.sum(dim=0)
+        self._row: dict[str, int] = {}
+        self._embeddings = torch.empty(0, prototypes.shape[1], device=prototypes.device)
+
+    def encode(self, texts: Sequence[str], *, progress: bool = False, desc: str = "encoding texts") -> None:
+        """Encode those of `texts` that are new."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._row]
+        # Long texts beside long ones: the least padding.
+        new.sort(key=len)
+        parts = [self._embeddings]
+        with tqdm(total=len(new), desc=desc, unit="text", disable=not progress) as bar:
+            for start in range(0, len(new), _CHUNK):
+                chunk = new[start : start + _CHUNK]
+                parts.append(self._scorer.embed(chunk))
+                bar.update(len(chunk))
+        for text in new:
+            self._row[text] = len(self._row)
+        self._embeddings = torch.cat(parts)
+
+    def embeddings(self, texts: Sequence[str]) -> torch.Tensor:
+        """Unit embeddings (N, D) of N texts."""
+        self.encode(texts)
+        return self._embeddings[[self._row[text] for text in texts]]
+
+    def own(self, texts: Sequence[str], class_ids: Sequence[int]) -> Array:
+        """Mean cosine (N,) of each text with the images of its class."""
+        ids = torch.as_tensor(class_ids, dtype=torch.long, device=self._prototypes.device)
+        return _numpy((self.embeddings(texts) * self._prototypes[ids]).sum(dim=1))
+
+    def others(self, texts: Sequence[str], class_ids: Sequence[int]) -> Array:
+        """Mean cosine (N,) of each text with the images of the other classes; NaN where there are none."""
+        if self._classes < 2:
+            return np.full(len(texts), np.nan)
+        total = _numpy(self.embeddings(texts) @ self._sum)
+        return (total - self.own(texts, class_ids)) / (self._classes - 1)
+
+
+def _numpy(values: torch.Tensor) -> Array:
+    return values.double().cpu().numpy()
+
+
+def framed(class_name: str, clause: str = "") -> str:
+    """The class name with one clause in the same form for every clause: ``tiger: it has orange fur.``"""
+    rest = strip_name(clause, class_name).strip(" .,;:!?-–—") if clause else ""
+    return f"{class_name}: {rest}." if rest else f"{class_name}."
+
+
+def text_tests(similarity: Similarity, passages: Sequence[Passage], class_ids: Sequence[int]) -> dict[str, Array]:
+    """The tests of whole descriptions: for each name in `TEXT_TESTS`, and ``cosine``, an array (N,).
+
+    `shuffle_drop` is NaN for descriptions of one clause.
+    """
+    texts = [" ".join(passage.clauses) for passage in passages]
+    templates = [TEMPLATE.replace("{}", passage.class_name) for passage in passages]
+    stripped = [strip_name(text, passage.class_name) for text, passage in zip(texts, passages, strict=True)]
+    turned = [reordered(passage.clauses) for passage in passages]
+    own = similarity.own(texts, class_ids)
+    single = np.array([len(passage.clauses) < 2 for passage in passages])
+    return {
+        "cosine": own,
+        "gain": own - similarity.own(templates, class_ids),
+        "specificity": own - similarity.others(texts, class_ids),
+        "stripped": similarity.own(stripped, class_ids) - similarity.others(stripped, class_ids),
+        "shuffle_drop": np.where(single, np.nan, own - similarity.own(turned, class_ids)),
+    }
+
+
+def clause_tests(similarity: Similarity, passages: Sequence[Passage], class_ids: Sequence[int]) -> dict[str, Array]:
+    """The tests of clauses, passage by passage and clause by clause: for each name in `CLAUSE_TESTS` an array (M,).
+
+    `clause_drop` is NaN for the only clause of a description.
+    """
+    ids = [class_id for passage, class_id in zip(passages, class_ids, strict=True) for _ in passage.clauses]
+    whole = [" ".join(passage.clauses) for passage in passages for _ in passage.clauses]
+    without = [_without(passage.clauses, i) for passage in passages for i in range(len(passage.clauses))]
+    single = np.array([len(passage.clauses) < 2 for passage in passages for _ in passage.clauses])
+    named = [framed(passage.class_name) for passage in passages for _ in passage.clauses]
+    clauses = [framed(passage.class_name, clause) for passage in passages for clause in passage.clauses]
+    return {
+        "clause_drop": np.where(single, np.nan, similarity.own(whole, ids) - similarity.own(without, ids)),
+        "added": similarity.own(clauses, ids) - similarity.own(named, ids),
+    }
+
+
+def all_texts(passages: Sequence[Passage]) -> list[str]:
+    """Every text that the tests of `passages` compare: encode them at once, with one progress bar."""
+    texts: list[str] = []
+    for passage in passages:
+        whole = " ".join(passage.clauses)
+        texts += [whole, strip_name(whole, passage.class_name), reordered(passage.clauses), framed(passage.class_name)]
+        texts += [_without(passage.clauses, i) for i in range(len(passage.clauses))]
+        texts += [framed(passage.class_name, clause) for clause in passage.clauses]
+        texts.append(TEMPLATE.replace("{}", passage.class_name))
+    return texts
+
+
+def _without(clauses: Sequence[str], i: int) -> str:
+    """The text without clause i; the text itself where nothing would be left (its tests are NaN)."""
+    return " ".join(clauses[:i] + clauses[i + 1 :]) if len(clauses) > 1 else clauses[0]  # type: ignore[operator]
+
+
+def reordered(clauses: Sequence[str]) -> str:
+    """The clauses in another order, the same one at every call; as they are where there is only one."""
+    order = list(range(len(clauses)))
+    while len(clauses) > 1 and order == sorted(order):
+        random.Random(f"{len(clauses)}:{clauses[0]}").shuffle(order)
+        if order == sorted(order):
+            order.reverse()
+    return " ".join(clauses[i] for i in order)
+
+
+def scrambled(text: str, seed: int) -> str:
+    """The words of a text in random order."""
+    words = text.split()
+    random.Random(f"{seed}:{text}").shuffle(words)
+    return " ".join(words)
+
+
+def random_words(class_names: Sequence[str], pool: Sequence[str], per_class: int, seed: int) -> list[tuple[int, str]]:
+    """Class id and text, `per_class` texts a class: the template with two random words of the descriptions.
+
+    WaffleCLIP's control (Roth et al. 2023, arXiv:2306.07282): where it does as well, what the descriptions say does not matter.
+    """
+    words = sorted({word.strip(".,;:!?\"'()").casefold() for text in pool for word in text.split()} - {""})
+    generator = random.Random(seed)
+    return [
+        (class_id, f"{TEMPLATE.replace('{}', name)}, which has {generator.choice(words)}, {generator.choice(words)}.")
+        for class_id, name in enumerate(class_names)
+        for _ in range(per_class)
+    ]
+
+
+def swapped(class_ids: Sequence[int], class_names: Sequence[str], seed: int) -> list[int]:
+    """For each text the id of another class that it is tried on: one random cyclic order of the classes that occur."""
+    classes = sorted(set(class_ids))
+    random.Random(seed).shuffle(classes)
+    following = dict(zip(classes, classes[1:] + classes[:1], strict=True))
+    return [following[class_id] for class_id in class_ids]
+
+
+def renamed(text: str, old: str, new: str) -> str:
+    """A text with the name of its class replaced by another."""
+    return strip_name(text, old, stand_in=new)
+
+
+def zero_shot_by_class(class_vectors: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> Array:
+    """Share of each class's images that are nearest to their own class's vector, (C,).
+
+    Args:
+        class_vectors: Unit rows (C, D).
+        images: Unit rows (N, D).
+        labels: Class ids (N,).
+    """
+    right = ((images @ class_vectors.T).argmax(dim=1) == labels).double()
+    counts = torch.bincount(labels, minlength=len(class_vectors))
+    sums = torch.zeros(len(class_vectors), dtype=torch.double, device=labels.device).index_add_(0, labels, right)
+    return (sums / counts).cpu().numpy()
+
+
+def class_vectors(templates: torch.Tensor, texts: torch.Tensor, class_ids: Sequence[int]) -> torch.Tensor:
+    """Unit rows (C, D): the normalised mean of each class's text embeddings, its template's where it has no texts.
+
+    Args:
+        templates: Unit rows (C, D).
+        texts: Unit rows (N, D).
+        class_ids: Class of each text.
+    """
+    ids = torch.as_tensor(class_ids, dtype=torch.long, device=texts.device)
+    sums = torch.zeros_like(templates).index_add_(0, ids, texts)
+    has_texts = torch.bincount(ids, minlength=len(templates)) > 0
+    vectors = torch.where(has_texts.unsqueeze(1), sums, templates)
+    return torch.nn.functional.normalize(vectors, dim=1)

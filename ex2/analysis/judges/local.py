@@ -1,0 +1,134 @@
+"""The local judge: a linear head on the embedded sentence encoder, offline and fast.
+
+MiniLM-L6 (the text tower of the embedded VLM) reads each clause with the name of its class replaced by "it", so that the judge
+cannot guess by the class. The head sees the mean over words of the last four hidden layers: lower layers keep the words
+apart that the sentence embedding merges. The head is a logistic regression on the labelled sentences in
+ex2/assets/judge/train.jsonl, its temperature is fitted to predictions on domains it had not seen; `python -m tools.build_judge`
+builds and evaluates it, docs/judge.md has the result.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ex2.analysis.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, strip_name
+from ex2.errors import UserError
+from ex2.vlm.pictogram import text_tower_folder
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets" / "judge"
+HEAD = ASSETS / "head.safetensors"
+WORDS = ASSETS / "attribute_words.json"
+"""Words (regular expressions) that name a visual attribute outright; a few hundred sentences teach the head too few of them."""
+
+LAYERS = (3, 4, 5, 6)
+"""Hidden layers of the encoder that the head sees; 0 is the embedding, 6 the last."""
+
+_TAG_FROM = 0.5  # probability from which an attribute tag is given
+_CATEGORY_FROM = (
+    0.2  # probability of its category below which a tag is not given: "green valleys" is no colour of the thing
+)
+_LONGEST = 96  # tokens of a clause that are read
+_BATCH = 128
+
+
+class SentenceFeatures:
+    """Turns sentences into what the judge's head reads.
+
+    Raises:
+        UserError: The package with the encoder is not installed.
+    """
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        from transformers import AutoTokenizer, BertConfig, BertModel
+
+        folder = text_tower_folder()
+        self.device = torch.device(device)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        encoder = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
+        unused = ("pooler.", "embeddings.position_ids")
+        weights = {
+            name: value
+            for name, value in load_file(folder / "model.safetensors").items()
+            if not name.startswith(unused)
+        }
+        encoder.load_state_dict(weights)
+        self._encoder = encoder.eval().requires_grad_(False).to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str], *, progress: bool = False) -> Tensor:
+        """Features (N, layers x 384) of N texts: the mean over tokens of each layer, each a unit vector; on the CPU."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of one length need the least padding
+        rows = torch.empty(len(texts), len(LAYERS) * self._encoder.config.hidden_size)
+        with tqdm(total=len(texts), desc="judging", unit="clause", disable=not progress) as bar:
+            for start in range(0, len(order), _BATCH):
+                chosen = order[start : start + _BATCH]
+                inputs = self._tokenizer(
+                    [texts[i] for i in chosen], padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt"
+                ).to(self.device)
+                hidden = self._encoder(**inputs, output_hidden_states=True).hidden_states
+                mask = inputs["attention_mask"].unsqueeze(-1).float()
+                means = [(hidden[layer] * mask).sum(dim=1) / mask.sum(dim=1) for layer in LAYERS]
+                features = torch.cat([torch.nn.functional.normalize(mean, dim=1) for mean in means], dim=1)
+                rows[chosen] = features.float().cpu()
+                bar.update(len(chosen))
+        return rows
+
+
+class LocalJudge:
+    """Judges clauses with the embedded encoder and the head in ex2/assets/judge."""
+
+    name = "local"
+
+    def __init__(self, features: SentenceFeatures, head: dict[str, Tensor]) -> None:
+        self._features = features
+        self._head = head
+        words = json.loads(WORDS.read_text(encoding="utf-8"))
+        self._named = {tag: re.compile(rf"\b(?:{'|'.join(own)})\b", re.IGNORECASE) for tag, own in words.items()}
+
+    @classmethod
+    def load(cls, device: str | torch.device = "cpu") -> LocalJudge:
+        """The judge as EX2 ships it.
+
+        Raises:
+            UserError: The package with the encoder is not installed, or the head is missing.
+        """
+        if not HEAD.is_file():
+            raise UserError(f"judge local: {HEAD} is missing; reinstall EX2.")
+        return cls(SentenceFeatures(device), load_file(HEAD))
+
+    def judge(self, passages: Sequence[Passage], *, progress: bool = True) -> list[tuple[Judgement, ...]]:
+        """For each passage the judgements of its clauses, in their order; equal clauses are read once."""
+        masked = [[_masked(clause, passage.class_name) for clause in passage.clauses] for passage in passages]
+        index = {text: i for i, text in enumerate(dict.fromkeys(text for texts in masked for text in texts))}
+        features = self._features(list(index), progress=progress)
+        probabilities = (features @ self._head["weight"] + self._head["bias"]).softmax(dim=1).tolist()
+        tags = (features @ self._head["tag_weight"] + self._head["tag_bias"]).sigmoid().tolist()
+        judged = [
+            Judgement(tuple(row), self._tags(text, row, own))
+            for text, row, own in zip(index, probabilities, tags, strict=True)
+        ]
+        return [tuple(judged[index[text]] for text in texts) for texts in masked]
+
+    def _tags(self, text: str, probabilities: Sequence[float], tag_probabilities: Sequence[float]) -> tuple[str, ...]:
+        """Tags that the head finds or that a word names, of categories that are likely enough."""
+        likely = {
+            tag for name, p in zip(CATEGORIES, probabilities, strict=True) if p >= _CATEGORY_FROM for tag in TAGS[name]
+        }
+        return tuple(
+            tag
+            for tag, p in zip(ALL_TAGS, tag_probabilities, strict=True)
+            if tag in likely and (p >= _TAG_FROM or (tag in self._named and self._named[tag].search(text)))
+        )
+
+
+def _masked(clause: str, class_name: str) -> str:
+    return strip_name(clause, class_name).strip("-–— ")

@@ -1,0 +1,101 @@
+"""Planted preferences: image sets without images, whose classes are known to prefer one kind of attribute.
+
+The positive control of EX2 as a measuring instrument. For each class, the text embeddings of sentences of one category, with
+noise, stand in for images: whoever describes the class in that category's terms comes closest. What EX2 then reports
+must be what was planted. `planted:random` is the negative control: each class is a random direction, and no kind of
+attribute may be reported as preferred.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ex2.analysis.categories import CATEGORIES
+from ex2.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ex2.vlm.base import VLM
+
+SENTENCES = Path(__file__).resolve().parent.parent / "assets" / "planted" / "sentences.jsonl"
+KINDS = (*CATEGORIES, "random")
+
+COPIES = 8
+"""Noisy copies of a sentence: so many images it stands in for."""
+
+NOISE = 0.5
+"""Length of the noise added to a unit embedding, before the sum is made a unit vector again."""
+
+
+@dataclass(frozen=True)
+class PlantedImages:
+    """Sentences of C classes in place of images.
+
+    Attributes:
+        name: The spec, e.g. ``planted:habitat``.
+        class_names: C names.
+        kind: The planted category, or ``random``.
+        sentences: For each class its sentences of that category; for ``random`` only their number counts.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    kind: str
+    sentences: tuple[tuple[str, ...], ...]
+
+
+def load_planted(kind: str) -> PlantedImages:
+    """The set ``planted:KIND``.
+
+    Raises:
+        UserError: KIND is neither a category nor ``random``.
+    """
+    if kind not in KINDS:
+        nearest = difflib.get_close_matches(kind, KINDS, n=1)
+        hint = f" Did you mean 'planted:{nearest[0]}'?" if nearest else ""
+        raise UserError(f"dataset 'planted:{kind}': the planted kind must be one of {', '.join(KINDS)}.{hint}")
+    rows = [json.loads(line) for line in SENTENCES.read_text(encoding="utf-8").splitlines()]
+    class_names = tuple(sorted({row["class_name"] for row in rows}))
+    wanted = CATEGORIES[0] if kind == "random" else kind
+    sentences = tuple(
+        tuple(row["text"] for row in rows if row["class_name"] == name and row["category"] == wanted)
+        for name in class_names
+    )
+    return PlantedImages(f"planted:{kind}", class_names, kind, sentences)
+
+
+def plant(planted: PlantedImages, vlm: VLM, seed: int) -> tuple[torch.Tensor, list[int], list[str], list[str]]:
+    """Embeddings of the images that the sentences stand in for.
+
+    Each class's sentences are shuffled by `seed`; the first half is for the reward, the second half is held out, so that
+    no sentence is on both sides. The noise is drawn from the same seed.
+
+    Returns:
+        Unit rows ``(N, D)`` on the CPU, grouped by class; class id, split and id of each row.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    texts, labels, splits, ids = [], [], [], []
+    for class_id, (name, own) in enumerate(zip(planted.class_names, planted.sentences, strict=True)):
+        order = torch.randperm(len(own), generator=generator).tolist()
+        for place, position in enumerate(order):
+            for copy in range(COPIES):
+                texts.append(own[position])
+                labels.append(class_id)
+                splits.append("reward" if place < len(own) // 2 else "heldout")
+                ids.append(f"{name}/{position}-{copy}")
+    if planted.kind == "random":
+        centres = torch.randn(len(planted.class_names), vlm.dim, generator=generator)
+        clean = torch.nn.functional.normalize(centres, dim=1)[labels]
+    else:
+        index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        clean = vlm.encode_texts(list(index)).cpu()[[index[text] for text in texts]]
+    noise = torch.randn(clean.shape, generator=generator)
+    noisy = clean + NOISE * torch.nn.functional.normalize(noise, dim=1)
+    return torch.nn.functional.normalize(noisy, dim=1), labels, splits, ids
