@@ -27,6 +27,8 @@ from ex2.questions import build_prompt, load_questions, wants_chat
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from ex2.generation_vllm import VLLMGenerator
+
 
 _LOADING = ("dtype", "model_revision", "attn_implementation", "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type")
 """Options of a run that decide which weights are loaded, and how."""
@@ -162,6 +164,36 @@ class PolicySource:
     def temperature(self) -> float:
         return float(self.settings.get("temperature", 1.0))
 
+    def _base_path(self, cache_dir: str | None) -> str:
+        """Folder or hub id of the base model's weights."""
+        if self.adapter is None:
+            return resolve_model(self.name, cache_dir, option="RUN_OR_MODEL")
+        base = self.settings.get("model_name_or_path") or _base_of_adapter(self.adapter)
+        return resolve_model(base, cache_dir)
+
+    def load_vllm(self, *, cache_dir: str | None = None) -> VLLMGenerator:
+        """The policy in a vLLM engine.
+
+        Raises:
+            UserError: vLLM is not installed, or a model that cannot be found.
+        """
+        from ex2.generation_vllm import VLLMGenerator, require_vllm
+
+        require_vllm()
+        path = self._base_path(cache_dir)
+        tokenizer = load_tokenizer(path, self.settings.get("model_revision", "main"))
+        defaults = EX2Config()
+        return VLLMGenerator.load(
+            path,
+            self.adapter,
+            self.settings,
+            tokenizer=tokenizer,
+            chat=wants_chat(self.settings.get("prompt_format", defaults.prompt_format), tokenizer),
+            system_prompt=self.settings.get("system_prompt", defaults.system_prompt),
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+        )
+
     def load(self, *, cache_dir: str | None = None, device: str = "cpu") -> TextGenerator:
         """Load weights and tokenizer.
 
@@ -170,11 +202,7 @@ class PolicySource:
         """
         from trl import ModelConfig
 
-        if self.adapter is None:
-            path = resolve_model(self.name, cache_dir, option="RUN_OR_MODEL")
-        else:
-            base = self.settings.get("model_name_or_path") or _base_of_adapter(self.adapter)
-            path = resolve_model(base, cache_dir)
+        path = self._base_path(cache_dir)
         model: Any = load_policy(ModelConfig(**{k: self.settings[k] for k in _LOADING if k in self.settings}), path)
         if self.adapter is not None:
             model = load_adapter(model, str(self.adapter))
@@ -196,7 +224,8 @@ def find_policy(source: str, overrides: dict[str, Any] | None = None) -> PolicyS
     """A run folder, a PEFT adapter, or a plain LLM (folder, hub id, or `smollm2`), without loading it.
 
     A run folder brings its own base model, prompt format, questions, length and temperature, an adapter those of the run
-    that it lies in; everything else takes EX2's defaults. `overrides` (option names as in training, None: not given) win.
+    that it lies in; everything else takes EX2's defaults, and the questions of a study. `overrides` (option names as in
+    training, None: not given) win.
 
     Raises:
         UserError: A run without adapter (not finished), or unknown questions.
@@ -219,7 +248,7 @@ def find_policy(source: str, overrides: dict[str, Any] | None = None) -> PolicyS
         name=str(folder) if folder.is_dir() else source,
         settings=settings,
         adapter=adapter,
-        questions=load_questions(settings.get("questions", EX2Config().questions)),
+        questions=load_questions(settings.get("questions", "study")),
         fingerprint="" if adapter is None else _digest(adapter),
     )
 

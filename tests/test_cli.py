@@ -60,7 +60,8 @@ def test_generate_from_an_adapter_a_checkpoint_and_a_plain_model(
     line = ["--dataset", f"folder:{class_folder}", "--max_new_tokens", "8", "--classes", "cat", "--split", "reward"]
     _generate(tiny_llm, tmp_path / "plain", *line)
     plain = read_descriptions(tmp_path / "plain")
-    assert len(plain) == 8
+    assert {record.question for record in plain} == set(QUESTION_SETS["study"])
+    assert len(plain) == 25
     assert plain[0].scores == {}
     _generate(tiny_llm, tmp_path / "scored", *line, "--vlm", "pictogram")
     scored = read_descriptions(tmp_path / "scored")

@@ -1,6 +1,6 @@
 """How well a judge agrees with labels, or two judges with each other: accuracy, F1, Cohen's kappa, calibration.
 
-Intervals are percentile bootstrap intervals over clusters (classes), like all of EX2's. Plain numpy.
+Intervals are expanded percentile bootstrap intervals over clusters (classes), like all of EX2's; one class has none (NaN).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ex2.analysis.categories import CATEGORIES
-from ex2.analysis.statistics import Interval
+from ex2.analysis.statistics import Interval, expanded_tail
 from ex2.errors import UserError
 
 UNSURE = "unsure"
@@ -48,8 +48,15 @@ class Agreement:
     calibration_error: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
+        """Ready for JSON: what is not known (F1 of a category that never occurs) is None."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    """A copy with None for NaN."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def cohens_kappa(counts: NDArray[np.float64]) -> float:
@@ -103,7 +110,10 @@ def agreement(
     resampled = np.tensordot(draws, tables, axes=1)
 
     def interval(value: Any) -> Interval:
-        low, high = np.quantile([value(table) for table in resampled], [0.025, 0.975])
+        if len(tables) < 2:
+            return Interval(float(value(counts)), np.nan, np.nan)
+        tail = expanded_tail(len(tables))
+        low, high = np.quantile([value(table) for table in resampled], [tail, 1 - tail])
         return Interval(float(value(counts)), float(low), float(high))
 
     confidence = None

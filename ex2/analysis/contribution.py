@@ -150,13 +150,17 @@ def _without(clauses: Sequence[str], i: int) -> str:
 
 
 def reordered(clauses: Sequence[str]) -> str:
-    """The clauses in another order, the same one at every call; as they are where there is only one."""
-    order = list(range(len(clauses)))
-    while len(clauses) > 1 and order == sorted(order):
-        random.Random(f"{len(clauses)}:{clauses[0]}").shuffle(order)
-        if order == sorted(order):
-            order.reverse()
-    return " ".join(clauses[i] for i in order)
+    """The clauses in another order, the same one at every call; as they are where there is only one, or all are equal."""
+    given = list(clauses)
+    turned = given.copy()
+    if turned:
+        random.Random(f"{len(turned)}:{turned[0]}").shuffle(turned)
+    # Clauses may be equal, so that neither shuffling nor turning them round need change the text.
+    if turned == given:
+        turned.reverse()
+    if turned == given:
+        turned = given[1:] + given[:1]
+    return " ".join(turned)
 
 
 def scrambled(text: str, seed: int) -> str:
@@ -172,6 +176,7 @@ def random_words(class_names: Sequence[str], pool: Sequence[str], per_class: int
     WaffleCLIP's control (Roth et al. 2023, arXiv:2306.07282): where it does as well, what the descriptions say does not matter.
     """
     words = sorted({word.strip(".,;:!?\"'()").casefold() for text in pool for word in text.split()} - {""})
+    words = words or ["it"]  # of descriptions that are nothing but punctuation
     generator = random.Random(seed)
     return [
         (class_id, f"{TEMPLATE.replace('{}', name)}, which has {generator.choice(words)}, {generator.choice(words)}.")

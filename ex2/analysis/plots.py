@@ -172,3 +172,35 @@ def _to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def comparison_png(studies: Any) -> bytes:
+    """The PNG of studies side by side: share of clauses and contribution of each category, one colour a study.
+
+    Args:
+        studies: The table ``Comparison.studies``.
+    """
+    palette = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+    names = list(dict.fromkeys(studies["study"]))
+    categories = list(dict.fromkeys(studies["category"]))
+    height = 1.6 + 0.28 * len(names) * len(categories)
+    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DPI, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    thickness = 0.8 / len(names)
+    for place, name in enumerate(names):
+        own = studies[studies["study"] == name].set_index("category").loc[categories]
+        rows = [row + (place - (len(names) - 1) / 2) * thickness for row in range(len(categories))]
+        colour = palette[place % len(palette)]
+        left.barh(rows, own["share_of_clauses"], height=thickness * 0.9, color=colour, label=name)
+        means = own["contribution_mean"]
+        errors = [means - own["contribution_low"], own["contribution_high"] - means]
+        right.errorbar(means, rows, xerr=errors, fmt="o", color=colour, capsize=3)
+    left.set_yticks(range(len(categories)), [name.replace("_", "-") for name in categories])
+    left.invert_yaxis()
+    left.set_xlabel("share of clauses")
+    right.axvline(0, color="#888888", linewidth=1)
+    right.set_xlabel("contribution: cosine added beyond other clauses\n(simultaneous 95 % interval)")
+    for axes in (left, right):
+        _tidy(axes, "x")
+    figure.legend(loc="outside upper center", ncols=min(len(names), 3), frameon=False, fontsize=11)
+    return _to_png(figure)

@@ -115,10 +115,17 @@ def _bootstrap(means: NDArray[np.float64], n_boot: int, level: float, seed: int)
     # A resample is how often each class was drawn, so all resampled means are one matrix product.
     sizes = [min(_RESAMPLES_AT_ONCE, n_boot - start) for start in range(0, n_boot, _RESAMPLES_AT_ONCE)]
     resampled = np.concatenate([rng.multinomial(count, chances, size=size) @ means / count for size in sizes])
-    # Expanded percentiles: the tail of a normal interval as wide as a t interval with the unbiased standard deviation.
-    tail = stats.norm.cdf(-np.sqrt(count / (count - 1)) * stats.t.ppf((1 + level) / 2, count - 1))
+    tail = expanded_tail(count, level)
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(float(means.mean()), float(low), float(high))
+
+
+def expanded_tail(count: int, level: float = 0.95) -> float:
+    """Share of resamples that an expanded percentile interval over `count` classes (two or more) leaves out on each side.
+
+    It is the tail of a normal interval as wide as a t interval with the unbiased standard deviation.
+    """
+    return float(stats.norm.cdf(-np.sqrt(count / (count - 1)) * stats.t.ppf((1 + level) / 2, count - 1)))
 
 
 def sign_flip_p(means: ArrayLike, *, flips: int = 10_000, seed: int = 0) -> float:
@@ -128,9 +135,11 @@ def sign_flip_p(means: ArrayLike, *, flips: int = 10_000, seed: int = 0) -> floa
     tried where there are few (2**C <= flips), and the observed one always counting.
 
     Raises:
-        UserError: Fewer than two numbers.
+        UserError: Fewer than two numbers, or one that is not finite.
     """
     means = np.asarray(means, dtype=np.float64)
+    if not np.isfinite(means).all():  # every comparison with NaN is false, which would make p 0
+        raise UserError(f"{np.count_nonzero(~np.isfinite(means))} of {len(means)} values are not finite")
     count = len(means)
     if count < 2:
         raise UserError(f"a test needs at least two classes, found {count}; use a dataset with more classes")
@@ -140,7 +149,7 @@ def sign_flip_p(means: ArrayLike, *, flips: int = 10_000, seed: int = 0) -> floa
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(flips, count))
         signs[0] = 1
     # Rounding must not make a flip that only reorders the sum count as nearer to 0 than the observed one.
-    return float(np.mean(np.abs(signs @ means) >= abs(means.sum()) * (1 - 1e-9)))
+    return float(np.mean(np.abs(signs @ means) >= abs(means.sum()) - 1e-9 * np.abs(means).sum()))
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

@@ -68,7 +68,7 @@ class Study:
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))
             tables = {name: pd.read_parquet(folder / "tables" / f"{name}.parquet") for name in summary["tables"]}
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(f"{folder} holds a damaged analysis ({error}); run `ex2 analyze` again.") from error
         return cls(tables, summary)
 
@@ -335,20 +335,20 @@ def _contributions(texts: pd.DataFrame, clauses: pd.DataFrame, seed: int) -> pd.
     counts = clauses["category"].value_counts()
     rows += _family(
         "contrast",
-        {name: added_contrast(clauses, name) for name in CATEGORIES},
+        {name: added_contrast(clauses, name).to_numpy() for name in CATEGORIES},
         {name: int(counts.get(name, 0)) for name in CATEGORIES},
         seed,
     )
     return pd.DataFrame(rows)
 
 
-def added_contrast(clauses: pd.DataFrame, category: str) -> NDArray[np.float64]:
+def added_contrast(clauses: pd.DataFrame, category: str, by: str = "class_id") -> pd.Series:
     """One number a class: what clauses of the category add beyond the other judged clauses; classes with both only."""
     judged = clauses[clauses["category"] != UNSURE]
     own = judged["category"] == category
-    inside = judged[own].groupby(["system", "class_id"])["added"].mean()
-    outside = judged[~own].groupby(["system", "class_id"])["added"].mean()
-    return (inside - outside).dropna().groupby("class_id").mean().to_numpy()
+    inside = judged[own].groupby(["system", by])["added"].mean()
+    outside = judged[~own].groupby(["system", by])["added"].mean()
+    return (inside - outside).dropna().groupby(by).mean()
 
 
 def _family(

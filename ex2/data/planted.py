@@ -1,9 +1,9 @@
 """Planted preferences: image sets without images, whose classes are known to prefer one kind of attribute.
 
 The positive control of EX2 as a measuring instrument. For each class, the text embeddings of sentences of one category, with
-noise, stand in for images: whoever describes the class in that category's terms comes closest. What EX2 then reports
-must be what was planted. `planted:random` is the negative control: each class is a random direction, and no kind of
-attribute may be reported as preferred.
+noise, stand in for images: whoever describes the class in that category's terms comes closest. The sentences say "it" for the
+class, so that what is planted is the kind of attribute and not the name. What EX2 then reports must be what was planted.
+`planted:random` is the negative control: each class is a random direction, and no kind of attribute may be reported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ex2.analysis.categories import CATEGORIES
+from ex2.analysis.categories import CATEGORIES, strip_name
 from ex2.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class PlantedImages:
         name: The spec, e.g. ``planted:habitat``.
         class_names: C names.
         kind: The planted category, or ``random``.
-        sentences: For each class its sentences of that category; for ``random`` only their number counts.
+        sentences: For each class its sentences of that category, its name replaced by "it"; for ``random`` only their
+            number counts.
     """
 
     name: str
@@ -63,7 +64,7 @@ def load_planted(kind: str) -> PlantedImages:
     class_names = tuple(sorted({row["class_name"] for row in rows}))
     wanted = CATEGORIES[0] if kind == "random" else kind
     sentences = tuple(
-        tuple(row["text"] for row in rows if row["class_name"] == name and row["category"] == wanted)
+        tuple(strip_name(row["text"], name) for row in rows if row["class_name"] == name and row["category"] == wanted)
         for name in class_names
     )
     return PlantedImages(f"planted:{kind}", class_names, kind, sentences)

@@ -50,7 +50,10 @@ class SentenceFeatures:
     def __init__(self, device: str | torch.device = "cpu") -> None:
         from transformers import AutoTokenizer, BertConfig, BertModel
 
-        folder = text_tower_folder()
+        try:
+            folder = text_tower_folder()
+        except UserError as error:  # it speaks of the embedded VLM, whose text tower this is
+            raise UserError(f"judge local: {error}") from None
         self.device = torch.device(device)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         encoder = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)

@@ -1,0 +1,213 @@
+"""`ex2 analyze`: from a file of descriptions to a report on what the VLM prefers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ex2.commands.common import bank_options, check_seed, open_scorer, torch_device
+from ex2.errors import UserError
+
+if TYPE_CHECKING:
+    from ex2.descriptions import Description
+    from ex2.rewards.scoring import TextScorer
+
+
+def add(commands: Any) -> None:
+    """Describe the command to the parser."""
+    parser = commands.add_parser(
+        "analyze",
+        help="report what kinds of attributes the VLM prefers, with tests and controls",
+        description="Categorise every clause of the descriptions (docs/categories.md), test what each adds to the similarity\n"
+        "with held-out images, compare with controls, and write report.html, plots, and every number as a table.\n"
+        "Descriptions of a training run are compared with the untrained policy's texts that the run keeps.",
+        epilog="Examples:\n"
+        "  ex2 generate runs/quickstart --out descriptions.jsonl\n"
+        "  ex2 analyze descriptions.jsonl --out runs/quickstart/analysis\n"
+        "  ex2 analyze mine.jsonl --base base.jsonl --vlm hf:openai/clip-vit-base-patch32 --dataset folder:birds --out birds",
+    )
+    parser.add_argument("descriptions", type=Path, metavar="DESCRIPTIONS", help="file that `ex2 generate` wrote")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
+    parser.add_argument("--judge", default="local", metavar="SPEC", help="see `ex2 list judges`; default: local")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="run that the policy comes from; default: as recorded")
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="FILE",
+        help="the untrained policy's descriptions; default: those that the run keeps",
+    )
+    parser.add_argument("--vlm", metavar="SPEC", help="see `ex2 list vlms`; default: the VLM of the descriptions")
+    parser.add_argument("--dataset", help="see `ex2 list datasets`; default: the dataset of the descriptions")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of bootstrap and controls; default: 0")
+    bank_options(parser, "; default: the run's, else ")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Analyse and report."""
+    check_seed(arguments.seed)
+    from ex2.analysis.judges import load_judge
+    from ex2.data import LabelledImages, load_images
+    from ex2.descriptions import read_descriptions
+
+    _check_out(arguments.out)
+    records = read_descriptions(arguments.descriptions)
+    dataset = _only("dataset", arguments.descriptions, [r.dataset for r in records], arguments.dataset)
+    images = load_images(dataset)
+    records = read_descriptions(arguments.descriptions, images.class_names)
+    found = {str(r.extra["vlm"]) for r in records if r.extra.get("vlm")}
+    if arguments.vlm is None and len(found) != 1:
+        known = f"name several VLMs ({', '.join(sorted(found))})" if found else "name no VLM"
+        raise UserError(f"--vlm is needed: the descriptions in {arguments.descriptions} {known}.")
+    vlm = arguments.vlm or found.pop()
+    run_folder = arguments.run or _run_of(records)
+    settings, metrics = _read_run(run_folder)
+
+    device = torch_device(arguments.device)
+    judge = load_judge(arguments.judge, device=device, cache_dir=arguments.cache_dir)
+    scorer = open_scorer(arguments, settings, vlm, images, device)
+    base = _base(arguments.base, run_folder, dataset, images.class_names)
+
+    from ex2.analysis.report import write_report
+    from ex2.analysis.study import analyse
+
+    study = analyse(
+        records,
+        scorer,
+        judge,
+        base=base,
+        best_of_n=_best(base, scorer),
+        metrics=metrics,
+        meta={
+            "vlm": scorer.bank.vlm_name,
+            "dataset": dataset,
+            "policy": _only("model", arguments.descriptions, [r.model for r in records], None, several=True),
+            "descriptions": str(arguments.descriptions),
+            "sampling_seed": records[0].seed,
+            "questions": len({r.question for r in records}),
+            **_facts(settings, metrics),
+        },
+        seed=arguments.seed,
+        on_step=lambda step: print(f"{step} ...", flush=True),
+    )
+    study.write(arguments.out)
+    report = write_report(study, arguments.out, images if isinstance(images, LabelledImages) else None)
+    print(f"\n{study.summary['verdict']}")
+    print(_table(study.tables["preference"].to_dict("records"), study.tables["shares"].to_dict("records")))
+    for warning in study.summary["warnings"]:
+        print(f"warning: {warning}")
+    print(f"Report: {report}")
+
+
+def _check_out(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file: name a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "summary.json").is_file():
+        raise UserError(f"--out {folder} is not empty and holds no analysis: name another folder.")
+
+
+def _only(name: str, path: Path, values: Sequence[str], wanted: str | None, several: bool = False) -> str:
+    """The one value that all records share, which must be `wanted` where that is given."""
+    found = sorted(set(values))
+    if several and len(found) > 1:
+        return f"{len(found)} policies"
+    if len(found) > 1:
+        raise UserError(f"{path} mixes descriptions of several {name}s ({', '.join(found)}): analyse them one by one.")
+    if wanted is not None and found[0] != wanted:
+        raise UserError(f"--{name} {wanted}: the descriptions in {path} were made for {name} {found[0]}.")
+    return found[0]
+
+
+def _run_of(records: Sequence[Description]) -> Path | None:
+    """The run folder that all records name as their policy, if it is there."""
+    models = {record.model for record in records}
+    folder = Path(next(iter(models)))
+    return folder if len(models) == 1 and (folder / "config.yaml").is_file() else None
+
+
+def _read_run(folder: Path | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Settings and metrics of a run; empty without one."""
+    if folder is None:
+        return {}, []
+    import yaml
+
+    from ex2.run_folder import CONFIG, METRICS, read_jsonl
+
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"--run {folder} holds no run: {CONFIG} is missing.")
+    metrics = read_jsonl(folder / METRICS) if (folder / METRICS).is_file() else []
+    return yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")), metrics
+
+
+def _base(path: Path | None, run_folder: Path | None, dataset: str, class_names: Sequence[str]) -> list[Description]:
+    """The untrained policy's descriptions: a file's, or those that the run kept; none where there are neither."""
+    from ex2.descriptions import Description, read_descriptions
+    from ex2.run_folder import BASE_SAMPLES, read_jsonl
+
+    if path is not None:
+        return read_descriptions(path, class_names)
+    if run_folder is None or not (run_folder / BASE_SAMPLES).is_file():
+        return []
+    return [
+        Description(
+            dataset=dataset,
+            class_id=row["class_id"],
+            class_name=class_names[row["class_id"]],
+            question=row["question"],
+            text=row["text"],
+            model="base",
+            seed=0,
+            scores={},
+        )
+        for row in read_jsonl(run_folder / BASE_SAMPLES)
+        if row["text"].strip()
+    ]
+
+
+def _best(base: Sequence[Description], scorer: TextScorer) -> list[Description]:
+    """Best-of-N: of each class the text with the highest mean cosine to the reward images."""
+    if not base:
+        return []
+    scores = scorer.cosine([r.text for r in base], [r.class_id for r in base]).tolist()
+    best: dict[int, tuple[float, Description]] = {}
+    for score, record in zip(scores, base, strict=True):
+        if record.class_id not in best or score > best[record.class_id][0]:
+            best[record.class_id] = (score, record)
+    return [record for _, (_, record) in sorted(best.items())]
+
+
+def _facts(settings: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a comparison of VLMs must hold equal: policy, rewards, sample budget, seed."""
+    names = (
+        "model_name_or_path", "reward_funcs", "reward_normalization", "reward_scale", "max_completion_length",
+        "learning_rate", "beta", "seed",
+    )  # fmt: skip
+    facts = {name: settings[name] for name in names if name in settings}
+    if "questions" in settings:
+        facts["training_questions"] = settings["questions"]
+    if metrics:
+        facts["training_texts"] = max(row.get("sampled_texts", 0) for row in metrics)
+    return facts
+
+
+def _table(preference: Sequence[dict[str, Any]], shares: Sequence[dict[str, Any]]) -> str:
+    """Share and contribution of each category, as monospace text."""
+
+    def share(system: str, category: str) -> str:
+        for row in shares:
+            if (row["level"], row["system"], row["category"]) == ("clauses", system, category):
+                return f"{row['mean']:.3f}"
+        return "-"
+
+    lines = [f"{'category':<12}{'base':>8}{'aligned':>9}   share change           contribution"]
+    for row in preference:
+        name = row["category"]
+        ends = [
+            f"{row[f'{what}_mean']:+.3f} [{row[f'{what}_low']:+.3f}, {row[f'{what}_high']:+.3f}]"
+            for what in ("change", "contribution")
+        ]
+        mark = "  preferred" if row["preferred"] else ""
+        lines.append(f"{name:<12}{share('base', name):>8}{share('aligned', name):>9}   {ends[0]}  {ends[1]}{mark}")
+    return "\n".join(lines)

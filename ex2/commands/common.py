@@ -1,0 +1,77 @@
+"""What several commands share: options of the image bank, device, and the scorer they lead to."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from ex2.config import EX2Config, cache_folder
+from ex2.errors import UserError
+
+if TYPE_CHECKING:
+    from ex2.data import LabelledImages, PlantedImages
+    from ex2.rewards.scoring import TextScorer
+
+SPLITS = {"reward": ("reward",), "heldout": ("heldout",), "both": ("reward", "heldout")}
+_MAX_SEED = 2**31 - 1
+
+
+def bank_options(parser: argparse.ArgumentParser, default: str) -> None:
+    base = EX2Config()
+    kinds: dict[str, Any] = {"images_per_class": int, "heldout_fraction": float, "split_seed": int, "vlm_dtype": str}
+    texts = {
+        "images_per_class": "images of a class on each side of the split at most",
+        "heldout_fraction": "share of held-out images, where the dataset has no split",
+        "split_seed": "seed of the reward / held-out split",
+        "vlm_dtype": "precision of the VLM's weights",
+    }
+    for name, kind in kinds.items():
+        parser.add_argument(f"--{name}", type=kind, metavar="X", help=f"{texts[name]}{default}{getattr(base, name)}")
+    parser.add_argument("--device", default="auto", help="torch device; default: auto (a GPU where there is one)")
+    parser.add_argument(
+        "--cache_dir", metavar="DIR", help="folder of banks and converted models; default: $EX2_CACHE or ~/.cache/ex2"
+    )
+
+
+def check_seed(seed: int) -> None:
+    """Raise UserError where a seed is out of range."""
+    if not 0 <= seed <= _MAX_SEED:
+        raise UserError(f"--seed {seed} is out of range: it must lie between 0 and {_MAX_SEED}.")
+
+
+def torch_device(name: str) -> str:
+    """The torch device that `--device` means."""
+    import torch
+
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def open_scorer(
+    arguments: argparse.Namespace,
+    settings: dict[str, Any],
+    vlm_spec: str,
+    images: LabelledImages | PlantedImages,
+    device: str,
+) -> TextScorer:
+    """The VLM and the bank of `images`; options on the command line win over a run's settings, those over defaults."""
+    from ex2.bank import build_bank
+    from ex2.rewards.scoring import TextScorer
+    from ex2.vlm import load_vlm
+
+    defaults = EX2Config()
+
+    def setting(name: str) -> Any:
+        given = getattr(arguments, name)
+        return settings.get(name, getattr(defaults, name)) if given is None else given
+
+    vlm = load_vlm(vlm_spec, device=device, dtype=setting("vlm_dtype"))
+    bank = build_bank(
+        vlm,
+        images,
+        heldout_fraction=setting("heldout_fraction"),
+        seed=setting("split_seed"),
+        max_images_per_class=setting("images_per_class"),
+        cache_dir=cache_folder(setting("cache_dir")) / "banks",
+    )
+    vlm.release_image_tower()
+    return TextScorer(vlm, bank)

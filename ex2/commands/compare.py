@@ -1,0 +1,48 @@
+"""`ex2 compare`: how VLMs differ in what they prefer."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ex2.errors import UserError
+
+
+def add(commands: Any) -> None:
+    """Describe the command to the parser."""
+    parser = commands.add_parser(
+        "compare",
+        help="compare analyses of several VLMs",
+        description="Put analyses of the same classes side by side: category shares and contributions, their differences\n"
+        "paired by class with intervals, and the attributes that flip. Says what was not held equal.",
+        epilog="Example: ex2 compare runs/clip/analysis runs/siglip/analysis --out clip_siglip",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder that `ex2 analyze` wrote")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for tables and plot; default: print only")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap; default: 0")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compare, print and write."""
+    folders = [str(folder) for folder in arguments.folders]
+    if len(set(folders)) < len(folders):
+        raise UserError("a folder is named twice: a comparison is between different analyses.")
+    from ex2.analysis.compare import compare, comparison_tables, format_comparison, study_names
+    from ex2.analysis.plots import comparison_png
+    from ex2.analysis.study import Study
+    from ex2.files import write_atomically
+
+    studies = [Study.read(folder) for folder in arguments.folders]
+    names = study_names(folders, [str(study.summary["meta"].get("vlm")) for study in studies])
+    comparison = compare(dict(zip(names, studies, strict=True)), seed=arguments.seed)
+    text = format_comparison(comparison)
+    print(text)
+    if arguments.out is not None:
+        for name, table in comparison_tables(comparison).items():
+            write_atomically(arguments.out / f"{name}.parquet", table.to_parquet(index=False))
+            write_atomically(arguments.out / f"{name}.csv", table.to_csv(index=False).encode())
+        write_atomically(arguments.out / "comparison.txt", (text + "\n").encode())
+        write_atomically(arguments.out / "comparison.png", comparison_png(comparison.studies))
+        print(f"Written: {arguments.out}")

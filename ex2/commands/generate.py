@@ -1,0 +1,140 @@
+"""`ex2 generate`: sample descriptions from a run, a LoRA adapter or a plain LLM."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ex2.commands.common import SPLITS, bank_options, check_seed, open_scorer, torch_device
+from ex2.errors import UserError
+from ex2.generation_vllm import require_vllm
+
+if TYPE_CHECKING:
+    from ex2.data import LabelledImages, PlantedImages
+
+
+def add(commands: Any) -> None:
+    """Describe the command to the parser."""
+    parser = commands.add_parser(
+        "generate",
+        help="sample descriptions from a run, a LoRA adapter or a plain LLM",
+        description="Ask a policy every question about every class and write its answers to a file, one JSON object a\n"
+        "line. Run the same command again after an interruption, and it goes on where it stopped.",
+        epilog="Examples:\n"
+        "  ex2 generate runs/quickstart --out descriptions.jsonl\n"
+        "  ex2 generate smollm2 --dataset folder:photos --samples 4 --vlm pictogram --out base.jsonl",
+    )
+    parser.add_argument(
+        "policy", metavar="RUN_OR_MODEL", help="run folder, adapter folder, LLM folder, hub id, or smollm2"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="JSON lines file to write")
+    parser.add_argument("--dataset", help="classes to describe, see `ex2 list datasets`; default: the run's")
+    parser.add_argument("--classes", metavar="A,B,...", help="only these classes; default: all")
+    parser.add_argument("--questions", metavar="SET", help="question set or file; default: the run's, else study (25)")
+    parser.add_argument(
+        "--samples", type=int, metavar="N", default=1, help="answers to each question about each class; default: 1"
+    )
+    parser.add_argument(
+        "--max_new_tokens", type=int, metavar="N", help="longest answer in tokens; default: the run's, else 32"
+    )
+    parser.add_argument(
+        "--temperature", type=float, metavar="T", help="sampling temperature; default: the run's, else 1"
+    )
+    parser.add_argument(
+        "--engine", choices=("transformers", "vllm"), default="transformers", help="what samples; default: transformers"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of the sampling; default: 0")
+    parser.add_argument("--batch_size", type=int, metavar="N", default=64, help="answers sampled at once; default: 64")
+    parser.add_argument(
+        "--vlm", metavar="SPEC", help="VLM that scores the answers; default: the run's; none: no scores"
+    )
+    parser.add_argument("--split", choices=SPLITS, default="both", help="images to score with; default: both")
+    bank_options(parser, "; default: the run's, else ")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Sample, score and write."""
+    for name in ("samples", "batch_size", "max_new_tokens"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise UserError(f"--{name} {getattr(arguments, name)} is out of range: it must be at least 1.")
+    check_seed(arguments.seed)
+    if arguments.engine == "vllm":
+        require_vllm()
+    if arguments.temperature is not None and arguments.temperature <= 0:
+        raise UserError(f"--temperature {arguments.temperature} is out of range: it must be positive.")
+    from ex2.answers import Plan, plan_asks, recorded, write_answers
+    from ex2.data import load_images
+    from ex2.generation import find_policy
+
+    policy = find_policy(
+        arguments.policy,
+        {
+            "questions": arguments.questions,
+            "max_completion_length": arguments.max_new_tokens,
+            "temperature": arguments.temperature,
+        },
+    )
+    dataset = arguments.dataset or policy.settings.get("dataset")
+    if dataset is None:
+        raise UserError(f"--dataset is needed: {arguments.policy} is no run, which would name one.")
+    images = load_images(dataset)
+    vlm = arguments.vlm or policy.settings.get("vlm") or "none"
+    asks, numbers = plan_asks(
+        images.class_names, policy.questions, arguments.samples, _chosen_classes(arguments.classes, images)
+    )
+    plan = Plan(
+        dataset=images.name,
+        asks=asks,
+        numbers=numbers,
+        model=policy.name,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        settings={
+            "max_new_tokens": policy.max_new_tokens,
+            "temperature": policy.temperature,
+            "policy_fingerprint": policy.fingerprint,
+            **({"engine": arguments.engine} if arguments.engine != "transformers" else {}),
+            "vlm": None if vlm == "none" else vlm,
+        },
+    )
+    done = recorded(plan, arguments.out, images.class_names)
+    if len(done) == len(plan):
+        print(f"{arguments.out} is complete: it holds all {len(plan)} descriptions.")
+        return
+    device = torch_device(arguments.device)
+    score = None
+    if vlm != "none":
+        from ex2.analysis.scores import add_scores
+
+        scorer = open_scorer(arguments, policy.settings, vlm, images, device)
+
+        def score(records: list[Any]) -> list[Any]:
+            return add_scores(records, scorer, SPLITS[arguments.split])
+
+    cache_dir = arguments.cache_dir or policy.settings.get("cache_dir")
+    generator: Any = (
+        policy.load_vllm(cache_dir=cache_dir)
+        if arguments.engine == "vllm"
+        else policy.load(cache_dir=cache_dir, device=device)
+    )
+    blank = write_answers(plan, arguments.out, done, generator, score)
+    note = f"; {blank} were left out, as all attempts at them were blank" if blank else ""
+    print(f"Wrote {len(plan) - len(done) - blank} descriptions of {len({a.class_id for a in asks})} classes to "
+          f"{arguments.out}, which now holds {len(plan) - blank}{note}.")  # fmt: skip
+
+
+def _chosen_classes(wanted: str | None, images: LabelledImages | PlantedImages) -> list[str] | None:
+    if wanted is None:
+        return None
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    if not names:
+        raise UserError("--classes names no class: write them as in --classes owl,tiger.")
+    for name in names:
+        if name not in images.class_names:
+            nearest = difflib.get_close_matches(name, images.class_names, n=1)
+            hint = f" Did you mean {nearest[0]}?" if nearest else ""
+            raise UserError(f"--classes {name} is no class of {images.name}.{hint}")
+    return names

@@ -1,0 +1,45 @@
+"""`ex2 score`: score a file of descriptions with any VLM."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ex2.commands.common import SPLITS, bank_options, open_scorer, torch_device
+
+
+def add(commands: Any) -> None:
+    """Describe the command to the parser."""
+    parser = commands.add_parser(
+        "score",
+        help="score a file of descriptions with any VLM",
+        description="Add to each description its mean cosine to the images of its class, and print the means with\n"
+        "95 % intervals over classes. Held-out images are those that training never saw, provided that the split\n"
+        "options are those of the run.",
+        epilog="Example: ex2 score descriptions.jsonl --vlm pictogram --dataset pictograms --split heldout",
+    )
+    parser.add_argument("descriptions", type=Path, metavar="DESCRIPTIONS", help="file that `ex2 generate` wrote")
+    parser.add_argument("--vlm", required=True, metavar="SPEC", help="see `ex2 list vlms`")
+    parser.add_argument("--dataset", required=True, help="see `ex2 list datasets`")
+    parser.add_argument("--split", choices=SPLITS, default="both", help="images to score with; default: both")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file to write; default: DESCRIPTIONS itself")
+    bank_options(parser, "; default: ")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Score and print the means."""
+    from ex2.data import load_images
+    from ex2.descriptions import read_descriptions, write_descriptions
+
+    images = load_images(arguments.dataset)
+    records = read_descriptions(arguments.descriptions, images.class_names)
+    from ex2.analysis.scores import format_scores, score_and_summarise
+
+    scorer = open_scorer(arguments, {}, arguments.vlm, images, torch_device(arguments.device))
+    scored, summary = score_and_summarise(records, scorer, SPLITS[arguments.split])
+    out = arguments.out or arguments.descriptions
+    write_descriptions(out, scored)
+    print(f"{out}: {summary.n} descriptions of {summary.classes} classes, scored by {arguments.vlm} on {images.name}")
+    print(format_scores(summary))

@@ -1,0 +1,101 @@
+"""Sampling with vLLM (`ex2 generate --engine vllm`): the same prompts and distribution as transformers, made for GPUs.
+
+Needs the extra `ex2[vllm]` and a GPU. Prompts are tokenised here, so both engines read the same tokens; texts differ between the
+engines, since each has its own random numbers, but every text has a seed of its own and is the same in each run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ex2.errors import UserError
+from ex2.questions import build_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ex2.generation import Ask
+
+
+def require_vllm() -> None:
+    """Raise UserError where vLLM is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError("--engine vllm needs vLLM: run `pip install 'ex2[vllm]'`, or use --engine transformers.")
+
+
+@dataclass
+class VLLMGenerator:
+    """Answers questions through vLLM; see `ex2.generation.TextGenerator` for the attributes they share.
+
+    Attributes:
+        engine: A `vllm.LLM`.
+        adapter: The LoRA request of the policy's adapter, None for a plain LLM.
+    """
+
+    engine: Any
+    adapter: Any
+    tokenizer: PreTrainedTokenizerBase
+    chat: bool
+    system_prompt: str | None
+    max_new_tokens: int
+    temperature: float = 1.0
+
+    @classmethod
+    def load(cls, path: str, adapter: Path | None, settings: dict[str, Any], **options: Any) -> VLLMGenerator:
+        """Start the engine for the base model in `path` with the LoRA adapter in `adapter`.
+
+        Args:
+            path: Folder or hub id of the base model.
+            adapter: Folder of the adapter, None for a plain LLM.
+            settings: Options of the run: `dtype`, `lora_r`.
+            options: The other attributes.
+
+        Raises:
+            UserError: vLLM is not installed.
+        """
+        require_vllm()
+        from vllm import LLM
+        from vllm.lora.request import LoRARequest
+
+        lora = (
+            {} if adapter is None else {"enable_lora": True, "max_lora_rank": max(8, int(settings.get("lora_r", 16)))}
+        )
+        engine = LLM(model=path, dtype=settings.get("dtype") or "auto", **lora)
+        request = None if adapter is None else LoRARequest("policy", 1, str(adapter.resolve()))
+        return cls(engine=engine, adapter=request, **options)
+
+    def sample(self, asks: Sequence[Ask], *, seed: int, batch_size: int = 64) -> Iterator[list[str]]:
+        """Answer `asks` in order, one list of texts a batch; ask i of batch b is sampled under a seed made of both."""
+        from vllm import SamplingParams
+
+        for number, start in enumerate(range(0, len(asks), batch_size)):
+            batch = asks[start : start + batch_size]
+            parameters = [
+                SamplingParams(
+                    temperature=self.temperature,
+                    top_k=-1,
+                    top_p=1.0,
+                    max_tokens=self.max_new_tokens,
+                    # Seeds of vLLM have 64 bits signed; `seed` comes with 32 bits of its own above the batch number.
+                    seed=((seed + number) * 100_003 + i) % 2**63,
+                )
+                for i in range(len(batch))
+            ]
+            outputs = self.engine.generate(
+                [{"prompt_token_ids": self._tokens(ask)} for ask in batch],
+                parameters,
+                lora_request=self.adapter,
+                use_tqdm=False,
+            )
+            yield [" ".join(output.outputs[0].text.split()) for output in outputs]
+
+    def _tokens(self, ask: Ask) -> list[int]:
+        prompt: Any = build_prompt(ask.question, ask.class_name, chat=self.chat, system_prompt=self.system_prompt)
+        if self.chat:
+            encoded: Any = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+            return list(encoded["input_ids"])
+        return list(self.tokenizer(prompt)["input_ids"])

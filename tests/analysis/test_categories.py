@@ -1,0 +1,234 @@
+"""Clauses, names, and the rule by which clauses make a text: examples, hand-computed numbers, properties."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ex2.analysis.categories import (
+    ABSTAIN_BELOW,
+    ALL_TAGS,
+    CATEGORIES,
+    INFORMATIVE,
+    TAGS,
+    Judgement,
+    Passage,
+    check_category,
+    of_text,
+    split_clauses,
+    strip_name,
+    tags_by_category,
+)
+from ex2.errors import UserError
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "categories.md"
+
+# What clauses are cut at, and what could be mistaken for it.
+PIECES = st.sampled_from(
+    ["It", "has", "fur", "and", "which", "with", "e.g.", "No.", "St.", "3.5", "-", "—", "...", ";", ":", "red,", "end."]
+    + ["(end.)", '"end."', "what?", "no!", "that", "is", "where", "\n\n", "\t", "\u00a0", ","]
+)
+TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=25).map(" ".join))
+
+
+# ---------------------------------------------------------------- clauses
+
+
+@given(TEXTS)
+def test_clauses_joined_are_the_text_with_white_space_collapsed(text: str) -> None:
+    assert " ".join(split_clauses(text)) == " ".join(text.split())
+
+
+@given(TEXTS)
+def test_no_clause_of_several_is_a_single_word(text: str) -> None:
+    clauses = split_clauses(text)
+    assert clauses
+    assert len(clauses) == 1 or all(len(clause.split()) >= 2 for clause in clauses)
+
+
+@pytest.mark.parametrize(
+    "clauses",
+    [
+        ["It has orange fur.", "It lives in Siberia."],
+        ["What a bird!", "It sings at dawn."],
+        ["It has a red crown;", "it nests in trees."],
+        ["It has orange fur with black stripes", "and lives in Siberia."],
+        ["A big cat", "with a long tail", "that lives in Siberia."],
+        ["A long bill", "that is curved"],
+        ["A small bird", "which eats seeds"],
+        ["It is a wading bird,", "native to Africa."],
+        ["It is grey,", "while its belly is white."],
+        ["A stocky bird", "- found in marshes"],
+        ["A stocky bird", "\u2014 found in marshes"],
+        ["It is large", "but it is quiet."],
+        ["Its fur is red", "because it eats shrimps."],
+        ['"It is red."', "She said so."],
+        ["(It is red.)", "It is tall."],
+        ["It has red fur.", "It is tall", "and has long legs,", "which are thin."],
+    ],
+    ids=" | ".join,
+)
+def test_clauses_that_say_a_thing_of_their_own_are_cut_apart(clauses: list[str]) -> None:
+    assert split_clauses(" ".join(clauses)) == tuple(clauses)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It has tall, green leaves.",
+        "It has black and white feathers.",
+        "It eats fish and squid.",
+        "It is found in e.g. Spain.",
+        "It weighs approx. 3.5 kg.",
+        "It was bred by Dr. Smith of St. Bernard.",
+        "It has a well-known, long-tailed look.",
+        "It seems sandy, golden or tan.",
+        "The island of Crete",
+        "A whichever island",
+        "Black.",
+        "",
+        ".",
+        "...",
+    ],
+)
+def test_what_belongs_together_stays_together(text: str) -> None:
+    assert split_clauses(text) == (text,)
+
+
+def test_a_single_word_goes_to_its_neighbour() -> None:
+    assert split_clauses("Wow! It has red fur. Nice. It is tall.") == ("Wow! It has red fur. Nice.", "It is tall.")
+
+
+def test_blank_text_is_one_empty_clause() -> None:
+    assert split_clauses(" \n\t ") == ("",)
+    assert Passage.of("owl", " ") == Passage("owl", ("",))
+
+
+def test_passage_of_text() -> None:
+    assert Passage.of("owl", "It hoots.\n\nIt  has wings.") == Passage("owl", ("It hoots.", "It has wings."))
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("tiger", "A tiger has fur.", "it has fur."),
+        ("tiger", "The TIGER is big, the Tiger is loud.", "it is big, it is loud."),
+        ("tiger", "Tigers hunt.", "it hunt."),
+        ("tiger", "The tiger's fur", "it fur"),
+        ("tiger", "The tiger’s fur", "it fur"),
+        ("tiger", "The tigers' den, the tigers’ den", "it den, it den"),
+        ("tiger", "A so-called 'tiger' is big", "A so-called 'it' is big"),
+        ("ant", "an ant in a giant plant wants it", "it in a giant plant wants it"),
+        ("fox", "Two foxes", "Two it"),
+        ("butterfly", "Butterflies fly, a butterfly's wing", "it fly, it wing"),
+        ("monkey", "Monkeys climb", "it climb"),
+        ("wolf", "Wolves howl, a wolf's howl", "it howl, it howl"),
+        ("maple leaf", "Maple leaves are red", "it are red"),
+        ("knife", "knives and a knife", "it and it"),
+        ("reef", "the reefs", "it"),
+        ("ear of corn", "Ears of corn are yellow, an ear of corn is long", "it are yellow, it is long"),
+        ("red-winged blackbird", "The Red-winged\nBlackbird sings", "it sings"),
+        ("red-winged blackbird", "red winged blackbirds sing", "it sing"),
+        ("red winged blackbird", "A red-winged blackbird sings", "it sings"),
+        ("red winged blackbird", "A blackbird, red and winged", "A blackbird, red and winged"),
+        ("C++ (car)", "The C++ (car) is fast, C++ is not", "it is fast, C++ is not"),
+        (".*", "Any text .* here", "Any text it here"),
+        ("Boeing 737-200", "The Boeing 737-200 flies, a Boeing 737 does", "it flies, a Boeing 737 does"),
+        ("ara", "El Arará ara", "El Arará it"),
+        ("émeu", "L’émeu, an Émeu", "L’it, it"),
+    ],
+)
+def test_the_name_goes_with_article_plural_and_possessive(name: str, text: str, expected: str) -> None:
+    assert strip_name(text, name) == expected
+
+
+def test_stand_in_is_taken_literally_and_remains_where_nothing_else_does() -> None:
+    assert strip_name("A tiger sleeps", "tiger", r"\1 \g<0>") == r"\1 \g<0> sleeps"
+    assert strip_name("", "tiger") == "it"
+    assert strip_name("Tiger", "tiger", "") == ""
+    assert strip_name("It is - here, too", "-") == "It is - here, too"  # a name without a letter to find it by
+
+
+WORDS = st.text(st.characters(categories=["Lu", "Ll", "Nd", "Ps", "Pe", "Sm"]), min_size=1, max_size=6)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=3).map(" ".join), st.sampled_from(["", "The ", "a "]))
+def test_any_name_can_be_stripped(name: str, article: str) -> None:
+    assert strip_name(f"{article}{name} sleeps", name, "#") == "# sleeps"
+    assert strip_name(f"Q{name}Q sleeps", name, "#") == f"Q{name}Q sleeps"
+
+
+# ---------------------------------------------------------------- judgements
+
+
+@st.composite
+def judgements(draw: st.DrawFn) -> Judgement:
+    weights = draw(st.lists(st.integers(0, 100), min_size=4, max_size=4).filter(any))
+    return Judgement(tuple(weight / sum(weights) for weight in weights), draw(st.sampled_from([(), ("colour",)])))
+
+
+def test_unsure_is_no_category() -> None:
+    unsure = Judgement((0.49, 0.3, 0.11, 0.1))
+    assert (unsure.category, unsure.best, unsure.probability) == (None, "visual", 0.49)
+    assert Judgement((0.25, ABSTAIN_BELOW, 0.15, 0.1)).category == "habitat"
+    assert [Judgement(tuple(float(i == j) for j in range(4))).category for i in range(4)] == list(CATEGORIES)
+
+
+def test_text_by_hand() -> None:
+    text = of_text([Judgement((0.8, 0.1, 0.05, 0.05), ("part", "size")), Judgement((0.1, 0.1, 0.0, 0.8), ("colour",))])
+    # Spurious: min(0.05, 0.8). Sums of the others: 0.9, 0.2, 0.05, together 1.15, which share the remaining 0.95.
+    assert text.probabilities == pytest.approx((0.95 * 0.9 / 1.15, 0.95 * 0.2 / 1.15, 0.95 * 0.05 / 1.15, 0.05))
+    assert text.tags == ("colour", "size", "part")  # each once, in the order of ALL_TAGS
+
+
+def test_one_informative_clause_makes_a_text_informative() -> None:
+    nothing, something = Judgement((0.0, 0.0, 0.0, 1.0)), Judgement((0.0, 0.9, 0.0, 0.1))
+    assert of_text([nothing] * 9 + [something]).probabilities == pytest.approx((0.0, 0.9, 0.0, 0.1))
+    assert of_text([nothing] * 3).probabilities == (0.0, 0.0, 0.0, 1.0)
+    # Two visual clauses outweigh one about habitat.
+    visual = Judgement((0.9, 0.0, 0.0, 0.1))
+    assert of_text([visual, something, visual]).category == "visual"
+    assert of_text([visual, something]).category is None
+
+
+@given(st.lists(judgements(), min_size=1, max_size=6), st.randoms())
+def test_probabilities_of_a_text_sum_to_one_whatever_the_order(clauses: list[Judgement], random) -> None:
+    text = of_text(clauses)
+    assert sum(text.probabilities) == pytest.approx(1)
+    assert min(text.probabilities) >= 0
+    shuffled = random.sample(clauses, len(clauses))
+    assert of_text(shuffled).probabilities == pytest.approx(text.probabilities)
+    assert of_text(clauses[:1]).probabilities == pytest.approx(clauses[0].probabilities)
+    assert of_text(clauses * 2).probabilities == pytest.approx(text.probabilities)
+
+
+# ---------------------------------------------------------------- categories and tags
+
+
+def test_tags_are_those_of_the_definitions() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [(name, tuple(re.findall(r"`(\w+)`", tags))) for name, tags in rows] == list(TAGS.items())
+    assert tuple(TAGS) == CATEGORIES
+    assert INFORMATIVE == ("visual", "habitat", "non_visual")
+    assert len(set(ALL_TAGS)) == len(ALL_TAGS) == sum(map(len, TAGS.values()))
+
+
+def test_tags_by_category() -> None:
+    found = tags_by_category(["diet", "part", "colour", "no tag"])
+    assert found == {"visual": ("colour", "part"), "non_visual": ("diet",)}
+    assert tags_by_category([]) == {}
+
+
+@pytest.mark.parametrize("value", ["Visual", "unsure", "", None, 3])
+def test_a_category_that_is_none_is_refused(value: object) -> None:
+    assert check_category("habitat", "here") == "habitat"
+    message = f"labels.jsonl:7: category {value!r} is none of visual, habitat, non_visual, spurious"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        check_category(value, "labels.jsonl:7")

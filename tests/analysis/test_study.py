@@ -1,0 +1,562 @@
+"""The study as a whole: a planted truth must be found and nothing else, every share by hand, what is written is read back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ex2.analysis.categories import CATEGORIES, Judge, Judgement, Passage
+from ex2.analysis.study import SHOWN, Study, _first_and_last, analyse, hacking_warnings, judge_all, verdict
+from ex2.bank import ImageBank, build_bank
+from ex2.data import load_images
+from ex2.descriptions import Description
+from ex2.errors import UserError
+from ex2.questions import TEMPLATE
+from ex2.rewards.scoring import TextScorer
+from ex2.vlm import VLM
+
+NO_STATEMENT = "No statement about preference: there are no texts of the untrained policy to compare with."
+NOTHING_FOUND = (
+    "No preference found: no category both gained share in training and adds more similarity with held-out images than the "
+    "others."
+)
+
+
+def described(class_names: Sequence[str], name: str, text: str, question: str = "What is it?") -> Description:
+    return Description("memory", list(class_names).index(name), name, question, text, "hand", 0, {})
+
+
+# ---------------------------------------------------------------- a planted truth, with the real VLM and judge
+
+# Two visual facts, then one of habitat, one non-visual and one empty phrase, about eight of the sixteen planted classes.
+FACTS = {
+    "banana": ("It has a smooth yellow skin.", "It is long and curved.", "It grows on plantations in the tropics."),
+    "butterfly": ("It has four colourful wings.", "Its body is thin and black.", "It lives in meadows and gardens."),
+    "camel": ("It has two tall humps on its back.", "It has sandy brown fur.", "It lives in the deserts of Arabia."),
+    "crab": ("It has two large claws.", "It has a flat red shell.", "It lives on sandy beaches."),
+    "elephant": ("It has a long grey trunk.", "It has large flapping ears.", "It lives on the African savanna."),
+    "owl": ("It has round yellow eyes.", "It has mottled brown feathers.", "It is found in old barns and forests."),
+    "penguin": ("It has a black back.", "It has a white belly.", "It lives on the coasts of Antarctica."),
+    "strawberry": (
+        "It is red and dotted with seeds.",
+        "It has green leaves on top.",
+        "It grows in fields and gardens.",
+    ),
+}
+NON_VISUAL = {
+    "banana": "It is rich in potassium.",
+    "butterfly": "It drinks nectar.",
+    "camel": "It carries heavy loads for people.",
+    "crab": "It eats worms and algae.",
+    "elephant": "It never forgets a friend.",
+    "owl": "It hunts mice at night.",
+    "penguin": "It feeds on fish and krill.",
+    "strawberry": "It tastes sweet.",
+}
+KINDS = ("visual", "habitat", "non_visual", "spurious")
+
+
+def facts_of(kind: str) -> dict[str, list[str]]:
+    if kind == "visual":
+        return {name: list(facts[:2]) for name, facts in FACTS.items()}
+    if kind == "habitat":
+        return {name: [facts[2]] for name, facts in FACTS.items()}
+    if kind == "non_visual":
+        return {name: [text] for name, text in NON_VISUAL.items()}
+    return {name: ["It is a truly amazing and fascinating thing."] for name in FACTS}
+
+
+@pytest.fixture(scope="module")
+def local_judge() -> Judge:
+    from ex2.analysis.judges import load_judge
+
+    return load_judge("local")
+
+
+@pytest.fixture(scope="module")
+def planted_study(pictogram_vlm: VLM, local_judge: Judge) -> Callable[[str, str], Study]:
+    """Analysis of texts of one kind, after a base policy that mixes all kinds, on images that prefer another kind."""
+
+    def study(aligned: str, images: str) -> Study:
+        bank = build_bank(pictogram_vlm, load_images(f"planted:{images}"), progress=False)
+        names = bank.class_names
+        return analyse(
+            [described(names, name, text) for name, own in facts_of(aligned).items() for text in own],
+            TextScorer(pictogram_vlm, bank),
+            local_judge,
+            base=[described(names, n, text) for kind in KINDS for n, own in facts_of(kind).items() for text in own],
+            progress=False,
+        )
+
+    return study
+
+
+@pytest.mark.parametrize("kind", ["visual", "habitat"])
+def test_a_planted_preference_is_found(planted_study: Callable[[str, str], Study], kind: str) -> None:
+    study = planted_study(kind, kind)
+    assert study.summary["verdict"].startswith(f"Preferred: {kind}. Training moved the policy there")
+    preference = study.tables["preference"].set_index("category")
+    assert preference["preferred"].to_dict() == {name: name == kind for name in CATEGORIES}
+    assert preference.loc[kind, "contribution_low"] > 0
+    # Base: of five texts a class two are visual, so the share rose by 0.6; of habitat by 0.8.
+    assert preference.loc[kind, "change_mean"] == pytest.approx({"visual": 0.6, "habitat": 0.8}[kind])
+    assert study.summary["unsure"] == 0
+    assert (study.summary["classes"], study.summary["classes_of_dataset"]) == (8, 16)
+
+
+@pytest.mark.parametrize("images", ["visual", "random"])
+def test_moving_somewhere_is_no_preference_unless_the_images_agree(
+    planted_study: Callable[[str, str], Study], images: str
+) -> None:
+    """The policy went to habitat, but habitat adds nothing to the similarity with these images."""
+    study = planted_study("habitat", images)
+    habitat = study.tables["preference"].set_index("category").loc["habitat"]
+    assert habitat["change_low"] > 0
+    assert habitat["change_p_holm"] < 0.05
+    assert not habitat["contribution_low"] > 0
+    assert study.summary["verdict"] == NOTHING_FOUND
+
+
+# ---------------------------------------------------------------- shares by hand, on an encoder and a judge made up
+
+NAMES = ("ant", "bee", "cow", "dog")
+
+
+class HashVLM:
+    """A random direction for every text, always the same one."""
+
+    name, dim, logit_scale, max_text_tokens = "hash", 8, 100.0, 77
+    device = torch.device("cpu")
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") for text in texts]
+        rows = [torch.randn(self.dim, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return normalize(torch.stack(rows), dim=1)
+
+
+class FirstWordJudge:
+    """Takes a clause's first word for its category; `red` is a colour."""
+
+    name = "first-word"
+
+    def judge(self, passages: Sequence[Passage], *, progress: bool = True) -> list[tuple[Judgement, ...]]:
+        return [tuple(self._one(clause) for clause in passage.clauses) for passage in passages]
+
+    def _one(self, clause: str) -> Judgement:
+        first = clause.split()[0]
+        tags = ("colour",) if "red" in clause else ()
+        if first not in CATEGORIES:
+            return Judgement((0.25, 0.25, 0.25, 0.25), tags)
+        return Judgement(tuple(0.85 if name == first else 0.05 for name in CATEGORIES), tags)  # type: ignore[arg-type]
+
+
+ALIGNED = [
+    described(NAMES, "ant", "visual red legs."),
+    described(NAMES, "ant", "visual six legs. habitat in forests. visual red head.", "How does it look?"),
+    described(NAMES, "bee", "visual red stripes."),
+    described(NAMES, "bee", "unsure what this is."),
+    described(NAMES, "cow", "spurious nice animal."),
+]
+BASE = [
+    described(NAMES, "ant", "habitat under stones."),
+    described(NAMES, "ant", "habitat in forests."),
+    described(NAMES, "bee", "visual red stripes."),
+    described(NAMES, "bee", "habitat in hives."),
+    described(NAMES, "dog", "non_visual it barks."),
+]
+
+
+def hash_bank(names: Sequence[str] = NAMES) -> ImageBank:
+    each = 6
+    labels = torch.arange(len(names)).repeat_interleave(each)
+    vectors = torch.randn(len(labels), HashVLM.dim, generator=torch.Generator().manual_seed(0))
+    return ImageBank(
+        class_names=tuple(names),
+        embeddings=normalize(vectors, dim=1),
+        labels=labels,
+        split_ids=torch.arange(len(labels)) % 2,
+        image_ids=tuple(map(str, range(len(labels)))),
+        vlm_name="hash",
+        vlm_fingerprint="0",
+        dataset="memory",
+    )
+
+
+def by_hand(aligned: Sequence[Description] = ALIGNED, base: Sequence[Description] = BASE, **options: Any) -> Study:
+    scorer = TextScorer(HashVLM(), hash_bank())  # type: ignore[arg-type]
+    return analyse(aligned, scorer, FirstWordJudge(), base=base, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    metrics = [
+        {"step": 1, "monitors/hub_score": 0.1, "monitors/duplicate_rate": 0.0},
+        {"step": 2, "loss": 0.5},
+        {"step": 3, "monitors/hub_score": 0.2, "monitors/duplicate_rate": 0.0},
+    ]
+    return by_hand(metrics=metrics, best_of_n=BASE[1:3], meta={"vlm": "hash", "policy": Path("runs/x")})
+
+
+def shares(study: Study, table: str = "shares", **where: str) -> dict[str, float]:
+    rows = study.tables[table]
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    return dict(zip(rows["category"], rows["mean"], strict=True))
+
+
+def test_shares_of_descriptions_by_hand(study: Study) -> None:
+    # Visual: of the ant's texts 2 of 2 (two visual clauses outweigh one of habitat), the bee's 1 of 2, the cow's 0 of 1.
+    aligned = {"visual": (1 + 0.5 + 0) / 3, "habitat": 0, "non_visual": 0, "spurious": 1 / 3, "unsure": 0.5 / 3}
+    assert shares(study, level="descriptions", system="aligned") == pytest.approx(aligned)
+    base = {"visual": (0 + 0.5 + 0) / 3, "habitat": (1 + 0.5 + 0) / 3, "non_visual": 1 / 3, "spurious": 0, "unsure": 0}
+    assert shares(study, level="descriptions", system="base") == pytest.approx(base)
+    assert study.summary["unsure"] == 1 / 5  # of texts, not of classes
+
+
+def test_shares_of_clauses_by_hand(study: Study) -> None:
+    # Of the ant's four clauses three are visual and one is of habitat; the others have one clause a text.
+    aligned = {"visual": (0.75 + 0.5) / 3, "habitat": 0.25 / 3, "non_visual": 0, "spurious": 1 / 3, "unsure": 0.5 / 3}
+    assert shares(study, level="clauses", system="aligned") == pytest.approx(aligned)
+    for system in ("aligned", "base"):
+        for level in ("descriptions", "clauses"):
+            assert sum(shares(study, level=level, system=system).values()) == pytest.approx(1)
+
+
+def test_change_is_paired_over_the_classes_of_both(study: Study) -> None:
+    # Ant and bee are in both. Visual: 1 - 0 and 0.5 - 0.5; habitat: 0 - 1 and 0 - 0.5; unsure: 0 and 0.5.
+    change = study.tables["share_change"]
+    texts = change[change["level"] == "descriptions"].set_index("category")
+    expected = {"visual": 0.5, "habitat": -0.75, "non_visual": 0, "spurious": 0, "unsure": 0.25}
+    assert texts["mean"].to_dict() == pytest.approx(expected)
+    assert set(change["classes"]) == {2}
+    assert (texts.loc["habitat", "low"], texts.loc["habitat", "high"]) == (-1.0, -0.5)
+    # Flips of (-1, -0.5) sum to +-1.5 and +-0.5: half of them are as far from 0. Of (1, 0) all are.
+    assert texts["p"].to_dict() == {"visual": 1, "habitat": 0.5, "non_visual": 1, "spurious": 1, "unsure": 1}
+    assert set(texts["p_holm"]) == {1.0}
+    clauses = shares(study, "share_change", level="clauses")
+    assert clauses["visual"] == pytest.approx((0.75 - 0 + 0.5 - 0.5) / 2)
+
+
+def test_every_table_has_its_rows(study: Study) -> None:
+    systems = (
+        "class_name",
+        "template",
+        "random_words",
+        "base",
+        "best_of_n",
+        "scrambled",
+        "swapped",
+        "renamed",
+        "aligned",
+    )
+    rows = {
+        "descriptions": len(ALIGNED) + len(BASE),
+        "clauses": (1 + 3 + 1 + 1 + 1) + 5,
+        "shares": 2 * 2 * len(SHOWN),  # levels, systems
+        "share_change": 2 * len(SHOWN),
+        "shares_by_class": (1 + 2 + 1) + (1 + 2 + 1),  # categories of ant, bee, cow; base: of ant, bee, dog
+        "shares_by_question": (3 + 1) + 3,  # aligned: three categories, and visual for the other question; base: three
+        "attributes": 27 * 2,
+        "contributions": (4 + 2 + 1) * len(CATEGORIES),
+        "zero_shot": 1 + 1 + 2,  # template, all, and the categories of whole aligned texts: visual and spurious
+        "preference": len(CATEGORIES),
+        "controls": 2 * len(systems),
+        "learning_curve": 3,
+    }
+    assert {name: len(table) for name, table in study.tables.items()} == rows
+    assert study.summary["tables"] == sorted(rows)
+    assert set(study.tables["controls"]["system"]) == set(systems)
+
+
+def test_clauses_point_at_their_description(study: Study) -> None:
+    texts, clauses = study.tables["descriptions"], study.tables["clauses"]
+    for position, own in clauses.groupby("description"):
+        assert " ".join(own["clause"]) == texts.loc[position, "text"]
+        assert set(own["class_name"]) == {texts.loc[position, "class_name"]}
+        assert set(own["system"]) == {texts.loc[position, "system"]}
+    assert clauses["clause_drop"].notna().tolist() == [False, True, True, True] + [False] * 8
+
+
+def test_attributes_by_hand(study: Study) -> None:
+    table = study.tables["attributes"].set_index(["system", "tag"])
+    aligned, base = table.loc[("aligned", "colour")], table.loc[("base", "colour")]
+    # Clauses with red: of the ant's four two, of the bee's two one, of the cow's none; base: of the bee's two one.
+    assert (aligned["mean"], aligned["n"]) == (pytest.approx((2 / 4 + 1 / 2 + 0) / 3), 3)
+    assert (base["mean"], base["n"]) == (pytest.approx((0 + 1 / 2 + 0) / 3), 1)
+    assert table["n"].sum() == 4  # no other tag anywhere
+
+
+def test_contributions_are_means_over_classes(study: Study) -> None:
+    table = study.tables["contributions"].set_index(["test", "category"])
+    texts = study.tables["descriptions"].query("system == 'aligned' and category == 'visual'")
+    for test in ("gain", "specificity", "stripped"):
+        ant, bee = texts[texts["class_name"] == "ant"][test].mean(), texts[texts["class_name"] == "bee"][test].mean()
+        row = table.loc[(test, "visual")]
+        assert row["mean"] == pytest.approx((ant + bee) / 2)
+        assert (row["n"], row["classes"]) == (3, 2)
+        assert row["low"] <= row["mean"] <= row["high"]
+    # One class: a mean, but neither an interval nor a p-value. No class: nothing.
+    cow = table.loc[("gain", "spurious")]
+    assert cow["mean"] == pytest.approx(study.tables["descriptions"].loc[4, "gain"])
+    assert cow[["low", "high", "p", "p_holm"]].isna().all()
+    assert table.loc[("gain", "non_visual")][["mean", "low", "p"]].isna().all()
+
+
+def test_contrast_by_hand(study: Study) -> None:
+    """Within class and system, a category's clauses against the other judged ones, averaged over the systems, then classes."""
+    c = study.tables["clauses"]
+    added = {(r.system, r.class_name, r.clause): r.added for r in c.itertuples()}
+    # Only the aligned ant and the base bee have both visual and other judged clauses; the bee's unsure one is left out.
+    ant = [added["aligned", "ant", f"visual {x}."] for x in ("red legs", "six legs", "red head")]
+    differences = [
+        np.mean(ant) - added["aligned", "ant", "habitat in forests."],
+        added["base", "bee", "visual red stripes."] - added["base", "bee", "habitat in hives."],
+    ]
+    table = study.tables["contributions"].set_index(["test", "category"])
+    assert table.loc[("contrast", "visual"), "mean"] == pytest.approx(np.mean(differences))
+    assert table.loc[("contrast", "habitat"), "mean"] == pytest.approx(-np.mean(differences))
+    assert table.loc[("contrast", "visual"), "classes"] == 2
+
+
+def test_zero_shot_by_a_loop(study: Study) -> None:
+    bank, vlm = hash_bank(), HashVLM()
+    images = bank.embeddings[bank.rows("heldout")]
+    labels = bank.labels[bank.rows("heldout")].tolist()
+
+    def accuracy(vectors: Tensor, classes: Sequence[int]) -> float:
+        nearest = (images @ vectors.T).argmax(dim=1).tolist()
+        pairs = list(zip(nearest, labels, strict=True))
+        return float(np.mean([np.mean([n == k for n, label in pairs if label == k]) for k in classes]))
+
+    templates = vlm.encode_texts([TEMPLATE.replace("{}", name) for name in NAMES])
+    table = study.tables["zero_shot"].set_index("texts")
+    assert list(table.index) == ["template", "all", "visual", "spurious"]
+    assert table.loc["template", "mean"] == pytest.approx(accuracy(templates, range(4)))
+    for kind, records, covered in (("all", ALIGNED, [0, 1, 2]), ("visual", ALIGNED[:3], [0, 1])):
+        vectors = templates.clone()
+        for k in covered:
+            vectors[k] = normalize(vlm.encode_texts([r.text for r in records if r.class_id == k]).mean(dim=0), dim=0)
+        row = table.loc[kind]
+        assert row["mean"] == pytest.approx(accuracy(vectors, covered))
+        assert row["gain_mean"] == pytest.approx(accuracy(vectors, covered) - accuracy(templates, covered))
+        assert (row["classes"], row["n"]) == (len(covered), len(records))
+    assert np.isnan(table.loc["spurious", "low"])  # one class
+
+
+def test_controls_are_the_texts_they_say(study: Study) -> None:
+    bank, vlm = hash_bank(), HashVLM()
+    table = study.tables["controls"].set_index(["system", "images"])
+    for images, prototypes in (("reward", bank.prototypes), ("heldout", bank.heldout_prototypes)):
+        own = (vlm.encode_texts([r.text for r in ALIGNED]) * prototypes[[r.class_id for r in ALIGNED]]).sum(dim=1)
+        ant, bee, cow = own[:2].mean(), own[2:4].mean(), own[4]
+        assert table.loc[("aligned", images), "mean"] == pytest.approx(float(ant + bee + cow) / 3, abs=1e-6)
+        names = (vlm.encode_texts(NAMES[:3]) * prototypes[:3]).sum(dim=1)  # of described classes only
+        assert table.loc[("class_name", images), "mean"] == pytest.approx(float(names.mean()), abs=1e-6)
+        template = table.loc[
+            ("template", images)
+        ]  # differences are paired by class, so their mean is that of the means
+        assert template["aligned_minus_mean"] == pytest.approx(
+            table.loc[("aligned", images), "mean"] - template["mean"]
+        )
+    assert np.isnan(table.loc[("aligned", "heldout"), "aligned_minus_mean"])
+    assert table["n"].xs("heldout", level="images").to_dict() == {
+        "class_name": 3,
+        "template": 3,
+        "random_words": 3 * 5,  # as many a class as there are descriptions, 8 at most
+        "base": 5,
+        "best_of_n": 2,
+        "scrambled": 5,
+        "swapped": 5,
+        "renamed": 5,
+        "aligned": 5,
+    }
+
+
+def test_summary_speaks_of_the_study(study: Study) -> None:
+    summary = study.summary
+    assert (summary["judge"], summary["descriptions"], summary["base_descriptions"]) == ("first-word", 5, 5)
+    assert (summary["classes"], summary["classes_of_dataset"]) == (3, 4)
+    assert summary["meta"] == {"vlm": "hash", "policy": "runs/x"}
+    assert summary["monitors"]["hub_score"] == {"first": 0.1, "last": 0.2}
+    assert summary["verdict"] == NOTHING_FOUND  # two classes in common prove nothing
+    hub = "The monitor hub_score rose from 0.100 to 0.200 in training: one text fits many classes (hub texts)."
+    assert hub in summary["warnings"]
+    json.dumps(summary, allow_nan=False)
+
+
+def test_equal_seeds_give_equal_studies(study: Study) -> None:
+    first, second, other = by_hand(), by_hand(), by_hand(seed=1)
+    assert first.summary == second.summary
+    for name, table in first.tables.items():
+        pd.testing.assert_frame_equal(table, second.tables[name])
+    assert not first.tables["controls"].equals(other.tables["controls"])
+    pd.testing.assert_frame_equal(first.tables["clauses"], other.tables["clauses"])  # nothing random in these
+
+
+def test_order_of_the_descriptions_changes_no_share() -> None:
+    first, turned = by_hand(), by_hand(ALIGNED[::-1], BASE[::-1])
+    for table in ("shares", "share_change", "contributions", "preference"):
+        pd.testing.assert_frame_equal(first.tables[table], turned.tables[table])
+
+
+# ---------------------------------------------------------------- without base, with odd input
+
+
+def test_without_base_nothing_is_said_about_preference() -> None:
+    study = by_hand(base=())
+    assert study.summary["verdict"] == NO_STATEMENT
+    assert study.tables["share_change"].empty
+    preference = study.tables["preference"]
+    assert preference["change_mean"].isna().all()
+    assert not preference["preferred"].any()
+    assert preference["contribution_mean"].notna().any()  # what clauses add is still known
+    assert set(study.tables["descriptions"]["system"]) == {"aligned"}
+    assert "learning_curve" not in study.tables
+    assert "base" not in study.summary
+    assert "There are no texts of the untrained policy to compare with." in study.summary["warnings"]
+
+
+@pytest.mark.parametrize(("records", "found"), [(ALIGNED[:2], 1), ([], 0)])
+def test_one_class_is_refused(records: list[Description], found: int) -> None:
+    reason = "intervals and tests are over classes and need two; describe more classes."
+    message = f"the descriptions are about {found} class: {reason}"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        by_hand(records)
+
+
+def test_texts_of_nothing_but_punctuation_are_analysed() -> None:
+    odd = [described(NAMES, name, text) for name, text in (("ant", "..."), ("bee", "-"), ("cow", "\u3000!\n"))]
+    study = by_hand(odd, base=())
+    assert study.tables["clauses"]["clause"].tolist() == ["...", "-", "!"]
+    assert study.tables["clauses"]["added"].tolist() == [0.0, 0.0, 0.0]  # framed, nothing is left but the name
+    assert study.summary["unsure"] == 1.0
+
+
+def test_judgements_find_back_to_their_texts() -> None:
+    judged = judge_all(FirstWordJudge(), {"aligned": ALIGNED, "base": BASE}, progress=False)
+    assert [part.system for part in judged] == ["aligned", "base"]
+    for part, records in zip(judged, (ALIGNED, BASE), strict=True):
+        assert part.class_ids == [r.class_id for r in records]
+        for record, clauses in zip(records, part.clauses, strict=True):
+            expected = [word for word in re.findall(r"\w+", record.text) if word in CATEGORIES]
+            assert [j.category for j in clauses] == (expected or [None])
+
+
+# ---------------------------------------------------------------- verdict and warnings
+
+
+def preference_of(*preferred: str, change: float = 0.1) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"category": CATEGORIES, "preferred": [name in preferred for name in CATEGORIES], "change_mean": change}
+    )
+
+
+def test_verdict_in_words() -> None:
+    assert verdict(preference_of("visual", "non_visual")).startswith("Preferred: visual and non-visual. ")
+    assert verdict(preference_of()) == NOTHING_FOUND
+    assert verdict(preference_of(change=np.nan)) == NO_STATEMENT
+
+
+def texts_of(categories: Sequence[str], words: int, system: str = "aligned") -> pd.DataFrame:
+    return pd.DataFrame({"system": system, "category": categories, "text": "w " * words})
+
+
+def test_signs_of_reward_hacking() -> None:
+    sound = pd.concat([texts_of(["visual"] * 5 + ["spurious"] * 5, 5), texts_of(["visual"] * 3, 10, "base")])
+    unmoved = {"hub_score": {"first": 0.1, "last": 0.12}, "duplicate_rate": {"first": 0.9, "last": 0.2}}
+    assert hacking_warnings(sound, unmoved) == []  # each of these at or below its limit
+    hacked = pd.concat([texts_of(["spurious"] * 6 + ["unsure"] * 4, 4), texts_of(["visual"] * 3, 10, "base")])
+    monitors = {
+        name: {"first": 0.0, "last": 0.25} for name in ("duplicate_rate", "boilerplate_rate", "truncated_share")
+    }
+    found = hacking_warnings(hacked, monitors)
+    assert len(found) == 6
+    assert found[0].startswith("60% of the descriptions say nothing specific to their class (spurious)")
+    assert found[1] == "The judge is unsure about 40% of the descriptions: read shares with care."
+    assert found[2] == "Descriptions shrank from 10.0 to 4.0 words: the policy learned to say less."
+    assert found[3] == "The monitor duplicate_rate rose from 0.000 to 0.250 in training: texts repeat each other."
+    # Monitors that are not numbers say nothing.
+    assert hacking_warnings(sound, {"hub_score": {"first": 0.0, "last": float("nan")}}) == []
+
+
+def test_first_and_last_monitors_skip_other_rows() -> None:
+    rows = [
+        {"loss": 1.0},
+        {"monitors/hub_score": 0.1, "reward": 2.0},
+        {"monitors/hub_score": 0.3},
+        {"train_runtime": 9.0},
+    ]
+    assert _first_and_last(rows) == {"hub_score": {"first": 0.1, "last": 0.3}}
+    assert _first_and_last([]) == {}
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_what_is_written_is_read_back(study: Study, tmp_path: Path) -> None:
+    study.write(tmp_path / "deep" / "out")
+    read = Study.read(tmp_path / "deep" / "out")
+    assert read.summary == study.summary
+    assert list(read.tables) == study.summary["tables"]
+    for name, table in study.tables.items():
+        pd.testing.assert_frame_equal(read.tables[name], table)
+        csv = pd.read_csv(tmp_path / "deep" / "out" / "tables" / f"{name}.csv")
+        assert (len(csv), list(csv)) == (len(table), list(table))
+
+
+def test_study_without_base_is_read_back(tmp_path: Path) -> None:
+    study = by_hand(base=())
+    study.write(tmp_path)
+    read = Study.read(tmp_path)
+    assert read.summary == study.summary
+    assert list(read.tables["share_change"]) == list(study.tables["share_change"])
+    assert verdict(read.tables["preference"]) == NO_STATEMENT
+
+
+def test_folder_without_analysis_is_refused(tmp_path: Path) -> None:
+    message = f"{tmp_path} holds no analysis: summary.json is missing; `ex2 analyze` writes it."
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        Study.read(tmp_path)
+    with pytest.raises(UserError, match=r"nowhere holds no analysis: summary.json is missing"):
+        Study.read(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda out: (out / "summary.json").write_text('{"tables": ["clauses"'),
+        lambda out: (out / "summary.json").write_text("{}"),
+        lambda out: (out / "summary.json").write_text("[]"),
+        lambda out: (out / "summary.json").write_text('{"tables": null}'),
+        lambda out: (out / "summary.json").write_bytes(b"\xff\xfe"),
+        lambda out: (out / "tables" / "clauses.parquet").unlink(),
+        lambda out: (out / "tables" / "clauses.parquet").write_bytes(b"PAR1"),
+        lambda out: shutil.rmtree(out / "tables"),
+    ],
+    ids=["cut off", "without tables", "a list", "null", "no text", "table missing", "table cut off", "tables missing"],
+)
+def test_damaged_folder_is_refused(study: Study, tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    study.write(tmp_path)
+    damage(tmp_path)
+    message = rf"^{re.escape(str(tmp_path))} holds a damaged analysis \(.+\); run `ex2 analyze` again\.$"
+    with pytest.raises(UserError, match=re.compile(message, re.DOTALL)):
+        Study.read(tmp_path)
+
+
+def test_a_summary_that_is_no_json_is_not_written(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        replace(study, summary={"value": float("nan")}).write(tmp_path)
+    assert not (tmp_path / "summary.json").exists()

@@ -1,0 +1,87 @@
+"""The notebooks in analysis/ run from top to bottom on embedded data, and say what the data hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nbclient
+import nbformat
+import pytest
+
+from ex2.cli import main
+from ex2.data import load_images
+from ex2.data.planted import SENTENCES
+from ex2.descriptions import Description, write_descriptions
+
+ANALYSIS = Path(__file__).resolve().parent.parent / "analysis"
+
+
+def planted_descriptions(path: Path, kinds: dict[str, int], dataset: str) -> Path:
+    """The planted sentences themselves as descriptions: of each class so many of each kind."""
+    rows = [json.loads(line) for line in SENTENCES.read_text(encoding="utf-8").splitlines()]
+    names = load_images(dataset).class_names
+    records = [
+        Description(dataset, i, name, "Describe a {}.", row["text"], "hand", 0, {}, extra={"vlm": "pictogram"})
+        for i, name in enumerate(names)
+        for kind, count in kinds.items()
+        for row in [row for row in rows if (row["class_name"], row["category"]) == (name, kind)][:count]
+    ]
+    write_descriptions(path, records)
+    return path
+
+
+def execute(name: str, environment: dict[str, Path | str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run a notebook in a kernel of its own; the text that its cells print or show, one entry a code cell."""
+    for key, value in environment.items():
+        monkeypatch.setenv(key, str(value))
+    notebook = nbformat.read(ANALYSIS / name, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ANALYSIS)}}).execute()
+    return [
+        "\n".join(_text(output) for output in cell["outputs"]) for cell in notebook.cells if cell["cell_type"] == "code"
+    ]
+
+
+def _text(output: Any) -> str:
+    if output["output_type"] == "stream":
+        return str(output["text"])
+    data = output.get("data", {})
+    return f"{data.get('text/plain', '')}{'[png]' if 'image/png' in data else ''}"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Jupyter's own packages
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_notebooks_find_what_was_planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = {"visual": 2, "habitat": 2, "non_visual": 2, "spurious": 2}
+    for kind in ("visual", "habitat"):
+        base = planted_descriptions(tmp_path / f"{kind}_base.jsonl", mixed, f"planted:{kind}")
+        aligned = planted_descriptions(
+            tmp_path / f"{kind}.jsonl", {kind: 6, "spurious": 1, "non_visual": 1}, f"planted:{kind}"
+        )
+        main(["analyze", str(aligned), "--base", str(base), "--out", str(tmp_path / kind)])
+
+    printed = execute(
+        "attribute_preferences.ipynb",
+        {
+            "EX2_DESCRIPTIONS": tmp_path / "visual.jsonl",
+            "EX2_BASE": tmp_path / "visual_base.jsonl",
+            "EX2_DATASET": "planted:visual",
+        },
+        monkeypatch,
+    )
+    assert "128 descriptions of 16 classes, 128 by the untrained policy" in printed[1]
+    assert "Preferred: visual." in printed[2]
+    assert "[png]" in printed[3]
+    assert "[png]" in printed[4]
+    assert "random_words" in printed[5]
+
+    printed = execute(
+        "compare_vlms.ipynb", {"EX2_FIRST": tmp_path / "visual", "EX2_SECOND": tmp_path / "habitat"}, monkeypatch
+    )
+    assert "planted:visual" in printed[0]
+    assert "dataset is not the same" in printed[1]
+    assert "[png]" in printed[1]
+    flips = [line.split() for line in printed[3].splitlines()]
+    assert any("visual" in row and row.index("first") < row.index("second") for row in flips if "first" in row)
+    assert any("habitat" in row and row.index("second") < row.index("first") for row in flips if "first" in row)
