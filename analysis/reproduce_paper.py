@@ -22,8 +22,8 @@ import pandas as pd
 import yaml
 from pipeline import ROOT, train_generate_analyze
 
-from ex2.analysis.categories import CATEGORIES
 from ex2.analysis.study import Study
+from ex2.categories import CATEGORIES
 from ex2.errors import UserError
 from ex2.files import write_atomically
 

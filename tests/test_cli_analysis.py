@@ -94,7 +94,7 @@ def test_descriptions_of_no_run_with_and_without_base(descriptions: Path, tmp_pa
     main(["analyze", str(descriptions), "--base", str(descriptions), "--out", str(tmp_path / "same")])
     same = json.loads((tmp_path / "same" / "summary.json").read_text())
     assert same["aligned_minus_base"]["heldout"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
-    assert same["verdict"].startswith("No preference found")
+    assert same["verdict"].startswith("No statement about preference: 4 classes are too few")
 
 
 def test_compare_two_analyses(descriptions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ex2.analysis.agreement import Agreement, agreement, format_agreement
-from ex2.analysis.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, of_text, strip_name
 from ex2.analysis.judges.local import ASSETS, HEAD, LAYERS, LocalJudge, SentenceFeatures
+from ex2.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, of_text, strip_name
 from ex2.files import write_atomically
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "judge.md"

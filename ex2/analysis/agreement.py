@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ex2.analysis.categories import CATEGORIES
 from ex2.analysis.statistics import Interval, expanded_tail
+from ex2.categories import CATEGORIES
 from ex2.errors import UserError
 
 UNSURE = "unsure"

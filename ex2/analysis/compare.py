@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ex2.analysis.categories import CATEGORIES, TAGS
+from ex2.analysis.findings import SHOWN, added_contrast
 from ex2.analysis.statistics import cluster_bootstrap_mean, holm, sign_flip_p
-from ex2.analysis.study import SHOWN, Study, added_contrast
+from ex2.analysis.study import Study
+from ex2.categories import CATEGORIES, TAGS
 from ex2.errors import UserError
 
 _LEVEL = 0.95

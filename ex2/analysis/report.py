@@ -21,8 +21,9 @@ from markupsafe import Markup
 
 from ex2.analysis import study_plots
 from ex2.analysis.before_after import SPOKEN_NAMES
+from ex2.analysis.findings import SHOWN
 from ex2.analysis.plots import SYSTEM_LABELS
-from ex2.analysis.study import SHOWN, Study
+from ex2.analysis.study import Study
 from ex2.bank import BROKEN_IMAGE
 from ex2.data import LabelledImages, PlantedImages
 from ex2.files import write_atomically

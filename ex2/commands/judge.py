@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("--judge names a judge twice.")
     rows = read_labels(arguments.labels)
     from ex2.analysis.agreement import agreement, format_agreement
-    from ex2.analysis.categories import Passage, of_text
     from ex2.analysis.judges import load_judge
+    from ex2.categories import Passage, of_text
     from ex2.files import write_atomically
 
     passages = [Passage.of(row["class_name"], row["text"]) for row in rows]
@@ -77,7 +77,7 @@ def read_labels(path: Path) -> list[dict[str, str]]:
     Raises:
         UserError: No such file, a broken line (named by number), a missing or empty field, an unknown category, or no labels.
     """
-    from ex2.analysis.categories import check_category
+    from ex2.categories import check_category
 
     if not path.is_file():
         raise UserError(f"--labels {path}: no such file.")

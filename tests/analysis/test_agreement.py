@@ -21,7 +21,7 @@ from ex2.analysis.agreement import (
     f1_scores,
     format_agreement,
 )
-from ex2.analysis.categories import CATEGORIES
+from ex2.categories import CATEGORIES
 from ex2.errors import UserError
 
 V, H, N, S = CATEGORIES

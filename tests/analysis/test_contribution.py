@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ex2.analysis.categories import Passage
 from ex2.analysis.contribution import (
     CLAUSE_TESTS,
     TEXT_TESTS,
@@ -32,6 +31,7 @@ from ex2.analysis.contribution import (
     zero_shot_by_class,
 )
 from ex2.bank import ImageBank
+from ex2.categories import Passage
 from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
 

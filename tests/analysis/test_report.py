@@ -21,9 +21,10 @@ import pytest
 from PIL import Image
 
 from ex2.analysis import report, study_plots
-from ex2.analysis.categories import CATEGORIES, Judgement, Passage
+from ex2.analysis.findings import SHOWN
 from ex2.analysis.report import ASSETS, render, write_report
-from ex2.analysis.study import SHOWN, Study, analyse
+from ex2.analysis.study import Study, analyse
+from ex2.categories import CATEGORIES, Judgement, Passage
 from ex2.data import LabelledImages, load_images
 from ex2.data.images import fingerprint_of
 from ex2.descriptions import Description
@@ -32,7 +33,7 @@ from ex2.rewards.scoring import TextScorer
 QUESTIONS = ("Describe a {}.", "What does a {} look like?")
 CLASSES = ("tiger", "owl", "banana", "whale", "ear of corn")
 EVIL = "It has <script>alert('x')</script> \"><img src=http://evil.example/x.png onerror=alert(1)> orange fur & costs $5 or $6."
-VOID = {"meta", "br", "img", "link", "hr", "input"}
+VOID = {"meta", "br", "wbr", "img", "link", "hr", "input"}
 
 
 class WordJudge:

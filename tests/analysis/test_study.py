@@ -18,9 +18,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ex2.analysis.categories import CATEGORIES, Judge, Judgement, Passage
-from ex2.analysis.study import SHOWN, Study, _first_and_last, analyse, hacking_warnings, judge_all, verdict
+from ex2.analysis.findings import (
+    FEWEST_CLASSES,
+    SHOWN,
+    first_and_last,
+    hacking_warnings,
+    question_warnings,
+    verdict,
+)
+from ex2.analysis.statistics import holm, sign_flip_p
+from ex2.analysis.study import Study, analyse, judge_all
 from ex2.bank import ImageBank, build_bank
+from ex2.categories import CATEGORIES, Judge, Judgement, Passage
 from ex2.data import load_images
 from ex2.descriptions import Description
 from ex2.errors import UserError
@@ -391,7 +400,7 @@ def test_summary_speaks_of_the_study(study: Study) -> None:
     assert (summary["classes"], summary["classes_of_dataset"]) == (3, 4)
     assert summary["meta"] == {"vlm": "hash", "policy": "runs/x"}
     assert summary["monitors"]["hub_score"] == {"first": 0.1, "last": 0.2}
-    assert summary["verdict"] == NOTHING_FOUND  # two classes in common prove nothing
+    assert summary["verdict"].startswith("No statement about preference: 2 classes are too few")
     hub = "The monitor hub_score rose from 0.100 to 0.200 in training: one text fits many classes (hub texts)."
     assert hub in summary["warnings"]
     json.dumps(summary, allow_nan=False)
@@ -458,16 +467,39 @@ def test_judgements_find_back_to_their_texts() -> None:
 # ---------------------------------------------------------------- verdict and warnings
 
 
-def preference_of(*preferred: str, change: float = 0.1) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"category": CATEGORIES, "preferred": [name in preferred for name in CATEGORIES], "change_mean": change}
-    )
+def preference_of(*preferred: str, change: float = 0.1, classes: int = 8) -> pd.DataFrame:
+    liked = [name in preferred for name in CATEGORIES]
+    return pd.DataFrame({"category": CATEGORIES, "preferred": liked, "change_mean": change, "classes": classes})
 
 
 def test_verdict_in_words() -> None:
     assert verdict(preference_of("visual", "non_visual")).startswith("Preferred: visual and non-visual. ")
     assert verdict(preference_of()) == NOTHING_FOUND
     assert verdict(preference_of(change=np.nan)) == NO_STATEMENT
+    assert verdict(preference_of(classes=7)).startswith("No statement about preference: 7 classes are too few")
+
+
+def test_fewest_classes_is_where_a_corrected_p_can_fall_below_one_in_twenty() -> None:
+    for classes, enough in ((FEWEST_CLASSES - 1, False), (FEWEST_CLASSES, True)):
+        smallest = sign_flip_p(np.ones(classes))
+        assert (holm([smallest, 1, 1, 1, 1])[0] < 0.05) == enough
+
+
+def test_other_questions_are_warned_about() -> None:
+    def asked(base: list[str], aligned: list[str]) -> pd.DataFrame:
+        return pd.DataFrame(
+            {"system": ["base"] * len(base) + ["aligned"] * len(aligned), "question": [*base, *aligned]}
+        )
+
+    assert question_warnings(asked(["a", "b"], ["a", "b", "a", "b"])) == []
+    (warning,) = question_warnings(asked(["a", "b"], ["b", "b"]))
+    assert "50% of the texts" in warning
+    assert question_warnings(asked([], ["b"])) == []
+
+
+def test_base_of_other_classes_is_refused() -> None:
+    with pytest.raises(UserError, match=r"share 1 class\(es\) with the descriptions: a comparison needs two"):
+        by_hand(ALIGNED, base=[r for r in BASE if r.class_id == ALIGNED[0].class_id])
 
 
 def texts_of(categories: Sequence[str], words: int, system: str = "aligned") -> pd.DataFrame:
@@ -492,15 +524,15 @@ def test_signs_of_reward_hacking() -> None:
     assert hacking_warnings(sound, {"hub_score": {"first": 0.0, "last": float("nan")}}) == []
 
 
-def test_first_and_last_monitors_skip_other_rows() -> None:
+def testfirst_and_last_monitors_skip_other_rows() -> None:
     rows = [
         {"loss": 1.0},
         {"monitors/hub_score": 0.1, "reward": 2.0},
         {"monitors/hub_score": 0.3},
         {"train_runtime": 9.0},
     ]
-    assert _first_and_last(rows) == {"hub_score": {"first": 0.1, "last": 0.3}}
-    assert _first_and_last([]) == {}
+    assert first_and_last(rows) == {"hub_score": {"first": 0.1, "last": 0.3}}
+    assert first_and_last([]) == {}
 
 
 # ---------------------------------------------------------------- files

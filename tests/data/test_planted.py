@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ex2.analysis.categories import CATEGORIES, strip_name
 from ex2.bank import ImageBank, build_bank
+from ex2.categories import CATEGORIES, strip_name
 from ex2.data import PlantedImages, list_datasets, load_images
 from ex2.data.planted import COPIES, KINDS, NOISE, SENTENCES, load_planted, plant
 from ex2.errors import UserError

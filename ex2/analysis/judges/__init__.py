@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from ex2.analysis.categories import Judge
+from ex2.categories import Judge
 from ex2.config import cache_folder
 from ex2.errors import UserError
 

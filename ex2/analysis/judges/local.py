@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ex2.analysis.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, strip_name
+from ex2.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, strip_name
 from ex2.errors import UserError
 from ex2.vlm.pictogram import text_tower_folder
 

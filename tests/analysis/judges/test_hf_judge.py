@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, GPT2Config
 
-from ex2.analysis.categories import Judge, Judgement, Passage
 from ex2.analysis.judges import load_judge
 from ex2.analysis.judges.hf import CONTENT_FREE, LABELS, HFJudge, _contexts
+from ex2.categories import Judge, Judgement, Passage
 from ex2.errors import UserError
 
 PASSAGES = [

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from ex2.analysis.agreement import agreement
-from ex2.analysis.categories import ALL_TAGS, CATEGORIES, TAGS, Judge, Judgement, Passage, of_text, strip_name
 from ex2.analysis.judges import load_judge
 from ex2.analysis.judges import local as module
 from ex2.analysis.judges.local import HEAD, WORDS, LocalJudge
+from ex2.categories import ALL_TAGS, CATEGORIES, TAGS, Judge, Judgement, Passage, of_text, strip_name
 from ex2.errors import UserError
 from ex2.vlm import pictogram
 

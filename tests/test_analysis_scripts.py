@@ -1,0 +1,88 @@
+"""The scripts in analysis/: from training to the table, what is finished is not repeated, what failed is named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TINY: dict[str, object] = {
+    "lora_r": 4,
+    "num_generations": 2,
+    "per_device_train_batch_size": 4,
+    "steps_per_generation": 2,
+    "gradient_accumulation_steps": 1,
+    "num_iterations": 1,
+    "max_steps": 2,
+    "max_completion_length": 8,
+    "best_of_n": 2,
+    "eval_samples": 2,
+    "use_cpu": True,
+    "bf16": False,
+}
+
+
+def script(name: str, *line: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "analysis" / name), *line],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_grid_fills_its_table_and_is_resumable(tiny_llm: Path, class_folder: Path, tmp_path: Path) -> None:
+    config, grid, out = tmp_path / "base.yaml", tmp_path / "grid.yaml", tmp_path / "paper"
+    config.write_text(yaml.safe_dump({**TINY, "model_name_or_path": str(tiny_llm), "before_after": False}))
+    grid.write_text(
+        yaml.safe_dump({"vlms": {"small": "pictogram"}, "datasets": {"four": f"folder:{{data}}/{class_folder.name}"}})
+    )
+    line = ["--grid", str(grid), "--config", str(config), "--data", str(class_folder.parent), "--out", str(out)]
+    result = script("reproduce_paper.py", *line, "--reward_normalization", "zscore")
+    assert result.returncode == 0, result.stderr + (out / "small_four.log").read_text()[-2000:]
+    table = pd.read_csv(out / "paper.csv")
+    assert table[["vlm", "dataset"]].to_numpy().tolist() == [["small", "four"]]
+    shares = table[[f"share_{name}" for name in ("visual", "habitat", "non_visual", "spurious", "unsure")]]
+    assert shares.sum(axis=1).item() == pytest.approx(1)
+    assert "| small | four |" in (out / "paper.md").read_text()
+
+    # What is finished stays as it is; a file of descriptions that was cut off is completed, and is the same again.
+    run = out / "small_four"
+    before = {name: (run / name).read_bytes() for name in ("descriptions.jsonl", "adapter/adapter_model.safetensors")}
+    (run / "descriptions.jsonl").write_bytes(before["descriptions.jsonl"][:-40])
+    again = script("reproduce_paper.py", *line, "--reward_normalization", "zscore")
+    assert again.returncode == 0, again.stderr
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+    missing = script("reproduce_paper.py", *line, "--vlms", "large")
+    assert missing.returncode == 1
+    assert missing.stderr.splitlines()[-1] == "error: --vlms large is not in the grid, which has small."
+
+
+@pytest.mark.slow
+def test_planted_runs_end_in_a_table(tiny_llm: Path, tmp_path: Path) -> None:
+    out = tmp_path / "planted"
+    options = [part for name, value in TINY.items() for part in (f"--{name}", str(value))]
+    line = ["--out", str(out), "--kinds", "habitat", "--seeds", "3", "--random_seeds"]
+    result = script("planted_preference.py", *line, "--model_name_or_path", str(tiny_llm), *options)
+    assert result.returncode == 0, result.stderr + (out / "habitat_3.log").read_text()[-2000:]
+    row = pd.read_csv(out / "planted.csv").iloc[0]
+    assert (row["planted"], row["seed"]) == ("habitat", 3)
+    assert f"planted kind recovered: {int(row['as_planted'])} of 1" in result.stdout
+    config = yaml.safe_load((out / "habitat_3" / "config.yaml").read_text())
+    assert (config["dataset"], config["seed"], config["split_seed"]) == ("planted:habitat", 3, 3)
+
+    failed = script("planted_preference.py", *line[:-4], "--seeds", "4", "--random_seeds", "--learning_rat", "1")
+    assert failed.returncode == 1
+    assert "habitat_4 ended with status 2: see" in failed.stderr
+    assert "Unknown option learning_rat" in (out / "habitat_4.log").read_text()
