@@ -82,7 +82,7 @@ def test_planted_runs_end_in_a_table(tiny_llm: Path, tmp_path: Path) -> None:
     config = yaml.safe_load((out / "habitat_3" / "config.yaml").read_text())
     assert (config["dataset"], config["seed"], config["split_seed"]) == ("planted:habitat", 3, 3)
 
-    failed = script("planted_preference.py", *line[:-4], "--seeds", "4", "--random_seeds", "--learning_rat", "1")
+    failed = script("planted_preference.py", *line[:4], "--seeds", "4", "--random_seeds", "--learning_rat", "1")
     assert failed.returncode == 1
     assert "habitat_4 ended with status 2: see" in failed.stderr
     assert "Unknown option learning_rat" in (out / "habitat_4.log").read_text()

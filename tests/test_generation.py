@@ -24,7 +24,7 @@ def test_spread_asks_use_every_question() -> None:
 
 def test_equal_seeds_give_equal_texts_and_leave_no_trace(tiny_llm: Path) -> None:
     generator, questions = load_generator(str(tiny_llm), overrides={"max_completion_length": 6})
-    assert questions == QUESTION_SETS["short"]
+    assert questions == QUESTION_SETS["study"]
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)

@@ -170,7 +170,7 @@ def test_unknown_spec_names_the_nearest_and_all_forms(tmp_path: Path) -> None:
 
 
 def test_list_datasets_names_every_form() -> None:
-    assert [form for form, _ in list_datasets()] == ["pictograms", "folder:DIR"]
+    assert [form for form, _ in list_datasets()] == ["pictograms", "folder:DIR", "planted:KIND"]
     assert all(text for _, text in list_datasets())
 
 
