@@ -7,7 +7,7 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import yaml
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from ex2.descriptions import Description
 from ex2.errors import UserError
 from ex2.files import write_atomically
 
@@ -209,3 +210,29 @@ class RunLog(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def base_descriptions(folder: Path, dataset: str, class_names: Sequence[str]) -> list[Description]:
+    """The untrained policy's texts that a run keeps, without blank ones; none where it kept none.
+
+    Args:
+        folder: Run folder.
+        dataset: Name of the dataset that the run described.
+        class_names: Its class names.
+    """
+    if not (folder / BASE_SAMPLES).is_file():
+        return []
+    return [
+        Description(
+            dataset=dataset,
+            class_id=row["class_id"],
+            class_name=class_names[row["class_id"]],
+            question=row["question"],
+            text=row["text"],
+            model="base",
+            seed=0,
+            scores={},
+        )
+        for row in read_jsonl(folder / BASE_SAMPLES)
+        if row["text"].strip()
+    ]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 import torch
@@ -35,25 +36,15 @@ Array = NDArray[np.float64]
 _CHUNK = 2048  # texts between two steps of the progress bar
 
 
-class Similarity:
-    """Mean cosines of many texts with the images of their class and of the other classes, each text encoded once.
+class _Store:
+    """Embeddings of texts, each encoded once."""
 
-    Args:
-        scorer: VLM and bank.
-        split: Images to compare with.
-    """
-
-    def __init__(self, scorer: TextScorer, split: str = "heldout") -> None:
+    def __init__(self, scorer: TextScorer) -> None:
         self._scorer = scorer
-        prototypes = scorer.bank.prototypes_of(split)
-        self._classes = len(prototypes)
-        self._prototypes = prototypes
-        self._sum = prototypes.sum(dim=0)
         self._row: dict[str, int] = {}
-        self._embeddings = torch.empty(0, prototypes.shape[1], device=prototypes.device)
+        self._embeddings = torch.empty(0, scorer.bank.embeddings.shape[1], device=scorer.bank.device)
 
     def encode(self, texts: Sequence[str], *, progress: bool = False, desc: str = "encoding texts") -> None:
-        """Encode those of `texts` that are new."""
         new = [text for text in dict.fromkeys(texts) if text not in self._row]
         # Long texts beside long ones: the least padding.
         new.sort(key=len)
@@ -67,10 +58,42 @@ class Similarity:
             self._row[text] = len(self._row)
         self._embeddings = torch.cat(parts)
 
+    def rows(self, texts: Sequence[str]) -> torch.Tensor:
+        return self._embeddings[[self._row[text] for text in texts]]
+
+
+class Similarity:
+    """Mean cosines of many texts with the images of their class and of the other classes, each text encoded once.
+
+    Args:
+        scorer: VLM and bank.
+        split: Images to compare with.
+    """
+
+    def __init__(self, scorer: TextScorer, split: str = "heldout") -> None:
+        self._scorer = scorer
+        self._store = _Store(scorer)
+        self._look_at(split)
+
+    def _look_at(self, split: str) -> None:
+        self._prototypes = self._scorer.bank.prototypes_of(split)
+        self._classes = len(self._prototypes)
+        self._sum = self._prototypes.sum(dim=0)
+
+    def on(self, split: str) -> Similarity:
+        """The same with the images of another split; what either of them encodes serves both."""
+        other = copy(self)
+        other._look_at(split)
+        return other
+
+    def encode(self, texts: Sequence[str], *, progress: bool = False, desc: str = "encoding texts") -> None:
+        """Encode those of `texts` that are new."""
+        self._store.encode(texts, progress=progress, desc=desc)
+
     def embeddings(self, texts: Sequence[str]) -> torch.Tensor:
         """Unit embeddings (N, D) of N texts."""
-        self.encode(texts)
-        return self._embeddings[[self._row[text] for text in texts]]
+        self._store.encode(texts)
+        return self._store.rows(texts)
 
     def own(self, texts: Sequence[str], class_ids: Sequence[int]) -> Array:
         """Mean cosine (N,) of each text with the images of its class."""
@@ -191,6 +214,15 @@ def swapped(class_ids: Sequence[int], class_names: Sequence[str], seed: int) -> 
     random.Random(seed).shuffle(classes)
     following = dict(zip(classes, classes[1:] + classes[:1], strict=True))
     return [following[class_id] for class_id in class_ids]
+
+
+def some_of_each_class(class_ids: Sequence[int], most: int, seed: int) -> list[int]:
+    """Ascending positions of at most `most` texts of each class, drawn by seed."""
+    members: dict[int, list[int]] = {}
+    for position, class_id in enumerate(class_ids):
+        members.setdefault(class_id, []).append(position)
+    generator = random.Random(seed)
+    return sorted(i for own in members.values() for i in generator.sample(own, min(most, len(own))))
 
 
 def renamed(text: str, old: str, new: str) -> str:

@@ -39,7 +39,8 @@ from ex2.files import write_atomically
 from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
 
-PER_CLASS_CONTROLS = 8  # texts a class of the random-words control at most
+WAFFLES_PER_CLASS = 8  # texts of the random-words control at most
+CHANGED_PER_CLASS = 32  # descriptions that are scrambled, swapped and renamed at most
 
 
 @dataclass
@@ -182,7 +183,7 @@ def analyse(
     }
     tables["preference"] = preference_table(tables["share_change"], tables["contributions"])
     on_step("controls")
-    controls = _controls(judged, best_of_n, scorer, similarity, seed)
+    controls = _controls(judged, best_of_n, scorer.bank.class_names, similarity, seed)
     monitors = first_and_last(metrics)
     summary = summarise(controls, class_names, meta=dict(meta or {}), monitors=monitors, seed=seed)
     tables["controls"] = _control_table(summary)
@@ -283,17 +284,22 @@ def _zero_shot(aligned: Judged, similarity: Similarity, scorer: TextScorer, seed
 
 
 def _controls(
-    judged: Sequence[Judged], best_of_n: Sequence[Description], scorer: TextScorer, similarity: Similarity, seed: int
+    judged: Sequence[Judged],
+    best_of_n: Sequence[Description],
+    names: Sequence[str],
+    similarity: Similarity,
+    seed: int,
 ) -> list[SystemScores]:
     """Every system of the controls table with its scores on reward and held-out images."""
-    names = scorer.bank.class_names
-    rewarded = Similarity(scorer, "reward")
+    rewarded = similarity.on("reward")
     aligned = judged[0]
     texts, ids = [r.text for r in aligned.records], aligned.class_ids
     described = sorted(set(ids))
-    others = contribution.swapped(ids, names, seed)
+    changed = contribution.some_of_each_class(ids, CHANGED_PER_CLASS, seed)
+    changed_texts, changed_ids = [texts[i] for i in changed], [ids[i] for i in changed]
+    others = contribution.swapped(changed_ids, names, seed)
     waffle = contribution.random_words(
-        names, [r.text for part in judged for r in part.records], min(PER_CLASS_CONTROLS, len(texts)), seed
+        names, [r.text for part in judged for r in part.records], min(WAFFLES_PER_CLASS, len(texts)), seed
     )
     waffle = [(class_id, text) for class_id, text in waffle if class_id in set(described)]
     systems: dict[str, tuple[list[int], list[str]]] = {
@@ -301,11 +307,14 @@ def _controls(
         "template": (described, [TEMPLATE.replace("{}", names[i]) for i in described]),
         "random_words": ([i for i, _ in waffle], [text for _, text in waffle]),
         **{part.system: (part.class_ids, [r.text for r in part.records]) for part in judged},
-        "scrambled": (ids, [contribution.scrambled(text, seed) for text in texts]),
-        "swapped": (others, texts),
+        "scrambled": (changed_ids, [contribution.scrambled(text, seed) for text in changed_texts]),
+        "swapped": (others, changed_texts),
         "renamed": (
             others,
-            [contribution.renamed(t, names[i], names[o]) for t, i, o in zip(texts, ids, others, strict=True)],
+            [
+                contribution.renamed(text, names[own], names[other])
+                for text, own, other in zip(changed_texts, changed_ids, others, strict=True)
+            ],
         ),
     }
     if best_of_n:

@@ -143,27 +143,12 @@ def _read_run(folder: Path | None) -> tuple[dict[str, Any], list[dict[str, Any]]
 
 def _base(path: Path | None, run_folder: Path | None, dataset: str, class_names: Sequence[str]) -> list[Description]:
     """The untrained policy's descriptions: a file's, or those that the run kept; none where there are neither."""
-    from ex2.descriptions import Description, read_descriptions
-    from ex2.run_folder import BASE_SAMPLES, read_jsonl
+    from ex2.descriptions import read_descriptions
+    from ex2.run_folder import base_descriptions
 
     if path is not None:
         return read_descriptions(path, class_names)
-    if run_folder is None or not (run_folder / BASE_SAMPLES).is_file():
-        return []
-    return [
-        Description(
-            dataset=dataset,
-            class_id=row["class_id"],
-            class_name=class_names[row["class_id"]],
-            question=row["question"],
-            text=row["text"],
-            model="base",
-            seed=0,
-            scores={},
-        )
-        for row in read_jsonl(run_folder / BASE_SAMPLES)
-        if row["text"].strip()
-    ]
+    return [] if run_folder is None else base_descriptions(run_folder, dataset, class_names)
 
 
 def _best(base: Sequence[Description], scorer: TextScorer) -> list[Description]:

@@ -26,6 +26,7 @@ from ex2.analysis.contribution import (
     renamed,
     reordered,
     scrambled,
+    some_of_each_class,
     swapped,
     text_tests,
     zero_shot_by_class,
@@ -296,3 +297,23 @@ def test_class_vectors_are_normalised_means_or_templates() -> None:
         assert vectors[c].tolist() == pytest.approx((expected / expected.norm()).tolist(), abs=1e-6)
     assert 1 not in ids  # that class has its template's vector
     assert torch.allclose(class_vectors(templates, texts[:0], []), templates, atol=1e-6)
+
+
+def test_splits_share_what_is_encoded(vlm: TableVLM, similarity: Similarity) -> None:
+    texts = [" ".join(CAT.clauses)]
+    similarity.encode(texts)
+    encoded = similarity._scorer.texts_encoded
+    other = similarity.on("reward")
+    assert other.own(texts, [0]) == pytest.approx(similarity._scorer.cosine(texts, [0], "reward").tolist())
+    assert similarity.own(texts, [0]) == pytest.approx(similarity._scorer.cosine(texts, [0], "heldout").tolist())
+    assert similarity._scorer.texts_encoded - encoded <= 1  # the scorer's own check above; none by `own`
+
+
+def test_some_of_each_class_is_all_of_small_ones() -> None:
+    class_ids = [2, 0, 2, 2, 1, 0]
+    chosen = some_of_each_class(class_ids, 2, seed=0)
+    assert chosen == sorted(chosen)
+    assert [i for i in chosen if class_ids[i] == 0] == [1, 5]
+    assert [class_ids[i] for i in chosen].count(2) == 2
+    assert 4 in chosen
+    assert some_of_each_class(class_ids, 6, seed=0) == list(range(6))
