@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
+from ex2.data.names import class_name_of
 from ex2.errors import UserError
 from ex2.images import to_rgb
 
@@ -77,18 +78,13 @@ class LabelledImages:
         return to_rgb(self.loader(i))
 
 
-def open_image(path: Path) -> Image.Image:
-    """The decoded image in the file ``path``, in the file's own mode (the first frame of an animation)."""
+def open_image(file: Path | IO[bytes]) -> Image.Image:
+    """The decoded image in a ``file``, in the file's own mode (the first frame of an animation)."""
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(file) as image:
         image.load()
         return image
-
-
-def class_name_of(folder: str) -> str:
-    """The class name of a folder: underscores are blanks, blanks are collapsed and stripped."""
-    return " ".join(folder.replace("_", " ").split())
 
 
 def fingerprint_of(parts: Iterable[object]) -> str:
@@ -97,6 +93,45 @@ def fingerprint_of(parts: Iterable[object]) -> str:
     for part in parts:
         digest.update(json.dumps(part).encode() + b"\n")
     return digest.hexdigest()
+
+
+class ImageFile(NamedTuple):
+    """An image file of a set: its path below the set's folder, which is its id; its class id; its split, if it has one."""
+
+    path: str
+    label: int
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class PathLoader:
+    """Opens image i of a list of files; a class rather than a closure, so that an image set can be pickled."""
+
+    paths: tuple[str | Path, ...]
+    root: Path = Path()
+
+    def __call__(self, i: int) -> Image.Image:
+        return open_image(self.root / self.paths[i])
+
+
+def images_of_files(name: str, root: Path, class_names: tuple[str, ...], files: Sequence[ImageFile]) -> LabelledImages:
+    """The image set of some files below ``root``; none is opened, and one that is missing counts as unreadable later.
+
+    Splits that are all the same say nothing, so the set then has none. The fingerprint covers the full path of
+    ``root``, the classes, and every file's path, class, split, size and time of change.
+    """
+    splits = tuple(file.split for file in files if file.split is not None)
+    return LabelledImages(
+        name=name,
+        class_names=class_names,
+        labels=tuple(file.label for file in files),
+        image_ids=tuple(file.path for file in files),
+        splits=splits if len(set(splits)) > 1 else None,
+        fingerprint=fingerprint_of(
+            [str(root.resolve()), class_names, *((*file, *_state(os.path.join(root, file.path))) for file in files)]
+        ),
+        loader=PathLoader(tuple(file.path for file in files), root),
+    )
 
 
 def read_folder(directory: str) -> LabelledImages:
@@ -121,8 +156,7 @@ def read_folder(directory: str) -> LabelledImages:
         raise UserError(f"{option}: {root} has no sub-folders; {_LAYOUT}.")
 
     folder_of: dict[str, str] = {}
-    files: list[Path] = []
-    labels: list[int] = []
+    files: list[ImageFile] = []
     for folder in folders:
         name = class_name_of(folder.name)
         if not name:
@@ -135,38 +169,18 @@ def read_folder(directory: str) -> LabelledImages:
         images = _image_files(folder)
         if not images:
             raise UserError(f"{option}: class folder {folder.name!r} has no images; remove it or fill it. {_LAYOUT}.")
-        labels += [len(folder_of)] * len(images)
-        files += images
+        files += [ImageFile(path.relative_to(root).as_posix(), len(folder_of)) for path in images]
         folder_of[name] = folder.name
-
-    image_ids = tuple(path.relative_to(root).as_posix() for path in files)
-    states = [path.stat() for path in files]
-    return LabelledImages(
-        name=f"folder:{directory}",
-        class_names=tuple(folder_of),
-        labels=tuple(labels),
-        image_ids=image_ids,
-        splits=None,
-        fingerprint=fingerprint_of(
-            [
-                "folder",
-                str(root.resolve()),
-                list(folder_of),
-                *([i, state.st_size, state.st_mtime_ns] for i, state in zip(image_ids, states, strict=True)),
-            ]
-        ),
-        loader=PathLoader(tuple(files)),
-    )
+    return images_of_files(f"folder:{directory}", root, tuple(folder_of), files)
 
 
-@dataclass(frozen=True)
-class PathLoader:
-    """Opens image i of a list of files; a class rather than a closure, so that an image set can be pickled."""
-
-    paths: tuple[Path, ...]
-
-    def __call__(self, i: int) -> Image.Image:
-        return open_image(self.paths[i])
+def _state(path: str) -> tuple[int, int]:
+    """Size and time of change of a file; of a missing one, values that no file has."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return -1, -1
+    return state.st_size, state.st_mtime_ns
 
 
 def _image_files(folder: Path) -> list[Path]:

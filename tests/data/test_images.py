@@ -18,6 +18,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from ex2.data import LabelledImages, list_datasets, load_images
+from ex2.data.benchmarks import BENCHMARKS
 from ex2.data.images import class_name_of, fingerprint_of
 from ex2.errors import UserError
 
@@ -163,15 +164,19 @@ def test_class_names_that_repeat_or_are_empty(tmp_path: Path) -> None:
 
 def test_unknown_spec_names_the_nearest_and_all_forms(tmp_path: Path) -> None:
     expect("pictogram", "unknown image set 'pictogram'. Did you mean 'pictograms'?", "folder:DIR")
-    expect("Folders:birds", "Did you mean 'folder:birds'?", "Known: pictograms (")
+    expect("Folders:birds", "Did you mean 'folder:birds'?", "Known: pictograms, folder:DIR, ")
     expect("folder", "Did you mean 'folder:DIR'?")
-    expect("imagenet", "unknown image set 'imagenet'. Known: pictograms (")
+    expect("imagenet", "unknown image set 'imagenet'. Did you mean 'imagenet:DIR'?")
+    expect("flower:/data", "unknown image set 'flower:/data'. Did you mean 'flowers:/data'?")
+    expect("svhn", "unknown image set 'svhn'. Known: pictograms, folder:DIR, ", "(see `ex2 list datasets`)")
     expect(str(tmp_path), f"It is a folder: write 'folder:{tmp_path}'.")
 
 
 def test_list_datasets_names_every_form() -> None:
-    assert [form for form, _ in list_datasets()] == ["pictograms", "folder:DIR", "planted:KIND"]
-    assert all(text for _, text in list_datasets())
+    benchmarks = [f"{scheme}:DIR" for scheme in BENCHMARKS]
+    forms = ["pictograms", "folder:DIR", "csv:FILE", "hf:ID_OR_DIR", *benchmarks, "planted:KIND"]
+    assert [form for form, _ in list_datasets()] == forms
+    assert all(text and "\n" not in text for _, text in list_datasets())
 
 
 @pytest.mark.parametrize(
