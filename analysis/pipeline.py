@@ -16,6 +16,7 @@ def train_generate_analyze(
     folder: Path,
     train: Sequence[str],
     *,
+    algorithm: str = "ppo",
     launcher: Sequence[str] = (sys.executable,),
     generate: Sequence[str] = (),
     analyze: Sequence[str] = (),
@@ -28,7 +29,8 @@ def train_generate_analyze(
 
     Args:
         folder: Run folder.
-        train: Options of train/ppo_ex2.py, without output_dir.
+        train: Options of the training script, without output_dir.
+        algorithm: Which training script: ppo, grpo or rloo.
         launcher: What starts the training script.
         generate: Further options of `ex2 generate`.
         analyze: Further options of `ex2 analyze`.
@@ -37,7 +39,7 @@ def train_generate_analyze(
     Raises:
         SystemExit: A command failed; the message names the log.
     """
-    start = [*launcher, str(ROOT / "train" / "ppo_ex2.py"), *train, "--output_dir", str(folder)]
+    start = [*launcher, str(ROOT / "train" / f"{algorithm}_ex2.py"), *train, "--output_dir", str(folder)]
     if (folder / "config.yaml").is_file():
         resume = ["--resume_from_checkpoint", "true"] if any(folder.glob("checkpoint-*")) else ["--overwrite", "true"]
         start += resume

@@ -1,13 +1,13 @@
 """The paper's grid, VLMs x datasets: train, generate and analyse each cell, and fill one table. Resumable.
 
     python analysis/reproduce_paper.py --data /data --out runs/paper
-    python analysis/reproduce_paper.py --data /data --out runs/paper --vlms clip-b32 align --datasets cub \\
+    python analysis/reproduce_paper.py --data /data --out runs/paper --vlms clip_b32 align --datasets cub \\
         --launcher "accelerate launch --config_file accelerate_configs/multi_gpu.yaml"
     python analysis/reproduce_paper.py --data /data --out runs/paper --table_only
 
-VLMs and datasets are named in analysis/paper_grid.yaml (--grid FILE for your own), training options in configs/paper/base.yaml
-(--config FILE); further options go to training as they are. Finished cells are kept; an interrupted one goes on from its
-newest checkpoint. Writes OUT/paper.csv and OUT/paper.md; compare VLMs on one dataset with `ex2 compare OUT/*_cub/analysis`.
+VLMs (each a training configuration) and datasets are named in analysis/paper_grid.yaml (--grid FILE for your own); further
+options go to training as they are. Finished cells are kept; an interrupted one goes on from its newest checkpoint. Writes
+OUT/paper.csv and OUT/paper.md; compare VLMs on one dataset with `ex2 compare OUT/*_cub/analysis`.
 """
 
 from __future__ import annotations
@@ -29,18 +29,22 @@ from ex2.files import write_atomically
 
 
 def read_grid(path: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Specs of VLMs and datasets by their short names.
+    """Configurations of VLMs and specs of datasets by their short names.
 
     Raises:
-        UserError: No such file, or not two mappings of name to spec.
+        UserError: No such file, not two mappings, or no such configuration.
     """
     if not path.is_file():
         raise UserError(f"--grid {path} does not exist.")
     grid = yaml.safe_load(path.read_text(encoding="utf-8"))
     for part in ("vlms", "datasets"):
         if not isinstance(grid, dict) or not isinstance(grid.get(part), dict) or not grid[part]:
-            raise UserError(f"--grid {path} needs a mapping {part}: name: spec.")
-    return grid["vlms"], grid["datasets"]
+            raise UserError(f"--grid {path} needs a mapping {part}: name: {'FILE' if part == 'vlms' else 'spec'}.")
+    configs = {name: path.parent / str(config) for name, config in grid["vlms"].items()}
+    for name, config in configs.items():
+        if not config.is_file():
+            raise UserError(f"--grid {path}: the configuration of {name}, {config}, does not exist.")
+    return {name: str(config.resolve()) for name, config in configs.items()}, grid["datasets"]
 
 
 def chosen(option: str, names: list[str] | None, known: dict[str, str]) -> dict[str, str]:
@@ -86,9 +90,9 @@ def main() -> None:
     parser.add_argument("--data", default="data", metavar="DIR", help="folder of the datasets, {data} in the grid")
     parser.add_argument("--out", type=Path, default=Path("runs/paper"), help="folder of the runs; default: runs/paper")
     parser.add_argument("--grid", type=Path, default=ROOT / "analysis" / "paper_grid.yaml", help="VLMs and datasets")
-    parser.add_argument("--config", default=str(ROOT / "configs" / "paper" / "base.yaml"), help="training options")
     parser.add_argument("--vlms", nargs="+", metavar="NAME", help="only these; default: all of the grid")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="only these; default: all of the grid")
+    parser.add_argument("--algorithm", default="ppo", choices=("ppo", "grpo", "rloo"), help="default: ppo, the paper's")
     parser.add_argument("--launcher", default=sys.executable, help="what starts the training script; default: python")
     parser.add_argument("--samples", type=int, default=1, help="answers to each question about each class; default: 1")
     parser.add_argument("--judge", default="local", help="see `ex2 list judges`; default: local")
@@ -96,18 +100,19 @@ def main() -> None:
     args, extra = parser.parse_known_args()
     vlms, datasets = read_grid(args.grid)
     cells = [
-        (vlm, spec, dataset, place.replace("{data}", args.data))
-        for vlm, spec in chosen("vlms", args.vlms, vlms).items()
+        (vlm, config, dataset, place.replace("{data}", args.data))
+        for vlm, config in chosen("vlms", args.vlms, vlms).items()
         for dataset, place in chosen("datasets", args.datasets, datasets).items()
     ]
     rows = []
-    for number, (vlm, spec, dataset, place) in enumerate(cells, start=1):
+    for number, (vlm, config, dataset, place) in enumerate(cells, start=1):
         folder = args.out / f"{vlm}_{dataset}"
         if not args.table_only:
             print(f"[{number}/{len(cells)}] {vlm} on {dataset}: {folder}", flush=True)
             train_generate_analyze(
                 folder,
-                ["--config", args.config, "--vlm", spec, "--dataset", place, *extra],
+                ["--config", config, "--dataset", place, *extra],
+                algorithm=args.algorithm,
                 launcher=shlex.split(args.launcher),
                 generate=["--samples", str(args.samples)],
                 analyze=["--judge", args.judge],

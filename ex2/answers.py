@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ex2.descriptions import Description, append_descriptions, read_descriptions
 from ex2.errors import UserError
-from ex2.generation import Ask
+from ex2.generation import Ask, about, sampling_seed
 
 ATTEMPTS = 4
 """A blank text is sampled again this often, less one; a class that stays blank gets no record."""
@@ -54,6 +54,7 @@ class Plan:
 
     def record(self, position: int, text: str) -> Description:
         ask = self.asks[position]
+        other = {} if ask.other_id is None else {"other_id": ask.other_id, "other_name": ask.other_name}
         return Description(
             dataset=self.dataset,
             class_id=ask.class_id,
@@ -63,24 +64,27 @@ class Plan:
             model=self.model,
             seed=self.seed,
             scores={},
-            extra={"sample": self.numbers[position], **self.settings},
+            extra={"sample": self.numbers[position], **other, **self.settings},
         )
 
 
 def plan_asks(
-    class_names: Sequence[str], questions: Sequence[str], samples: int, only: Sequence[str] | None = None
+    class_names: Sequence[str],
+    questions: Sequence[str],
+    samples: int,
+    only: Sequence[str] | None = None,
+    pairs: Sequence[tuple[int, int]] | None = None,
 ) -> tuple[tuple[Ask, ...], tuple[int, ...]]:
     """All questions about all classes (or those in `only`), `samples` times over, with the number of each sample.
 
-    Every class and question is answered once before any is answered again, so a file can be extended with more samples.
+    With ordered `pairs`, all questions about the first class of each against the second. Every question is answered once
+    about everything before any is answered again, so a file can be extended with more samples.
     """
-    asks, numbers = [], []
-    for number in range(samples):
-        for class_id, name in enumerate(class_names):
-            if only is None or name in only:
-                asks += [Ask(class_id, name, question) for question in questions]
-                numbers += [number] * len(questions)
-    return tuple(asks), tuple(numbers)
+    subjects = (
+        [(i, None) for i, name in enumerate(class_names) if only is None or name in only] if pairs is None else pairs
+    )
+    once = [about(class_names, question, *subject) for subject in subjects for question in questions]
+    return tuple(once * samples), tuple(number for number in range(samples) for _ in once)
 
 
 def recorded(plan: Plan, path: Path, class_names: Sequence[str]) -> set[int]:
@@ -92,7 +96,7 @@ def recorded(plan: Plan, path: Path, class_names: Sequence[str]) -> set[int]:
     if not path.exists():
         return set()
     position_of = {
-        (ask.class_id, ask.question, number): i
+        (ask.class_id, ask.other_id, ask.other_name, ask.question, number): i
         for i, (ask, number) in enumerate(zip(plan.asks, plan.numbers, strict=True))
     }
     done: set[int] = set()
@@ -102,14 +106,14 @@ def recorded(plan: Plan, path: Path, class_names: Sequence[str]) -> set[int]:
         for name, value in wanted.items():
             if found.get(name) != value:
                 raise _made_otherwise(path, f"{name} {found.get(name)!r}, not {value!r}")
-        key = (record.class_id, record.question, record.extra.get("sample"))
+        other_id, other_name, sample = (record.extra.get(name) for name in ("other_id", "other_name", "sample"))
+        key = (record.class_id, other_id, other_name, record.question, sample)
+        whom = repr(record.class_name) + (f" against {other_name!r}" if other_name is not None else "")
         if key not in position_of:
-            what = f"{record.question!r} about {record.class_name!r}, sample {record.extra.get('sample')}"
+            what = f"{record.question!r} about {whom}, sample {sample}"
             raise _made_otherwise(path, f"other questions, classes or samples: {what}, is not asked for")
         if position_of[key] in done:
-            raise UserError(
-                f"--out {path} answers {record.question!r} about {record.class_name!r} twice; delete the file."
-            )
+            raise UserError(f"--out {path} answers {record.question!r} about {whom} twice; delete the file.")
         done.add(position_of[key])
     return done
 
@@ -149,8 +153,7 @@ def _sample(plan: Plan, number: int, positions: range, generator: Generator) -> 
         if not empty:
             break
         asks = [plan.asks[positions[i]] for i in empty]
-        # The seed in the high bits: other seeds never meet the random numbers of this one.
-        seed = (plan.seed << 32) + ATTEMPTS * number + attempt
+        seed = sampling_seed(plan.seed, ATTEMPTS * number + attempt)
         (answers,) = generator.sample(asks, seed=seed, batch_size=len(asks))
         for i, text in zip(empty, answers, strict=True):
             texts[i] = text.strip()

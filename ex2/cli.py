@@ -10,9 +10,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ex2.commands import analyze, compare, generate, judge, score
+from ex2.commands import (
+    analyze,
+    classify,
+    compare,
+    describe_pairs,
+    export,
+    generate,
+    judge,
+    pair_accuracy,
+    score,
+    verify_goldens,
+)
 from ex2.commands import list as list_names
 from ex2.errors import UserError
+from ex2.launch import use_cores_well
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,6 +39,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the `ex2` command with `argv` (None: the command line); exit status 2 for what the user can mend."""
+    use_cores_well()
     try:
         arguments = _parser().parse_args(argv)
         arguments.command(arguments)
@@ -46,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Example: ex2 generate runs/quickstart --out descriptions.jsonl",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (generate, score, analyze, compare, judge, list_names):
+    for command in (
+        generate, describe_pairs, pair_accuracy, score, analyze, compare, classify, export, verify_goldens, judge, list_names,
+    ):  # fmt: skip
         command.add(commands)
     return parser

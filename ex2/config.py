@@ -45,6 +45,11 @@ class EX2Config:
     questions: str = _option(
         "short", "Question set (see `ex2 list questions`) or a text file with one question a line."
     )
+    pairs: int | None = _option(
+        None,
+        "Train on the N pairs of classes that the VLM confuses most, with questions=pairs, for example; null: on all classes "
+        "by themselves.",
+    )
     prompt_format: str = _option(
         "auto", "chat: chat template; plain: question and two newlines; auto: chat where the tokenizer has a template.",
         choices=["auto", "chat", "plain"],
@@ -76,6 +81,13 @@ class EX2Config:
         _at_least("eval_batch_size", self.eval_batch_size, 1)
         if self.best_of_n is not None:
             _at_least("best_of_n", self.best_of_n, 2)
+        if self.pairs is not None:
+            _at_least("pairs", self.pairs, 1)
+        elif "pair_margin" in self.reward_funcs:
+            raise UserError(
+                "reward_funcs=pair_margin compares the two classes of a pair: set pairs (the number of most confused pairs to "
+                "train on) and questions=pairs."
+            )
         if not 0 < self.heldout_fraction < 1:
             raise UserError(f"heldout_fraction={self.heldout_fraction} is out of range: it must lie between 0 and 1.")
         if self.reward_scale <= 0:

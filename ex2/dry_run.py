@@ -12,11 +12,13 @@ from typing import Any
 import yaml
 
 from ex2.config import EX2Config
+from ex2.confusion import check_pair_count
 from ex2.data import load_images
 from ex2.errors import UserError
 from ex2.options import RunOptions, num_processes
-from ex2.policy import EMBEDDED, embedded_gguf, lora_config, model_folder
-from ex2.questions import load_questions
+from ex2.policy import EMBEDDED, adapter_config, embedded_gguf, load_tokenizer, lora_config, model_folder
+from ex2.policy_checks import adopt_adapter, check_adapter_kind, check_prompt_format, empty_model
+from ex2.questions import check_questions, load_questions
 from ex2.rewards import check_rewards
 from ex2.vlm import check_spec
 
@@ -56,17 +58,24 @@ def describe(options: RunOptions) -> str:
     """The run as text: options, batches, memory.
 
     Raises:
-        UserError: What `ex2.training.run` would refuse too: unknown rewards, questions or datasets, too few prompts.
+        UserError: What `ex2.training.run` would refuse too: unknown rewards, questions or datasets, too few prompts, prompts
+            that the policy's tokenizer cannot make.
     """
     check_rewards(options.ex2.reward_funcs, options.ex2.reward_normalization)
     check_spec(options.ex2.vlm)
+    pairs = options.ex2.pairs
     questions = load_questions(options.ex2.questions)
+    check_questions(questions, about_pairs=pairs is not None)
     classes = len(load_images(options.ex2.dataset).class_names)
-    options.check_prompts(classes * len(questions))
+    if pairs is not None:
+        check_pair_count(pairs, classes)
+    subjects, noun = (classes, "classes") if pairs is None else (2 * pairs, "ordered pairs")
+    options.check_prompts(subjects * len(questions))
+    _check_policy(options)
     parts = [
         f"Dry run of {options.algorithm.upper()}: nothing is loaded, trained or written.",
         _options_text(options),
-        _batches_text(options, classes, len(questions)),
+        _batches_text(options, subjects, noun, len(questions)),
         _memory_text(options),
     ]
     if (options.output_dir / "config.yaml").is_file() and not options.trainer.resume_from_checkpoint:
@@ -74,6 +83,18 @@ def describe(options: RunOptions) -> str:
             f"Note: output_dir={options.output_dir} already holds a run; starting would need overwrite or resume."
         )
     return "\n\n".join(parts)
+
+
+def _check_policy(options: RunOptions) -> None:
+    """The checks of `ex2.policy_checks`, as far as tokenizer and adapter lie in folders."""
+    name, start = options.policy.model_name_or_path, options.ex2.adapter_name_or_path
+    folder = None if name in (None, EMBEDDED) else model_folder(name)
+    if folder is not None and (folder / "tokenizer_config.json").is_file():
+        check_prompt_format(options, load_tokenizer(str(folder)))
+    if start is not None and Path(start).is_dir():
+        config = adapter_config(start)
+        check_adapter_kind(start, config)
+        adopt_adapter(options.policy, start, config)
 
 
 # ---------------------------------------------------------------- options
@@ -94,9 +115,9 @@ def _options_text(options: RunOptions) -> str:
 # ---------------------------------------------------------------- batches
 
 
-def _batches_text(options: RunOptions, classes: int, questions: int) -> str:
+def _batches_text(options: RunOptions, subjects: int, noun: str, questions: int) -> str:
     trainer, processes = options.trainer, num_processes()
-    prompts = classes * questions
+    prompts = subjects * questions
     samples = options.planned_samples(prompts)
     rollout = options.samples_per_rollout
     rows = [
@@ -113,7 +134,7 @@ def _batches_text(options: RunOptions, classes: int, questions: int) -> str:
          f"max_steps {trainer.max_steps} / updates a rollout" if trainer.max_steps > 0
          else f"num_train_epochs {trainer.num_train_epochs} x questions / prompts a rollout"),
         ("samples in the run", samples, "rollouts x samples a rollout"),
-        ("questions", prompts, f"{classes} classes x {questions} templates"),
+        ("questions", prompts, f"{subjects} {noun} x {questions} templates"),
         ("passes over the questions", f"{samples / prompts:.2f}", "samples in the run / questions"),
     ]  # fmt: skip
     return "# Batches\n" + "\n".join(f"{name:<27}{value!s:>8}  = {how}" for name, value, how in rows)
@@ -193,17 +214,16 @@ def policy_size(options: RunOptions) -> PolicySize:
     """
     import torch
     from peft import get_peft_model
-    from transformers import AutoModelForCausalLM
 
     config = _policy_config(options.policy.model_name_or_path, options.policy.model_revision)
     wanted = options.policy.dtype
     own = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
     try:
+        model = empty_model(config)
+        total = sum(p.numel() for p in model.parameters())
+        head = model.get_output_embeddings()
+        linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-            total = sum(p.numel() for p in model.parameters())
-            head = model.get_output_embeddings()
-            linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
             adapted = get_peft_model(model, _adapter_config(options))
     except ValueError as error:
         name = options.policy.model_name_or_path or EMBEDDED
@@ -232,15 +252,12 @@ def _policy_config(name: str | None, revision: str) -> Any:
 
 
 def _adapter_config(options: RunOptions) -> Any:
-    from peft import PeftConfig
-
     start = options.ex2.adapter_name_or_path
     if start is None or not Path(start).is_dir():
         return lora_config(options.policy)  # of an adapter on the hub the size is a guess: that of a fresh one
-    if not (Path(start) / "adapter_config.json").is_file():
-        raise UserError(f"adapter_name_or_path={start} holds no adapter: adapter_config.json is missing.")
-    config = PeftConfig.from_pretrained(start)
+    config = adapter_config(start)
     config.inference_mode = False
+    config.base_model_name_or_path = None  # PEFT warns where it writes another name there
     return config
 
 
@@ -264,27 +281,33 @@ def _config(folder: Path | None, name: str, option: str, revision: str = "main")
 
 def _vlm_row(config: EX2Config) -> tuple[str, float | None, str]:
     """The text tower, which stays on the device; the image tower is freed once the images are encoded."""
-    kind, _, rest = config.vlm.partition(":")
-    folder: Path | None
-    if config.vlm == "pictogram":
-        from ex2.vlm.pictogram import text_tower_folder
-
-        folder, name = text_tower_folder(), config.vlm
-    elif kind == "hf":
-        folder, name = (Path(rest).expanduser() if Path(rest).expanduser().is_dir() else None), rest
-    else:
-        return "VLM text tower", None, "unknown until loaded"
     try:
-        parameters = _text_tower_parameters(_config(folder, name, f"vlm={config.vlm}"))
+        parameters = _text_tower_parameters(config.vlm)
     except _Unknown as reason:
         return "VLM text tower", None, str(reason)
     return "VLM text tower", _BYTES[config.vlm_dtype] * parameters, f"{parameters:,} parameters, {config.vlm_dtype}"
 
 
-def _text_tower_parameters(config: Any) -> int:
+def _text_tower_parameters(spec: str) -> int:
     import torch
     from transformers import AutoModel
 
+    kind, _, rest = spec.partition(":")
+    if kind == "open_clip":
+        from ex2.vlm.openclip import text_tower_parameters
+
+        parameters = text_tower_parameters(spec)
+        if parameters is None:
+            raise _Unknown("unknown until loaded")
+        return parameters
+    folder: Path | None
+    if kind == "hf":
+        folder, name = (Path(rest).expanduser() if Path(rest).expanduser().is_dir() else None), rest
+    else:
+        from ex2.vlm.pictogram import text_tower_folder
+
+        folder, name = text_tower_folder(), spec
+    config = _config(folder, name, f"vlm={spec}")
     with torch.device("meta"):
         model = AutoModel.from_config(config)
     return sum(p.numel() for name, p in model.named_parameters() if "vision" not in name and "visual" not in name)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,25 +30,68 @@ if TYPE_CHECKING:
     from ex2.generation_vllm import VLLMGenerator
 
 
-_LOADING = ("dtype", "model_revision", "attn_implementation", "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type")
+_LOADING = (
+    "dtype", "model_revision", "attn_implementation", "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type",
+    "use_bnb_nested_quant",
+)  # fmt: skip
 """Options of a run that decide which weights are loaded, and how."""
+
+
+def sampling_seed(seed: int, number: int = 0) -> int:
+    """Seed of the random numbers `number`, counted on from those of the user's `seed`.
+
+    torch's generator on the CPU reads 32 bits only. Multiples of the golden ratio lie as evenly over them as can be
+    (Knuth, The Art of Computer Programming, volume 3, section 6.4), so those of one seed do not meet those of another.
+    """
+    return (seed * 0x9E3779B1 + number) % 2**32
+
+
+Names = Sequence[str] | Mapping[int, str]
+"""Class names by class id."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One question about one class, to be answered once."""
+    """One question about one class, perhaps in contrast with another one, to be answered once."""
 
     class_id: int
     class_name: str
     question: str
+    other_id: int | None = None
+    other_name: str | None = None
+
+    @property
+    def subject(self) -> tuple[int, ...]:
+        """Id of the class, or of the class and the other one."""
+        return (self.class_id,) if self.other_id is None else (self.class_id, self.other_id)
 
 
-def spread_asks(class_names: Sequence[str], questions: Sequence[str], samples: int) -> list[Ask]:
-    """`samples` asks a class, class by class; questions rotate, one further for each class, so that all are used."""
+def about(class_names: Names, question: str, class_id: int, other_id: int | None = None) -> Ask:
+    """The ask of `question` about a class, against another one where `other_id` is given."""
+    return Ask(class_id, class_names[class_id], question, other_id, None if other_id is None else class_names[other_id])
+
+
+def spread_asks(
+    class_names: Sequence[str],
+    questions: Sequence[str],
+    samples: int,
+    pairs: Sequence[tuple[int, int]] | None = None,
+) -> list[Ask]:
+    """`samples` asks a class, class by class; questions rotate, one further for each class, so that all are used.
+
+    With ordered `pairs`, `samples` asks about each. Both orders of a pair, side by side, get the same questions, so that
+    their answers can be compared.
+    """
+    if pairs is None:
+        return [
+            about(class_names, questions[(i + n) % len(questions)], i)
+            for i in range(len(class_names))
+            for n in range(samples)
+        ]
     return [
-        Ask(class_id, name, questions[(class_id + j) % len(questions)])
-        for class_id, name in enumerate(class_names)
-        for j in range(samples)
+        about(class_names, questions[(k // 2 + n) % len(questions)], i, j)
+        for k, (i, j) in enumerate(pairs)
+        for n in range(samples)
     ]
 
 
@@ -65,6 +108,7 @@ class TextGenerator:
         temperature: Sampling temperature; sampling is from the whole distribution (top-k off, top-p 1), as in training.
         bf16: Whether to multiply in bfloat16 whatever the precision of the weights, as training does with `bf16`.
         name: Where the policy came from, for records.
+        chat_template_kwargs: Further arguments of the chat template, such as `enable_thinking`.
     """
 
     model: Any
@@ -75,6 +119,7 @@ class TextGenerator:
     temperature: float = 1.0
     bf16: bool = False
     name: str = ""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def sample(self, asks: Sequence[Ask], *, seed: int, batch_size: int = 64) -> Iterator[list[str]]:
         """Answer `asks` in order, one list of texts a batch.
@@ -114,11 +159,23 @@ class TextGenerator:
 
     def _tokenize(self, asks: Sequence[Ask]) -> Any:
         prompts: Any = [
-            build_prompt(ask.question, ask.class_name, chat=self.chat, system_prompt=self.system_prompt) for ask in asks
+            build_prompt(
+                ask.question,
+                ask.class_name,
+                chat=self.chat,
+                system_prompt=self.system_prompt,
+                other_name=ask.other_name,
+            )
+            for ask in asks
         ]
         if self.chat:
             return self.tokenizer.apply_chat_template(
-                prompts, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+                prompts,
+                add_generation_prompt=True,
+                padding=True,
+                return_tensors="pt",
+                return_dict=True,
+                **self.chat_template_kwargs,
             )
         return self.tokenizer(prompts, padding=True, return_tensors="pt")
 
@@ -164,12 +221,19 @@ class PolicySource:
     def temperature(self) -> float:
         return float(self.settings.get("temperature", 1.0))
 
-    def _base_path(self, cache_dir: str | None) -> str:
+    @property
+    def base(self) -> PolicySource:
+        """The LLM below the adapter, asked in the same way: the control."""
+        if self.adapter is None:
+            return self
+        name = self.settings.get("model_name_or_path") or base_of_adapter(self.adapter)
+        return replace(self, name=name or EMBEDDED, adapter=None, fingerprint="")
+
+    def base_path(self, cache_dir: str | None) -> str:
         """Folder or hub id of the base model's weights."""
         if self.adapter is None:
             return resolve_model(self.name, cache_dir, option="RUN_OR_MODEL")
-        base = self.settings.get("model_name_or_path") or _base_of_adapter(self.adapter)
-        return resolve_model(base, cache_dir)
+        return resolve_model(self.base.name, cache_dir)
 
     def load_vllm(self, *, cache_dir: str | None = None) -> VLLMGenerator:
         """The policy in a vLLM engine.
@@ -180,7 +244,7 @@ class PolicySource:
         from ex2.generation_vllm import VLLMGenerator, require_vllm
 
         require_vllm()
-        path = self._base_path(cache_dir)
+        path = self.base_path(cache_dir)
         tokenizer = load_tokenizer(path, self.settings.get("model_revision", "main"))
         defaults = EX2Config()
         return VLLMGenerator.load(
@@ -190,6 +254,7 @@ class PolicySource:
             tokenizer=tokenizer,
             chat=wants_chat(self.settings.get("prompt_format", defaults.prompt_format), tokenizer),
             system_prompt=self.settings.get("system_prompt", defaults.system_prompt),
+            chat_template_kwargs=self.settings.get("chat_template_kwargs") or {},
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
         )
@@ -202,17 +267,19 @@ class PolicySource:
         """
         from trl import ModelConfig
 
-        path = self._base_path(cache_dir)
+        path = self.base_path(cache_dir)
+        tokenizer = load_tokenizer(path, self.settings.get("model_revision", "main"))
+        defaults = EX2Config()
+        chat = wants_chat(self.settings.get("prompt_format", defaults.prompt_format), tokenizer)
         model: Any = load_policy(ModelConfig(**{k: self.settings[k] for k in _LOADING if k in self.settings}), path)
         if self.adapter is not None:
             model = load_adapter(model, str(self.adapter))
-        tokenizer = load_tokenizer(path, self.settings.get("model_revision", "main"))
-        defaults = EX2Config()
         return TextGenerator(
             model=(model if getattr(model, "is_quantized", False) else model.to(device)).eval(),
             tokenizer=tokenizer,
-            chat=wants_chat(self.settings.get("prompt_format", defaults.prompt_format), tokenizer),
+            chat=chat,
             system_prompt=self.settings.get("system_prompt", defaults.system_prompt),
+            chat_template_kwargs=self.settings.get("chat_template_kwargs") or {},
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             bf16=bool(self.settings.get("bf16", False)),
@@ -267,7 +334,8 @@ def _run_settings_above(adapter: Path) -> dict[str, Any]:
     return yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
 
 
-def _base_of_adapter(adapter: Path) -> str | None:
+def base_of_adapter(adapter: Path) -> str | None:
+    """The base model that an adapter names: folder, hub id, or the embedded LLM where that is what it names."""
     from peft import PeftConfig
 
     name = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ class VLLMGenerator:
     system_prompt: str | None
     max_new_tokens: int
     temperature: float = 1.0
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str, adapter: Path | None, settings: dict[str, Any], **options: Any) -> VLLMGenerator:
@@ -80,7 +81,7 @@ class VLLMGenerator:
                     top_k=-1,
                     top_p=1.0,
                     max_tokens=self.max_new_tokens,
-                    # Seeds of vLLM have 64 bits signed; `seed` comes with 32 bits of its own above the batch number.
+                    # Seeds of vLLM have 64 bits signed, `seed` has 32.
                     seed=((seed + number) * 100_003 + i) % 2**63,
                 )
                 for i in range(len(batch))
@@ -94,8 +95,12 @@ class VLLMGenerator:
             yield [" ".join(output.outputs[0].text.split()) for output in outputs]
 
     def _tokens(self, ask: Ask) -> list[int]:
-        prompt: Any = build_prompt(ask.question, ask.class_name, chat=self.chat, system_prompt=self.system_prompt)
+        prompt: Any = build_prompt(
+            ask.question, ask.class_name, chat=self.chat, system_prompt=self.system_prompt, other_name=ask.other_name
+        )
         if self.chat:
-            encoded: Any = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+            encoded: Any = self.tokenizer.apply_chat_template(
+                prompt, add_generation_prompt=True, return_dict=True, **self.chat_template_kwargs
+            )
             return list(encoded["input_ids"])
         return list(self.tokenizer(prompt)["input_ids"])

@@ -1,6 +1,8 @@
-"""The model hub: is a repository within reach, or in the local cache, before anything waits for it."""
+"""The model hub: is a repository within reach, or in the local cache, before anything waits for it; uploads."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from ex2.errors import UserError
 
@@ -37,3 +39,39 @@ def require_repository(repo_id: str, wanted_by: str, cure: str, *filenames: str)
             f"{wanted_by}: {repo_id!r} could not be fetched from the hub: {cure}, or check the name and the connection"
         ) from error
     return False
+
+
+def push_folder(folder: Path, repo_id: str, wanted_by: str, marker: str) -> str:
+    """Make the files of a hub repository those of `folder`; the repository is made where there is none.
+
+    Args:
+        folder: Folder to upload.
+        repo_id: Repository such as ``me/birds``.
+        wanted_by: The user's option, for messages.
+        marker: File that shows that a repository may be replaced; its history keeps what was there.
+
+    Returns:
+        Address of the upload.
+
+    Raises:
+        UserError: The repository holds something without `marker`, or the hub cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, HTTPError
+
+    api = HfApi()
+    try:
+        api.create_repo(repo_id, exist_ok=True)
+        present = set(api.list_repo_files(repo_id)) - {".gitattributes"}
+        if present and marker not in present:
+            raise UserError(
+                f"{wanted_by} {repo_id} holds other files ({min(present)}): name another repository. {folder} is written."
+            )
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, delete_patterns="*"))
+    except HFValidationError as error:
+        raise UserError(f"{wanted_by}: {repo_id!r} is no name of a hub repository. {folder} is written.") from error
+    except (OSError, HTTPError) as error:
+        raise UserError(
+            f"{wanted_by}: {repo_id!r} could not be written on the hub: check the name, the connection and your token "
+            f"(`hf auth login`). {folder} is written."
+        ) from error

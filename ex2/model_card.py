@@ -10,16 +10,18 @@ import yaml
 from ex2.policy import public_name
 
 _SHOWN = (
-    "model_name_or_path", "vlm", "dataset", "reward_funcs", "reward_normalization", "reward_scale", "questions",
+    "model_name_or_path", "vlm", "dataset", "reward_funcs", "reward_normalization", "reward_scale", "questions", "pairs",
     "lora_r", "lora_alpha", "learning_rate", "beta", "num_iterations", "max_steps", "max_completion_length", "seed",
 )  # fmt: skip
 
 
 def run_card(folder: Path) -> str:
-    """Markdown card of the run in `folder`, from its config.yaml, environment.json and, if there, before_after.md."""
+    """Markdown card of the run in `folder`, from its config.yaml, environment.json and report, if there is one."""
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    report = folder / "before_after.md"
+    about_pairs = config.get("pairs") is not None
+    report = folder / ("pair_accuracy.md" if about_pairs else "before_after.md")
+    command, out = ("describe-pairs", "pairs.json") if about_pairs else ("generate", "descriptions.jsonl")
     rows = "\n".join(f"| {name} | {config.get(name)} |" for name in _SHOWN)
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
     result = (
@@ -43,7 +45,7 @@ A LoRA adapter trained with {environment["algorithm"].upper()} by EX2 so that th
 vision-language model {environment["vlm"]} scores highest. Its texts show what that model attends to. They are not
 facts: check before you rely on one.
 
-    ex2 generate {folder} --dataset {environment["dataset"]} --out descriptions.jsonl
+    ex2 {command} {folder} --dataset {environment["dataset"]} --out {out}
 
 ## Training
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from ex2.bf16 import cpu_has_bf16
 from ex2.config import EX2Config
 from ex2.errors import UserError
 
@@ -45,7 +46,8 @@ class RunOptions:
         """Options that make a run what it is: with another value of one of them it would be another run."""
         free = {"before_after", "eval_samples", "best_of_n", "eval_batch_size", "cache_dir", "overwrite", "dry_run"}
         own = [f.name for part in (self.ex2, self.policy) for f in fields(part)]
-        return [name for name in own if name not in free] + ["max_completion_length", "temperature", "seed"]
+        sampling = ["max_completion_length", "temperature", "chat_template_kwargs", "seed"]
+        return [name for name in own if name not in free] + sampling
 
     @property
     def output_dir(self) -> Path:
@@ -69,7 +71,7 @@ class RunOptions:
         return self.samples_per_rollout // int(self.trainer.num_generations)
 
     def planned_samples(self, prompts: int) -> int:
-        """Completions that the whole run samples, given the number of prompts (questions x classes)."""
+        """Completions that the whole run samples, given the number of prompts (questions x classes or ordered pairs)."""
         if self.trainer.max_steps > 0:
             rollouts = -(-self.trainer.max_steps // self.updates_per_rollout)
         else:
@@ -79,9 +81,10 @@ class RunOptions:
     def check_prompts(self, prompts: int) -> None:
         """Raise UserError where a rollout needs more different prompts than there are."""
         if prompts < self.prompts_per_rollout:
+            subjects = "classes" if self.ex2.pairs is None else "ordered pairs"
             raise UserError(
                 f"A rollout takes {self.prompts_per_rollout} different prompts, but there are only {prompts} (questions x "
-                "classes): lower per_device_train_batch_size or steps_per_generation, raise num_generations, or add "
+                f"{subjects}): lower per_device_train_batch_size or steps_per_generation, raise num_generations, or add "
                 "questions."
             )
 
@@ -107,24 +110,29 @@ class _Parser(argparse.ArgumentParser):
 def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptions:
     """Parse `--config FILE` and `--option value` pairs, the latter winning.
 
+    A config file is flat, and may have two kinds of keys that are no options: `base: FILE`, relative to it, whose options hold
+    where it has none of its own, and sections `ppo:`, `grpo:`, `rloo:` of options for that algorithm alone.
+
     Raises:
         UserError: Unknown option (with the nearest valid name), a value of the wrong type or out of range, a config file that
             is missing or no YAML mapping, or batch sizes that do not divide.
     """
-    from trl import GRPOConfig, ModelConfig, RLOOConfig, TrlParser
+    from trl import GRPOConfig, RLOOConfig, TrlParser
 
+    from ex2.policy_config import PolicyConfig, check_combination
     from ex2.rl.ppo_config import PPOConfig
 
     trainer_type = {"ppo": PPOConfig, "grpo": GRPOConfig, "rloo": RLOOConfig}[algorithm]
-    types = (EX2Config, ModelConfig, trainer_type)
+    types = (EX2Config, PolicyConfig, trainer_type)
     names = {f.name for part in types for f in fields(part) if f.init}
-    argv = list(sys.argv[1:] if argv is None else argv)
-    given = _command_line_names(argv, names) | _config_names(argv, names)
+    argv, config = _take_config(list(sys.argv[1:] if argv is None else argv), algorithm, names)
+    given = _command_line_names(argv, names) | set(config)
 
     parser_type = type("Parser", (_Parser, TrlParser), {})
     parser = parser_type(dataclass_types=types, description=_description(algorithm), allow_abbrev=False)
     try:
-        ex2_config, policy, trainer, stray = parser.parse_args_and_config(
+        parser.set_defaults_with_config(**config)
+        ex2_config, policy, trainer, stray = parser.parse_args_into_dataclasses(
             args=[*_defaults(given), *argv], return_remaining_strings=True
         )
     except UserError:
@@ -137,6 +145,7 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
         )
     options = RunOptions(algorithm, ex2_config, policy, trainer)
     _check_batches(options)
+    check_combination(options)
     return options
 
 
@@ -147,17 +156,10 @@ def _defaults(given: set[str]) -> list[str]:
     """
     import torch
 
-    defaults = {"report_to": "none", "output_dir": "runs/ex2", "logging_steps": "1", "use_peft": "true"}
+    defaults = {"report_to": "none", "output_dir": "runs/ex2", "logging_steps": "1"}
     if not torch.cuda.is_available():
-        defaults |= {"use_cpu": "true", "bf16": str(_cpu_has_bf16()).lower()}
+        defaults |= {"use_cpu": "true", "bf16": str(cpu_has_bf16()).lower()}
     return [part for name, value in defaults.items() if name not in given for part in (f"--{name}", value)]
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 natively: about twice as fast (benchmarks/RESULTS.md), else emulated."""
-    path = Path("/proc/cpuinfo")
-    flags = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _command_line_names(argv: Sequence[str], names: set[str]) -> set[str]:
@@ -166,23 +168,45 @@ def _command_line_names(argv: Sequence[str], names: set[str]) -> set[str]:
     return given
 
 
-def _config_names(argv: Sequence[str], names: set[str]) -> set[str]:
+def _take_config(argv: list[str], algorithm: str, names: set[str]) -> tuple[list[str], dict[str, Any]]:
+    """The command line without `--config FILE`, and the options in that file; its `env` goes to the environment, as in TRL."""
     if "--config" not in argv:
-        return set()
-    position = list(argv).index("--config")
+        return argv, {}
+    position = argv.index("--config")
     if position + 1 == len(argv):
         raise UserError("--config needs a file.")
     path = Path(argv[position + 1])
+    config = _read_config(path, f"--config {path}", algorithm, names)
+    os.environ.update({str(name): str(value) for name, value in config.pop("env", {}).items()})
+    return argv[:position] + argv[position + 2 :], config
+
+
+def _read_config(
+    path: Path, where: str, algorithm: str, names: set[str], above: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    """Options of a config file: those of its base, its own, and those for the algorithm, each winning over what is before."""
     if not path.is_file():
-        raise UserError(f"--config {path} does not exist.")
+        raise UserError(f"{where} does not exist.")
+    if path.resolve() in above:
+        raise UserError(f"{where} is its own base.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} is no valid YAML: {_one_line(error)}") from error
+        raise UserError(f"{where} is no valid YAML: {_one_line(error)}") from error
     if not isinstance(content, dict):
-        raise UserError(f"--config {path} must hold option: value lines.")
+        raise UserError(f"{where} must hold option: value lines.")
+    base = content.pop("base", None)
+    sections = {name: content.pop(name) for name in ALGORITHMS if name in content}
+    for name, section in ({"env": content.get("env", {})} | sections).items():
+        if not isinstance(section, dict):
+            raise UserError(f"{where}: {name} must hold indented option: value lines.")
+    own = sections.get(algorithm, {})
     _refuse_unknown({str(name) for name in content} - {"env"}, names, f"in {path}")
-    return {str(name) for name in content}
+    _refuse_unknown(map(str, own), names, f"under {algorithm} in {path}")
+    if base is None:
+        return content | own
+    below = path.parent / str(base)
+    return _read_config(below, f"base {below} of {path}", algorithm, names, (*above, path.resolve())) | content | own
 
 
 def _refuse_unknown(given: Iterable[str], names: set[str], where: str) -> None:

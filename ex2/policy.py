@@ -152,35 +152,65 @@ def load_policy(model_config: ModelConfig, path: str, adapter: str | None = None
     Raises:
         UserError: Quantisation without bitsandbytes or a GPU, an adapter folder without an adapter, or no way to the hub.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    quantization = quantization_config(model_config)
-    dtype = model_config.dtype if model_config.dtype in (None, "auto") else getattr(torch, model_config.dtype)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            revision=model_config.model_revision,
-            dtype=dtype,
-            attn_implementation=model_config.attn_implementation,
-            quantization_config=quantization,
-        )
-    except _LOAD_ERRORS as error:
-        raise load_error("model_name_or_path", path, error) from error
+    model = load_base(
+        path,
+        revision=model_config.model_revision,
+        dtype=model_config.dtype,
+        attn_implementation=model_config.attn_implementation,
+        quantization_config=quantization_config(model_config),
+    )
     return model if adapter is None else load_adapter(model, adapter, trainable=True)
 
 
+def load_base(path: str, *, revision: str = "main", dtype: str | None = "float32", **options: Any) -> PreTrainedModel:
+    """The base model in `path` (folder or hub id) without adapter; `options` go to transformers.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch_dtype = dtype if dtype in (None, "auto") else getattr(torch, dtype)
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=torch_dtype, **options)
+    except ImportError as error:
+        option = f"attn_implementation={options.get('attn_implementation')}"
+        raise UserError(f"{option} needs a package that is not installed: {_first_line(error)}") from error
+    except _LOAD_ERRORS as error:
+        raise load_error("model_name_or_path", path, error) from error
+
+
 def load_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool = False) -> Any:
-    """Put the LoRA adapter in folder (or hub id) `adapter` on `model`."""
+    """Put the LoRA adapter in folder (or hub id) `adapter` on `model`.
+
+    Raises:
+        UserError: There is no adapter, or it does not fit.
+    """
     from peft import PeftModel
+
+    config = adapter_config(adapter)
+    try:
+        return PeftModel.from_pretrained(model, adapter, config=config, is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: weights of another shape
+        raise UserError(f"The adapter {adapter} could not be loaded: {_first_line(error)}") from error
+
+
+def adapter_config(adapter: str) -> Any:
+    """The configuration of the adapter in folder (or hub id) `adapter`.
+
+    Raises:
+        UserError: There is none, or it cannot be read.
+    """
+    from peft import PeftConfig
 
     if not Path(adapter).is_dir():
         require_repository(adapter, f"adapter {adapter}", "use a local folder", "adapter_config.json")
     elif not (Path(adapter) / "adapter_config.json").is_file():
         raise UserError(f"{adapter} holds no adapter: adapter_config.json is missing.")
     try:
-        return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    except (OSError, ValueError) as error:
+        return PeftConfig.from_pretrained(adapter)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"The adapter {adapter} could not be loaded: {_first_line(error)}") from error
 
 
@@ -205,9 +235,6 @@ def lora_config(model_config: ModelConfig) -> Any:
     """The LoRA configuration of a fresh adapter, from TRL's option names."""
     from peft import LoraConfig
 
-    for name in ("lora_modules_to_save", "lora_target_parameters"):
-        if getattr(model_config, name):
-            raise UserError(f"{name} is not supported: EX2 exports plain LoRA adapters; use lora_target_modules.")
     targets = model_config.lora_target_modules
     if isinstance(targets, str) and targets.isidentifier():
         targets = [targets]  # TRL unpacks a list of one; PEFT would take a bare name for a pattern of full paths

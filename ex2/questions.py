@@ -2,13 +2,15 @@
 
 A question is a template with one `{}` for the class name. The `short` set asks for descriptions only; the `study` set has
 25 wordings of many kinds, as many as the EX2 paper asks for each class, in EX2's own words: some of them mention a photo,
-because the paper's do, and whether that invites photo-page text is one of the things to study.
+because the paper's do, and whether that invites photo-page text is one of the things to study. The questions of the `pairs`
+set also have one `{other}`: they ask about a class in contrast with another one.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,16 @@ if TYPE_CHECKING:
 
 TEMPLATE = "a photo of a {}"
 """The one-template control that every description is compared with."""
+
+PAIR_QUESTIONS = {
+    "color": "Describe the color of a {}, which is not a {other}.",
+    "shape": "Describe the shape of a {} compared with a {other}.",
+    "size": "How large is a {} compared with a {other}?",
+    "pattern": "Describe the pattern of a {}, unlike a {other}.",
+    "parts": "Which parts tell a {} from a {other}?",
+    "place": "Where is a {} found, unlike a {other}?",
+}
+"""Attributes that classes are contrasted in, each with its question: plain wordings, as small LLMs take others for riddles."""
 
 QUESTION_SETS: dict[str, tuple[str, ...]] = {
     "short": (
@@ -58,6 +70,7 @@ QUESTION_SETS: dict[str, tuple[str, ...]] = {
         "Which details must an illustration of a {} not miss?",
         "Write a museum label for an image of a {}.",
     ),
+    "pairs": tuple(PAIR_QUESTIONS.values()),
 }
 
 
@@ -76,18 +89,54 @@ def load_questions(spec: str) -> tuple[str, ...]:
         raise UserError(
             f"questions={spec} is neither a question set ({', '.join(QUESTION_SETS)}) nor a file with one a line.{hint}"
         )
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    questions = tuple(line for line in lines if line and not line.startswith("#"))
-    if not questions:
-        raise UserError(f"questions={spec} has no questions: write one a line, with {{}} for the class name.")
+    questions = read_templates(path, f"questions={spec}", "question")
     for question in questions:
-        if question.count("{}") != 1:
-            raise UserError(
-                f"questions={spec}: the question {question!r} needs exactly one {{}} in place of the class name."
-            )
-        if questions.count(question) > 1:
-            raise UserError(f"questions={spec}: the question {question!r} stands there more than once.")
+        if question.count("{other}") > 1:
+            raise UserError(f"questions={spec}: the question {question!r} may have one {{other}}, not several.")
     return questions
+
+
+def read_templates(path: Path, option: str, kind: str) -> tuple[str, ...]:
+    """The lines of a text file, each with one `{}` for the class name; blank lines and lines with # are left out.
+
+    Raises:
+        UserError: A file without lines, a line without exactly one `{}`, or one given twice. The message begins with `option` and
+            calls a line `kind`.
+    """
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    templates = tuple(line for line in lines if line and not line.startswith("#"))
+    if not templates:
+        raise UserError(f"{option} has no {kind}s: write one a line, with {{}} for the class name.")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise UserError(f"{option}: the {kind} {template!r} needs exactly one {{}} in place of the class name.")
+        if templates.count(template) > 1:
+            raise UserError(f"{option}: the {kind} {template!r} stands there more than once.")
+    return templates
+
+
+def check_questions(questions: Iterable[str], *, about_pairs: bool) -> None:
+    """See whether questions are about pairs of classes, or about single ones, as they are to be.
+
+    Raises:
+        UserError: A question has no `{other}` and needs one, or has several, or has one and must not.
+    """
+    for question in questions:
+        if about_pairs and question.count("{other}") != 1:
+            raise UserError(
+                f"questions: {question!r} needs exactly one {{other}}, for the class to compare with, since it is asked about "
+                "pairs of classes; questions=pairs has such questions."
+            )
+        if not about_pairs and "{other}" in question:
+            raise UserError(
+                f"questions: {question!r} is about two classes: choose another set, train with pairs=N, or use "
+                "`ex2 describe-pairs`."
+            )
+
+
+def attribute_of(question: str) -> str:
+    """The attribute that a question of the `pairs` set is about; of another question, the question itself."""
+    return {text: attribute for attribute, text in PAIR_QUESTIONS.items()}.get(question, question)
 
 
 def wants_chat(prompt_format: str, tokenizer: Any) -> bool:
@@ -105,10 +154,14 @@ def wants_chat(prompt_format: str, tokenizer: Any) -> bool:
 
 
 def build_prompt(
-    question: str, class_name: str, *, chat: bool, system_prompt: str | None
+    question: str, class_name: str, *, chat: bool, system_prompt: str | None, other_name: str | None = None
 ) -> str | list[dict[str, str]]:
-    """The prompt for one question about one class, as TRL takes it: messages for chat, else text and two newlines."""
-    text = question.replace("{}", class_name)
+    """The prompt for one question about one class, as TRL takes it: messages for chat, else text and two newlines.
+
+    `other_name` takes the place of `{other}` in questions about pairs.
+    """
+    names = {"{}": class_name, "{other}": other_name or "{other}"}
+    text = re.sub(r"\{(other)?\}", lambda match: names[match[0]], question)
     if not chat:
         return f"{text}\n\n"
     system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
@@ -116,19 +169,38 @@ def build_prompt(
 
 
 def build_prompts(
-    class_names: Sequence[str], questions: Sequence[str], *, chat: bool, system_prompt: str | None = None
+    class_names: Sequence[str],
+    questions: Sequence[str],
+    *,
+    chat: bool,
+    system_prompt: str | None = None,
+    pairs: Sequence[tuple[int, int]] | None = None,
 ) -> Dataset:
-    """All questions about all classes, class by class, with columns `prompt`, `class_id`, `class_name`, `question`."""
+    """All questions about all classes, class by class, with columns `prompt`, `class_id`, `class_name`, `question`.
+
+    With `pairs`, all questions about the first class of each pair against the second, with the columns `other_id` and
+    `other_name` besides.
+    """
     from datasets import Dataset
 
-    rows = [
-        {
-            "prompt": build_prompt(question, name, chat=chat, system_prompt=system_prompt),
-            "class_id": class_id,
-            "class_name": name,
-            "question": question,
-        }
-        for class_id, name in enumerate(class_names)
-        for question in questions
-    ]
+    rows = []
+    for class_id, other_id in [(i, None) for i in range(len(class_names))] if pairs is None else pairs:
+        other_name = None if other_id is None else class_names[other_id]
+        other = {} if other_id is None else {"other_id": other_id, "other_name": other_name}
+        rows += [
+            {
+                "prompt": build_prompt(
+                    question,
+                    class_names[class_id],
+                    chat=chat,
+                    system_prompt=system_prompt,
+                    other_name=other_name,
+                ),
+                "class_id": class_id,
+                "class_name": class_names[class_id],
+                "question": question,
+                **other,
+            }
+            for question in questions
+        ]
     return Dataset.from_list(rows)

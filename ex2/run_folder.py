@@ -30,7 +30,7 @@ CONFIG, ENVIRONMENT, METRICS, SAMPLES, BASE_SAMPLES, CARD, ADAPTER = (
 
 _OWN_FILES = (
     CONFIG, ENVIRONMENT, METRICS, SAMPLES, BASE_SAMPLES, CARD, ADAPTER, "checkpoint-*", "completions", "before_after.*",
-    "learning_curve.png", "bad_step_*.jsonl", "training_args.bin",
+    "pair_accuracy.*", "learning_curve.png", "bad_step_*.jsonl", "training_args.bin",
 )  # fmt: skip
 
 _PACKAGES = ("ex2", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "open_clip_torch", "tokenizers")
@@ -154,6 +154,7 @@ class RunLog(TrainerCallback):
     _SHOWN = {
         "cosine": "monitors/reward_cosine",
         "held-out": "monitors/heldout_cosine",
+        "pair margin": "monitors/heldout_pair_margin",
         "kl": "kl",
         "words": "monitors/words",
     }
@@ -213,7 +214,7 @@ class RunLog(TrainerCallback):
 
 
 def base_descriptions(folder: Path, dataset: str, class_names: Sequence[str]) -> list[Description]:
-    """The untrained policy's texts that a run keeps, without blank ones; none where it kept none.
+    """The untrained policy's texts about single classes that a run keeps, without blank ones; none where it kept none.
 
     Args:
         folder: Run folder.
@@ -234,5 +235,5 @@ def base_descriptions(folder: Path, dataset: str, class_names: Sequence[str]) ->
             scores={},
         )
         for row in read_jsonl(folder / BASE_SAMPLES)
-        if row["text"].strip()
+        if row["text"].strip() and "other_id" not in row
     ]

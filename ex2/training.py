@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -25,25 +24,29 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOTrainer, RLOOTrainer
 
 from ex2 import run_folder
-from ex2.analysis.before_after import SystemScores, format_table, summarise, write_report
-from ex2.analysis.plots import plot_learning_curve
 from ex2.bank import ImageBank, build_bank
 from ex2.config import cache_folder
+from ex2.confusion import check_pair_count, confused_pairs
 from ex2.data import load_images
 from ex2.errors import UserError
 from ex2.files import write_atomically
-from ex2.generation import Ask, TextGenerator, spread_asks
+from ex2.generation import Ask, TextGenerator, about, spread_asks
 from ex2.model_card import run_card
 from ex2.options import RunOptions
-from ex2.policy import check_lora_targets, load_policy, load_tokenizer, lora_config, public_name, resolve_model
-from ex2.questions import TEMPLATE, build_prompts, load_questions, wants_chat
+from ex2.pairs import both_ways
+from ex2.policy import load_policy, lora_config, public_name
+from ex2.policy_checks import PolicyFiles, inspect_policy
+from ex2.questions import build_prompts, check_questions, load_questions
 from ex2.rewards import RewardStats, TextScorer, build_rewards, check_rewards
 from ex2.rewards.monitors import monitor
-from ex2.rewards.scoring import completion_text
+from ex2.rewards.scoring import completion_text, reward_groups
 from ex2.rewards.similarity import SIMILARITY_REWARDS, raw_rewards
 from ex2.rl.ppo_trainer import PPOTrainer
 from ex2.rl.resume import ResumeInOrder
+from ex2.run_report import write_class_report, write_pair_report
 from ex2.vlm import load_vlm
+
+_SAMPLE_COLUMNS = ("class_id", "class_name", "other_id", "other_name", "question")
 
 
 class SampleLog:
@@ -58,7 +61,8 @@ class SampleLog:
         trainer: Any = self
         texts = [completion_text(completion) for completion in completions]
         class_ids = [row["class_id"] for row in inputs]
-        for name, value in monitor(self.scorer, texts, class_ids).items():
+        other_ids = [row["other_id"] for row in inputs] if "other_id" in inputs[0] else None
+        for name, value in monitor(self.scorer, texts, class_ids, other_ids).items():
             trainer._log_metric(name, value)
         first = trainer.accelerator.process_index * len(texts)
         own = rewards[first : first + len(texts)].tolist()
@@ -66,9 +70,7 @@ class SampleLog:
         rows = [
             {
                 "step": trainer.state.global_step,
-                "class_id": row["class_id"],
-                "class_name": row["class_name"],
-                "question": row["question"],
+                **{name: row[name] for name in _SAMPLE_COLUMNS if name in row},
                 "text": text,
                 "scores": {**dict(zip(trainer.reward_func_names, terms, strict=True)), "heldout_cosine": cosine},
             }
@@ -129,12 +131,15 @@ def run(options: RunOptions) -> Path:
     state = PartialState()
     check_rewards(options.ex2.reward_funcs, options.ex2.reward_normalization)
     questions = load_questions(options.ex2.questions)
+    check_questions(questions, about_pairs=options.ex2.pairs is not None)
+    files = inspect_policy(options)
     run_folder.check_folder(options)
     checkpoint = _checkpoint(options)
     clock = Clock()
 
     with clock.time("vlm and images"):
         scorer = _scorer(options, state)
+        pairs = _pairs(options, scorer)
     class_names = scorer.bank.class_names
     if options.ex2.before_after and len(class_names) < 2:
         raise UserError(
@@ -142,20 +147,25 @@ def run(options: RunOptions) -> Path:
             "Add classes, or train without the report (--before_after false)."
         )
     with clock.time("policy"):
-        generator = _policy(options)
-        prompts = build_prompts(class_names, questions, chat=generator.chat, system_prompt=options.ex2.system_prompt)
+        generator = _policy(options, files)
+        prompts = build_prompts(
+            class_names, questions, chat=generator.chat, system_prompt=options.ex2.system_prompt, pairs=pairs
+        )
         options.check_prompts(len(prompts))
         if state.is_main_process:
             # Everything the user can mend has been checked: only now is anything deleted or written.
             if checkpoint is None:
                 run_folder.clear(options.output_dir)
             run_folder.write_config(options)
-            run_folder.write_json(options.output_dir / run_folder.ENVIRONMENT, _environment(options, scorer))
+            run_folder.write_json(options.output_dir / run_folder.ENVIRONMENT, _environment(options, scorer, pairs))
 
     base: list[tuple[Ask, str]] = []
     if options.ex2.before_after or options.ex2.reward_normalization == "zscore":
         with clock.time("sampling the untrained policy"):
-            asks = spread_asks(class_names, questions, _best_of_n(options, len(class_names), len(prompts)))
+            n = _best_of_n(options, len(class_names if pairs is None else pairs), len(prompts))
+            if pairs is not None:
+                n = max(n, options.ex2.eval_samples)  # as many sentences a vector as the aligned policy has
+            asks = spread_asks(class_names, questions, n, pairs)
             base = _base_samples(options, generator, asks, state)
     stats = _reward_stats(options, scorer, base)
 
@@ -171,12 +181,13 @@ def run(options: RunOptions) -> Path:
     if options.ex2.before_after:
         with clock.time("sampling the aligned policy"):
             generator.model = policy
-            asks = spread_asks(class_names, questions, options.ex2.eval_samples)
+            asks = spread_asks(class_names, questions, options.ex2.eval_samples, pairs)
             aligned = _sample(
                 options, generator, asks, state, seed=options.trainer.seed + 1_000_000, desc="aligned policy"
             )
         if state.is_main_process:
-            _report(options, scorer, base, aligned, clock, trained_encodings)
+            report = write_class_report if pairs is None else write_pair_report
+            report(options, scorer, base, aligned, training_encodings=trained_encodings, seconds=clock.seconds)
     if state.is_main_process:
         (options.output_dir / run_folder.CARD).write_text(run_card(options.output_dir), encoding="utf-8")
     state.wait_for_everyone()
@@ -249,28 +260,33 @@ def _scorer(options: RunOptions, state: PartialState) -> TextScorer:
     return TextScorer(vlm, bank)
 
 
-def _policy(options: RunOptions) -> TextGenerator:
-    path = resolve_model(options.policy.model_name_or_path, options.ex2.cache_dir, options.policy.model_revision)
-    tokenizer = load_tokenizer(path, options.policy.model_revision)
-    model = load_policy(options.policy, path, options.ex2.adapter_name_or_path)
-    if options.ex2.adapter_name_or_path is None:
-        check_lora_targets(options.policy, model)
+def _pairs(options: RunOptions, scorer: TextScorer) -> list[tuple[int, int]] | None:
+    """The most confused pairs, each in both orders; None for a run about single classes."""
+    if options.ex2.pairs is None:
+        return None
+    check_pair_count(options.ex2.pairs, len(scorer.bank.class_names))
+    return both_ways(pair.classes for pair in confused_pairs(scorer, options.ex2.pairs))
+
+
+def _policy(options: RunOptions, files: PolicyFiles) -> TextGenerator:
+    model = load_policy(options.policy, files.path, options.ex2.adapter_name_or_path)
     return TextGenerator(
         model=model.to(PartialState().device) if not getattr(model, "is_quantized", False) else model,
-        tokenizer=tokenizer,
-        chat=wants_chat(options.ex2.prompt_format, tokenizer),
+        tokenizer=files.tokenizer,
+        chat=files.chat,
         system_prompt=options.ex2.system_prompt,
+        chat_template_kwargs=options.trainer.chat_template_kwargs or {},
         max_new_tokens=options.trainer.max_completion_length,
         temperature=options.trainer.temperature,
         bf16=options.trainer.bf16,
     )
 
 
-def _best_of_n(options: RunOptions, classes: int, prompts: int) -> int:
-    """N of best-of-N: given, or such that it spends as many text encodings as training."""
+def _best_of_n(options: RunOptions, subjects: int, prompts: int) -> int:
+    """N of best-of-N a class or ordered pair: given, or such that it spends as many text encodings as training."""
     if options.ex2.best_of_n is not None:
         return options.ex2.best_of_n
-    return max(2, round(options.planned_samples(prompts) / classes))
+    return max(2, round(options.planned_samples(prompts) / subjects))
 
 
 def _base_samples(
@@ -278,16 +294,26 @@ def _base_samples(
 ) -> list[tuple[Ask, str]]:
     """Texts of the base LLM without any adapter, kept in the run folder so that a resumed run sees the same ones."""
     path = options.output_dir / run_folder.BASE_SAMPLES
-    names = {ask.class_id: ask.class_name for ask in asks}
+    names = {
+        ask.class_id: ask.class_name for ask in asks
+    }  # of the other classes too, as pairs are asked about both ways
     if options.resuming and path.is_file():
         # As they are, even where a longer run would ask for more: zscore rewards must stay what they were.
         rows = run_folder.read_jsonl(path)
-        return [(Ask(row["class_id"], names[row["class_id"]], row["question"]), row["text"]) for row in rows]
+        return [(about(names, row["question"], row["class_id"], row.get("other_id")), row["text"]) for row in rows]
     adapter_off = generator.model.disable_adapter() if options.ex2.adapter_name_or_path else nullcontext()
     with adapter_off:
         samples = _sample(options, generator, asks, state, seed=options.trainer.seed + 500_000, desc="untrained policy")
     if state.is_main_process:
-        rows = [{"class_id": ask.class_id, "question": ask.question, "text": text} for ask, text in samples]
+        rows = [
+            {
+                "class_id": ask.class_id,
+                **({} if ask.other_id is None else {"other_id": ask.other_id}),
+                "question": ask.question,
+                "text": text,
+            }
+            for ask, text in samples
+        ]
         write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
     return samples
 
@@ -314,13 +340,17 @@ def _reward_stats(options: RunOptions, scorer: TextScorer, base: list[tuple[Ask,
     if options.ex2.reward_normalization != "zscore":
         return None
     similarity = [name for name in options.ex2.reward_funcs if name in SIMILARITY_REWARDS]
+    classes = len(scorer.bank.class_names)
     class_ids = [ask.class_id for ask, _ in base]
-    raw = raw_rewards(similarity[0], scorer, [text for _, text in base], class_ids)
-    return RewardStats.from_samples(raw, torch.tensor(class_ids), len(scorer.bank.class_names))
+    other_ids = [ask.other_id for ask, _ in base if ask.other_id is not None] or None
+    raw = raw_rewards(similarity[0], scorer, [text for _, text in base], class_ids, other_ids=other_ids)
+    groups = torch.tensor(reward_groups(class_ids, other_ids, classes))
+    return RewardStats.from_samples(raw, groups, classes if other_ids is None else classes**2)
 
 
-def _environment(options: RunOptions, scorer: TextScorer) -> dict[str, Any]:
+def _environment(options: RunOptions, scorer: TextScorer, pairs: list[tuple[int, int]] | None) -> dict[str, Any]:
     bank = scorer.bank
+    names = bank.class_names
     return run_folder.environment(
         algorithm=options.algorithm,
         processes=int(os.environ.get("WORLD_SIZE", "1")),
@@ -328,82 +358,8 @@ def _environment(options: RunOptions, scorer: TextScorer) -> dict[str, Any]:
         vlm=bank.vlm_name,
         vlm_fingerprint=bank.vlm_fingerprint,
         dataset=bank.dataset,
-        classes=len(bank.class_names),
+        classes=len(names),
+        **({} if pairs is None else {"pairs": [[names[i], names[j]] for i, j in pairs[::2]]}),
         skipped_images=list(bank.skipped),
         base_model=options.policy.model_name_or_path or "smollm2",
     )
-
-
-# ---------------------------------------------------------------- before / after
-
-
-def _system(name: str, scorer: TextScorer, samples: Sequence[tuple[Ask, str]]) -> SystemScores:
-    class_ids = [ask.class_id for ask, _ in samples]
-    texts = [text for _, text in samples]
-    return SystemScores(
-        name,
-        class_ids,
-        scorer.cosine(texts, class_ids).tolist(),
-        scorer.cosine(texts, class_ids, split="heldout").tolist(),
-        texts,
-        [ask.question for ask, _ in samples],
-    )
-
-
-def best_of(samples: Sequence[tuple[Ask, str]], scores: Sequence[float]) -> list[tuple[Ask, str]]:
-    """For each class the sample with the highest score, in order of class ids; the first one where scores are equal."""
-    best: dict[int, int] = {}
-    for i, (ask, _) in enumerate(samples):
-        if ask.class_id not in best or scores[i] > scores[best[ask.class_id]]:
-            best[ask.class_id] = i
-    return [samples[best[class_id]] for class_id in sorted(best)]
-
-
-def _report(
-    options: RunOptions,
-    scorer: TextScorer,
-    base: list[tuple[Ask, str]],
-    aligned: list[tuple[Ask, str]],
-    clock: Clock,
-    trained_encodings: int,
-) -> None:
-    names = scorer.bank.class_names
-    base_system = _system("base", scorer, base)
-    controls = {"class_name": "{}", "template": TEMPLATE}
-    systems = [
-        _system(label, scorer, [(Ask(i, name, ""), text.replace("{}", name)) for i, name in enumerate(names)])
-        for label, text in controls.items()
-    ]
-    best = best_of(base, np.asarray(base_system.reward).tolist())
-    systems += [base_system, _system("best_of_n", scorer, best), _system("aligned", scorer, aligned)]
-    metrics = run_folder.read_jsonl(options.output_dir / run_folder.METRICS)
-    meta = {
-        "vlm": scorer.bank.vlm_name,
-        "dataset": scorer.bank.dataset,
-        "model": options.policy.model_name_or_path or "smollm2",
-        "algorithm": options.algorithm,
-        "seed": options.trainer.seed,
-        "training_texts": max((row["sampled_texts"] for row in metrics), default=0),
-        "training_text_encodings": trained_encodings,
-        "best_of_n": len(base) // len(names),
-        "best_of_n_text_encodings": len(base),
-        "zscore_text_encodings": len(base) if options.ex2.reward_normalization == "zscore" else 0,
-        "seconds": clock.seconds,
-    }
-    summary = summarise(systems, names, meta=meta, monitors=_first_and_last(metrics))
-    write_report(summary, options.output_dir)
-    if metrics:
-        plot_learning_curve(metrics, options.output_dir / "learning_curve.png")
-    print(format_table(summary))
-
-
-def _first_and_last(metrics: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """First and last logged value of each monitor."""
-    rows = [row for row in metrics if "monitors/hub_score" in row]
-    if not rows:
-        return {}
-    return {
-        name.removeprefix("monitors/"): {"first": rows[0][name], "last": rows[-1][name]}
-        for name in rows[0]
-        if name.startswith("monitors/")
-    }

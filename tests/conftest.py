@@ -19,6 +19,7 @@ import torch
 
 if TYPE_CHECKING:
     from ex2.bank import ImageBank
+    from ex2.export import Bundle
     from ex2.vlm import VLM
 
 CHAT_TEMPLATE = (
@@ -182,3 +183,67 @@ def trained_run(arguments: Callable[..., list[str]], tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("runs") / "ppo"
     main("ppo", arguments(folder))
     return folder
+
+
+# ---------------------------------------------------------------- bundles
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny_chat_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a LoRA adapter for `tiny_chat_llm` with random weights, as if trained."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("adapter")
+    base = AutoModelForCausalLM.from_pretrained(tiny_chat_llm)
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=4, init_lora_weights=False))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(tiny_adapter: Path) -> Bundle:
+    """A bundle with everything but a merged model; its class names are awkward, and two of them are equal."""
+    import numpy as np
+
+    from ex2.descriptions import Description
+    from ex2.export import Bundle
+    from ex2.pairs import PairText, PairTexts
+
+    names = ("crane", 'the "big/small" \\ one', "пингвин", "crane")
+    records = tuple(
+        Description("birds", i, name, "What is a {}?", f"{name} number {n}, class {i}", "run", 0, {"cosine": i + n / 4})
+        for n in range(2)
+        for i, name in enumerate(names)
+    )
+    facts = {
+        "name": "run",
+        "base_model": {"name": "tiny", "revision": "main", "licence": None},
+        "adapter": {"fingerprint": "0123456789abcdef"},
+        "merged": None,
+        "classifier": {"vlm": "pictogram", "vlm_fingerprint": "f" * 64},
+        "vlm": {"name": "pictogram", "fingerprint": "f" * 64},
+        "dataset": {"name": "birds", "classes": 4},
+        "training": {"algorithm": "ppo", "seed": 0},
+        "generation": {
+            "prompt_format": "auto",
+            "system_prompt": "Be brief.",
+            "chat_template_kwargs": {},
+            "max_new_tokens": 8,
+            "temperature": 1.0,
+            "dtype": "float32",
+            "bf16": False,
+        },
+        "metrics": {"before_after": {}, "pair_accuracy": {}, "last": {"kl": 0.5}},
+    }
+    columns = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    return Bundle(
+        facts=facts,
+        class_names=names,
+        questions=("What is a {}?", "Describe a {}."),
+        records=records,
+        pairs=PairTexts(names, {(0, 3): (PairText("legs", ("It is a bird.", "It is a machine.")),)}),
+        classifier=columns / np.linalg.norm(columns, axis=0),
+        weights={f"adapter/{path.name}": path for path in sorted(tiny_adapter.glob("adapter*"))},
+    )

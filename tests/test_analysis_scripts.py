@@ -45,9 +45,9 @@ def test_the_grid_fills_its_table_and_is_resumable(tiny_llm: Path, class_folder:
     config, grid, out = tmp_path / "base.yaml", tmp_path / "grid.yaml", tmp_path / "paper"
     config.write_text(yaml.safe_dump({**TINY, "model_name_or_path": str(tiny_llm), "before_after": False}))
     grid.write_text(
-        yaml.safe_dump({"vlms": {"small": "pictogram"}, "datasets": {"four": f"folder:{{data}}/{class_folder.name}"}})
+        yaml.safe_dump({"vlms": {"small": "base.yaml"}, "datasets": {"four": f"folder:{{data}}/{class_folder.name}"}})
     )
-    line = ["--grid", str(grid), "--config", str(config), "--data", str(class_folder.parent), "--out", str(out)]
+    line = ["--grid", str(grid), "--data", str(class_folder.parent), "--out", str(out)]
     result = script("reproduce_paper.py", *line, "--reward_normalization", "zscore")
     assert result.returncode == 0, result.stderr + (out / "small_four.log").read_text()[-2000:]
     table = pd.read_csv(out / "paper.csv")
@@ -68,13 +68,19 @@ def test_the_grid_fills_its_table_and_is_resumable(tiny_llm: Path, class_folder:
     assert missing.returncode == 1
     assert missing.stderr.splitlines()[-1] == "error: --vlms large is not in the grid, which has small."
 
+    grid.write_text(yaml.safe_dump({"vlms": {"small": "absent.yaml"}, "datasets": {"four": "pictograms"}}))
+    absent = script("reproduce_paper.py", *line)
+    assert absent.returncode == 1
+    assert "the configuration of small" in absent.stderr
+    assert "does not exist" in absent.stderr
+
 
 @pytest.mark.slow
-def test_planted_runs_end_in_a_table(tiny_llm: Path, tmp_path: Path) -> None:
+def test_planted_runs_end_in_a_table(tiny_chat_llm: Path, tmp_path: Path) -> None:
     out = tmp_path / "planted"
     options = [part for name, value in TINY.items() for part in (f"--{name}", str(value))]
     line = ["--out", str(out), "--kinds", "habitat", "--seeds", "3", "--random_seeds"]
-    result = script("planted_preference.py", *line, "--model_name_or_path", str(tiny_llm), *options)
+    result = script("planted_preference.py", *line, "--model_name_or_path", str(tiny_chat_llm), *options)
     assert result.returncode == 0, result.stderr + (out / "habitat_3.log").read_text()[-2000:]
     row = pd.read_csv(out / "planted.csv").iloc[0]
     assert (row["planted"], row["seed"]) == ("habitat", 3)

@@ -69,6 +69,21 @@ def test_generate_from_an_adapter_a_checkpoint_and_a_plain_model(
     assert set(scored[0].scores) == {"reward_cosine"}
 
 
+def test_generate_from_the_base_of_a_run(
+    trained_run: Path, tiny_llm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The control is asked the run's questions in the run's way, and is the model that the run started from."""
+    out, plain = tmp_path / "base.jsonl", tmp_path / "plain.jsonl"
+    main(["generate", str(trained_run), "--base", "--classes", "cat,whale", "--vlm", "none", "--out", str(out)])
+    records = read_descriptions(out)
+    assert {record.model for record in records} == {str(tiny_llm)}
+    options = ["--dataset", records[0].dataset, "--questions", "short", "--vlm", "none", "--classes", "cat,whale"]
+    with pytest.raises(SystemExit) as stop:
+        main(["generate", str(tiny_llm), "--base", *options, "--out", str(plain)])
+    assert stop.value.code == 2
+    assert "has no adapter that could be left out" in capsys.readouterr().err
+
+
 def test_files_of_another_seed_or_policy_are_refused(
     trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,14 @@ def test_values_out_of_range_are_refused_by_name(option: str, value: Any, words:
         EX2Config(**{option: value})
 
 
+def test_pair_margin_needs_pairs() -> None:
+    with pytest.raises(UserError, match="reward_funcs=pair_margin compares the two classes of a pair: set pairs"):
+        EX2Config(reward_funcs=["pair_margin"])
+    with pytest.raises(UserError, match="pairs=0 is out of range: it must be at least 1"):
+        EX2Config(reward_funcs=["pair_margin"], pairs=0)
+    assert EX2Config(reward_funcs=["cosine"], pairs=3).pairs == 3
+
+
 def test_reference_start_needs_an_adapter() -> None:
     with pytest.raises(UserError, match="reference=start needs adapter_name_or_path"):
         EX2Config(reference="start")

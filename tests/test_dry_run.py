@@ -12,6 +12,7 @@ import yaml
 
 from ex2.config import EX2Config
 from ex2.dry_run import PolicySize, base_weight_bytes, describe, policy_size
+from ex2.errors import UserError
 from ex2.launch import main
 from ex2.options import parse_options
 
@@ -21,6 +22,7 @@ Arguments = Callable[..., list[str]]
 @pytest.fixture
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every way to read weights fail."""
+    import ex2.vlm.pictogram  # noqa: F401 - else it would be imported with what is refused below, and keep it
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a dry run read weights")
@@ -132,7 +134,7 @@ def test_a_hub_out_of_reach_leaves_numbers_unknown(arguments: Arguments, tmp_pat
 
 @pytest.mark.usefixtures("no_weights")
 def test_other_vlms_algorithms_and_adapters(arguments: Arguments, trained_run: Path, tmp_path: Path) -> None:
-    options = {"vlm": "open_clip:ViT-B-32/openai", "gradient_checkpointing": True}
+    options = {"vlm": "open_clip:hf-hub:some/model", "gradient_checkpointing": True}
     text = describe(parse_options("grpo", arguments(tmp_path / "run", **options)))
     assert "unknown until loaded" in text
     assert "value head" not in text
@@ -141,6 +143,20 @@ def test_other_vlms_algorithms_and_adapters(arguments: Arguments, trained_run: P
     text = describe(parse_options("ppo", arguments(trained_run, **adapter)))
     assert "x 2 (frozen reference)" in text
     assert f"Note: output_dir={trained_run} already holds a run" in text
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_built_in_open_clip_model_is_counted_offline(arguments: Arguments, tmp_path: Path) -> None:
+    layer = 4 * (512 * 512 + 512) + 2 * 512 * 2048 + 2048 + 512 + 4 * 512
+    tower = 49408 * 512 + 77 * 512 + 12 * layer + 2 * 512 + 512 * 512 + 1  # as below, of CLIP ViT-B/32
+    text = describe(parse_options("ppo", arguments(tmp_path / "run", vlm="open_clip:ViT-B-32/openai")))
+    assert f"{tower:,} parameters, float32" in text
+    text = describe(
+        parse_options("ppo", arguments(tmp_path / "run", vlm="open_clip:roberta-ViT-B-32/laion2b_s12b_b32k"))
+    )
+    assert "unknown until loaded" in text
+    with pytest.raises(UserError, match="open_clip has no model 'ViT-B-33'; nearest: ViT-B-32"):
+        describe(parse_options("ppo", arguments(tmp_path / "run", vlm="open_clip:ViT-B-33/openai")))
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -165,6 +181,7 @@ def test_an_hf_vlm_in_a_folder_is_counted_without_its_image_tower(arguments: Arg
         ({"dataset": "folder:/no/folder"}, "does not exist"),
         ({"lora_target_modules": ["query"]}, "query"),
         ({"adapter_name_or_path": "/tmp"}, "holds no adapter"),
+        ({"prompt_format": "chat"}, "prompt_format=plain"),
         ({"steps_per_generation": 100}, "different prompts"),
     ],
 )

@@ -22,6 +22,24 @@ def test_spread_asks_use_every_question() -> None:
     assert asks[2].class_name == "owl"
 
 
+def test_both_orders_of_a_pair_get_the_same_questions() -> None:
+    questions = ["q0 {} {other}", "q1 {} {other}", "q2 {} {other}"]
+    asks = spread_asks(["cat", "owl", "bat"], questions, samples=2, pairs=[(0, 2), (2, 0), (0, 1), (1, 0)])
+    assert [ask.subject for ask in asks[::2]] == [(0, 2), (2, 0), (0, 1), (1, 0)]
+    assert [ask.question[:2] for ask in asks] == ["q0", "q1", "q0", "q1", "q1", "q2", "q1", "q2"]
+    assert (asks[0].class_name, asks[0].other_name) == ("cat", "bat")
+
+
+def test_the_base_of_a_policy_is_asked_in_the_same_way(trained_run: Path, tiny_llm: Path) -> None:
+    policy = find_policy(str(trained_run))
+    base = policy.base
+    assert (base.name, base.adapter, base.fingerprint) == (str(tiny_llm), None, "")
+    assert (base.settings, base.questions) == (policy.settings, policy.questions)
+    assert base.base is base
+    plain, _ = load_generator(str(tiny_llm), overrides={"max_completion_length": 8})
+    assert list(base.load().sample(ASKS, seed=0)) == list(plain.sample(ASKS, seed=0))
+
+
 def test_equal_seeds_give_equal_texts_and_leave_no_trace(tiny_llm: Path) -> None:
     generator, questions = load_generator(str(tiny_llm), overrides={"max_completion_length": 6})
     assert questions == QUESTION_SETS["study"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,56 @@ def test_command_line_wins_over_yaml_and_yaml_over_defaults(tmp_path: Path) -> N
     assert options.ex2.reward_funcs == ["margin"]
     assert options.policy.lora_r == 5
     assert options.ex2.images_per_class == 256
+
+
+LAYERED = {
+    "base.yaml": "learning_rate: 1.0e-3\nlora_r: 2\nseed: 5\nppo: {kl_target: 3, lam: 0.5}\ngrpo: {lora_r: 7}\n",
+    "vlms/clip.yaml": "base: ../base.yaml\nvlm: hf:some/clip\nlora_r: 3\nppo:\n  lam: 0.25\n  seed: 6\n",
+}
+
+
+def _layered(folder: Path, **changes: str) -> list[str]:
+    for name, text in (LAYERED | changes).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return ["--config", str(folder / "vlms" / "clip.yaml"), *SMALL]
+
+
+def test_a_file_wins_over_its_base_and_an_algorithm_s_section_over_its_file(tmp_path: Path) -> None:
+    ppo = parse_options("ppo", _layered(tmp_path))
+    assert (ppo.ex2.vlm, ppo.trainer.learning_rate) == ("hf:some/clip", 1e-3)
+    assert (ppo.trainer.kl_target, ppo.trainer.lam, ppo.trainer.seed, ppo.policy.lora_r) == (3, 0.25, 6, 3)
+    grpo = parse_options("grpo", _layered(tmp_path))
+    assert (grpo.trainer.seed, grpo.policy.lora_r) == (5, 3)  # the file's own value, not the section of its base
+    assert parse_options("rloo", [*_layered(tmp_path), "--lora_r", "9"]).policy.lora_r == 9
+    resolved = ppo.as_dict()
+    assert not {"base", "ppo", "grpo"} & set(resolved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"base.yaml": "base: vlms/clip.yaml\n"}, r"base .*clip\.yaml of .*base\.yaml is its own base"),
+        ({"vlms/clip.yaml": "base: other.yaml\n"}, r"base .*other\.yaml of .*clip\.yaml does not exist"),
+        ({"base.yaml": "learning_rte: 1\n"}, r"learning_rte in .*base\.yaml. Did you mean learning_rate"),
+        (
+            {"base.yaml": "ppo:\n  learning_rte: 1\n"},
+            r"learning_rte under ppo in .*base\.yaml. Did you mean learning_rate",
+        ),
+        ({"base.yaml": "ppo: 3\n"}, r"base .*base\.yaml of .*: ppo must hold indented option: value lines"),
+        ({"base.yaml": "env: 3\n"}, r"env must hold indented"),
+        ({"base.yaml": "a: [1"}, r"base .*base\.yaml of .*clip\.yaml is no valid YAML"),
+    ],
+)
+def test_errors_name_the_file_they_are_in(tmp_path: Path, changes: dict[str, str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        parse_options("ppo", _layered(tmp_path, **changes))
+
+
+def test_a_config_file_sets_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EX2_TEST_VARIABLE", "before")
+    parse_options("ppo", [*_yaml(tmp_path, "env: {EX2_TEST_VARIABLE: 3}\n"), *SMALL])
+    assert os.environ["EX2_TEST_VARIABLE"] == "3"
 
 
 def test_unknown_options_are_refused_with_the_nearest_name(tmp_path: Path) -> None:

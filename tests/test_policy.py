@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from trl import ModelConfig
 
 from ex2 import policy
 from ex2.errors import UserError
+from ex2.generation import Ask, find_policy
+from ex2.launch import main
+from ex2.policy_config import PolicyConfig
+from ex2.run_folder import read_jsonl
 
 
 def test_folders_are_taken_as_they_are(tiny_llm: Path) -> None:
@@ -132,6 +137,88 @@ def test_quantisation_needs_its_package_and_a_gpu(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="load_in_4bit=true needs a CUDA GPU"):
         policy.quantization_config(ModelConfig(load_in_4bit=True))
+
+
+@pytest.mark.parametrize(
+    ("targets", "adapted"),
+    [
+        (None, {"q_proj", "v_proj"}),  # PEFT's choice for Llama and Mistral, and so the paper's
+        (["k_proj"], {"k_proj"}),
+        (["k_proj", "up_proj"], {"k_proj", "up_proj"}),
+        ([r".*layers\.0\..*(q|o)_proj"], {"q_proj", "o_proj"}),
+        (["all-linear"], {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+    ],
+)
+def test_choices_of_target_modules(tiny_llm: Path, targets: list[str] | None, adapted: set[str]) -> None:
+    config = PolicyConfig(lora_r=2, lora_target_modules=targets)
+    model = policy.load_policy(config, str(tiny_llm))
+    policy.check_lora_targets(config, model)
+    made = get_peft_model(model, policy.lora_config(config))
+    trained = [name for name, parameter in made.named_parameters() if parameter.requires_grad]
+    assert {name.split(".")[-4] for name in trained} == adapted
+    layers = {name.partition("layers.")[2][0] for name in trained}
+    assert layers == ({"0"} if targets and "layers" in targets[0] else {"0", "1"})
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_an_adapter_is_trained_in_full_precision_on_a_base_in_half(tiny_llm: Path, tmp_path: Path, dtype: str) -> None:
+    config = PolicyConfig(dtype=dtype, lora_target_modules=["q_proj"])
+    get_peft_model(policy.load_policy(config, str(tiny_llm)), policy.lora_config(config)).save_pretrained(tmp_path)
+    model = policy.load_policy(config, str(tiny_llm), adapter=str(tmp_path))
+    types = {parameter.requires_grad: parameter.dtype for parameter in model.parameters()}
+    assert types == {True: torch.float32, False: getattr(torch, dtype)}
+
+
+def test_an_attention_implementation_that_is_not_installed(tiny_llm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ImportError("FlashAttention2 has been toggled on, but it cannot be used.\nInstall it.")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fail)
+    with pytest.raises(
+        UserError, match="attn_implementation=flash_attention_2 needs a package that is not .*cannot be used.$"
+    ):
+        policy.load_policy(PolicyConfig(attn_implementation="flash_attention_2"), str(tiny_llm))
+
+
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"use_rslora": True}, {"dtype": "bfloat16"}], ids=str)
+def test_kinds_of_policies_train_and_are_started_from(
+    arguments: Callable[..., list[str]], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    short = {**options, "max_steps": 2, "before_after": False}
+    main("ppo", arguments(tmp_path / "first", **short))
+    kl = {"first": read_jsonl(tmp_path / "first" / "metrics.jsonl")[0]["kl"]}
+    for reference in ("base", "start"):
+        start = {"adapter_name_or_path": tmp_path / "first" / "adapter", "reference": reference}
+        main("ppo", arguments(tmp_path / reference, **short, **start))
+        kl[reference] = read_jsonl(tmp_path / reference / "metrics.jsonl")[0]["kl"]
+    assert kl["first"] == kl["start"] == 0
+    assert kl["base"] != 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None,
+    reason="needs a CUDA GPU and bitsandbytes",
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"load_in_8bit": True},
+        {"load_in_4bit": True},
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "use_bnb_nested_quant": True},
+    ],
+    ids=str,
+)
+def test_quantised_bases_train_and_are_sampled(
+    arguments: Callable[..., list[str]], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    run = tmp_path / "run"
+    main("ppo", arguments(run, **options, dtype="bfloat16", bf16=True, use_cpu=None, max_steps=2))
+    assert read_jsonl(run / "metrics.jsonl")[0]["kl"] == pytest.approx(0, abs=1e-2)
+    generator = find_policy(str(run)).load(device="cuda")
+    assert generator.model.is_quantized
+    (texts,) = generator.sample([Ask(0, "cat", "Describe a {}.")], seed=0)
+    assert len(texts) == 1
 
 
 def test_lora_targets_are_checked_against_the_model(tiny_llm: Path) -> None:

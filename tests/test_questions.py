@@ -8,17 +8,40 @@ from types import SimpleNamespace
 import pytest
 
 from ex2.errors import UserError
-from ex2.questions import QUESTION_SETS, TEMPLATE, build_prompt, build_prompts, load_questions, wants_chat
+from ex2.questions import (
+    PAIR_QUESTIONS,
+    QUESTION_SETS,
+    TEMPLATE,
+    attribute_of,
+    build_prompt,
+    build_prompts,
+    check_questions,
+    load_questions,
+    wants_chat,
+)
 
 
 def test_every_question_has_one_place_for_the_class() -> None:
-    assert set(QUESTION_SETS) == {"short", "study"}
+    assert set(QUESTION_SETS) == {"short", "study", "pairs"}
     assert len(QUESTION_SETS["study"]) == 25
     for questions in QUESTION_SETS.values():
         assert all(question.count("{}") == 1 for question in questions)
         assert len(set(questions)) == len(questions)
         assert load_questions("study") == QUESTION_SETS["study"]
     assert TEMPLATE.count("{}") == 1
+
+
+def test_only_questions_about_pairs_have_a_place_for_the_other_class() -> None:
+    for name, questions in QUESTION_SETS.items():
+        check_questions(questions, about_pairs=name == "pairs")
+    with pytest.raises(UserError, match=r"'Describe a \{\}\.' needs exactly one \{other\}.*questions=pairs"):
+        check_questions(["Describe a {}."], about_pairs=True)
+    with pytest.raises(UserError, match="needs exactly one"):
+        check_questions(["Is a {} a {other} or a {other}?"], about_pairs=True)
+    with pytest.raises(UserError, match="is about two classes: choose another set, train with pairs=N"):
+        check_questions(PAIR_QUESTIONS.values(), about_pairs=False)
+    assert [attribute_of(question) for question in QUESTION_SETS["pairs"]] == list(PAIR_QUESTIONS)
+    assert attribute_of("Is a {} a {other}?") == "Is a {} a {other}?"
 
 
 def test_questions_from_a_file(tmp_path: Path) -> None:
@@ -63,6 +86,16 @@ def test_prompts() -> None:
     assert build_prompt("Describe a {}.", "cat", chat=True, system_prompt=None) == [user]
     system = {"role": "system", "content": "Be brief."}
     assert build_prompt("Describe a {}.", "cat", chat=True, system_prompt="Be brief.") == [system, user]
+
+
+def test_prompts_about_pairs() -> None:
+    question = "Is a {} a {other}?"
+    text = build_prompt(question, "{other}", chat=False, system_prompt=None, other_name="{}")
+    assert text == "Is a {other} a {}?\n\n"  # names are put in once, whatever they are
+    table = build_prompts(["cat", "owl", "bat"], [question], chat=False, pairs=[(2, 0), (0, 2)])
+    assert table["prompt"] == ["Is a bat a cat?\n\n", "Is a cat a bat?\n\n"]
+    assert (table["class_id"], table["class_name"]) == ([2, 0], ["bat", "cat"])
+    assert (table["other_id"], table["other_name"]) == ([0, 2], ["cat", "bat"])
 
 
 def test_prompt_table_binds_texts_to_classes() -> None:

@@ -21,7 +21,8 @@ from ex2.launch import main
 from ex2.options import parse_options
 from ex2.policy import public_name
 from ex2.run_folder import read_jsonl
-from ex2.training import best_of, run
+from ex2.run_report import best_of
+from ex2.training import run
 
 ROOT = Path(__file__).resolve().parent.parent
 Arguments = Callable[..., list[str]]
@@ -42,6 +43,9 @@ def test_best_of_takes_the_highest_score_of_each_class() -> None:
     asks = [Ask(i, str(i), "") for i in (1, 0, 1, 0)]
     samples = list(zip(asks, "abcd", strict=True))
     assert [text for _, text in best_of(samples, [0.1, 0.5, 0.3, 0.5])] == ["b", "c"]
+    assert [text for _, text in best_of(samples, [0.1, 0.4, 0.3, 0.5], keep=2)] == ["d", "b", "c", "a"]
+    pairs = [(Ask(0, "0", "", other, str(other)), text) for other, text in [(2, "a"), (1, "b"), (2, "c")]]
+    assert [text for _, text in best_of(pairs, [0.1, 0.5, 0.3])] == ["b", "c"]
 
 
 def test_run_folder_is_complete(trained_run: Path) -> None:

@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ex2.bf16 import fast_matmul
 from ex2.categories import Passage, strip_name
 from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
@@ -39,8 +40,9 @@ _CHUNK = 2048  # texts between two steps of the progress bar
 class _Store:
     """Embeddings of texts, each encoded once."""
 
-    def __init__(self, scorer: TextScorer) -> None:
+    def __init__(self, scorer: TextScorer, exact: bool) -> None:
         self._scorer = scorer
+        self._exact = exact
         self._row: dict[str, int] = {}
         self._embeddings = torch.empty(0, scorer.bank.embeddings.shape[1], device=scorer.bank.device)
 
@@ -52,7 +54,8 @@ class _Store:
         with tqdm(total=len(new), desc=desc, unit="text", disable=not progress) as bar:
             for start in range(0, len(new), _CHUNK):
                 chunk = new[start : start + _CHUNK]
-                parts.append(self._scorer.embed(chunk))
+                with fast_matmul(self._scorer.vlm.device, exact=self._exact):
+                    parts.append(self._scorer.embed(chunk))
                 bar.update(len(chunk))
         for text in new:
             self._row[text] = len(self._row)
@@ -68,11 +71,12 @@ class Similarity:
     Args:
         scorer: VLM and bank.
         split: Images to compare with.
+        exact: Encode in float32 also where the processor is faster in bfloat16; there a cosine is off by about 0.001 at random.
     """
 
-    def __init__(self, scorer: TextScorer, split: str = "heldout") -> None:
+    def __init__(self, scorer: TextScorer, split: str = "heldout", *, exact: bool = True) -> None:
         self._scorer = scorer
-        self._store = _Store(scorer)
+        self._store = _Store(scorer, exact)
         self._look_at(split)
 
     def _look_at(self, split: str) -> None:
@@ -228,32 +232,3 @@ def some_of_each_class(class_ids: Sequence[int], most: int, seed: int) -> list[i
 def renamed(text: str, old: str, new: str) -> str:
     """A text with the name of its class replaced by another."""
     return strip_name(text, old, stand_in=new)
-
-
-def zero_shot_by_class(class_vectors: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> Array:
-    """Share of each class's images that are nearest to their own class's vector, (C,).
-
-    Args:
-        class_vectors: Unit rows (C, D).
-        images: Unit rows (N, D).
-        labels: Class ids (N,).
-    """
-    right = ((images @ class_vectors.T).argmax(dim=1) == labels).double()
-    counts = torch.bincount(labels, minlength=len(class_vectors))
-    sums = torch.zeros(len(class_vectors), dtype=torch.double, device=labels.device).index_add_(0, labels, right)
-    return (sums / counts).cpu().numpy()
-
-
-def class_vectors(templates: torch.Tensor, texts: torch.Tensor, class_ids: Sequence[int]) -> torch.Tensor:
-    """Unit rows (C, D): the normalised mean of each class's text embeddings, its template's where it has no texts.
-
-    Args:
-        templates: Unit rows (C, D).
-        texts: Unit rows (N, D).
-        class_ids: Class of each text.
-    """
-    ids = torch.as_tensor(class_ids, dtype=torch.long, device=texts.device)
-    sums = torch.zeros_like(templates).index_add_(0, ids, texts)
-    has_texts = torch.bincount(ids, minlength=len(templates)) > 0
-    vectors = torch.where(has_texts.unsqueeze(1), sums, templates)
-    return torch.nn.functional.normalize(vectors, dim=1)

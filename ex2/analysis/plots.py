@@ -204,3 +204,39 @@ def comparison_png(studies: Any) -> bytes:
         _tidy(axes, "x")
     figure.legend(loc="outside upper center", ncols=min(len(names), 3), frameon=False, fontsize=11)
     return _to_png(figure)
+
+
+def sweep_png(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The PNG of FuDD over its number of candidates: accuracy beside the template's, and how often the class is among them.
+
+    Args:
+        rows: ``Comparison.rows``, those of FuDD with ``k``.
+    """
+    template = next(row for row in rows if row["system"] == "template")
+    follow_ups = [row for row in rows if row["k"] is not None]
+    places = {k: place for place, k in enumerate(sorted({row["k"] for row in follow_ups}))}
+    figure = Figure(figsize=(WIDTH_INCHES, 6.0), dpi=DPI, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    for label, colour, marker, shift, own in (
+        ("FuDD", BLUE, "o", -0.06, [row for row in follow_ups if row["kept"] is None]),
+        ("FuDD with a gate", VERMILION, "s", 0.06, [row for row in follow_ups if row["kept"] is not None]),
+    ):
+        if own:
+            means = [100 * row["per_class_mean"] for row in own]
+            ends = [
+                [abs(100 * row[f"per_class_{end}"] - mean) for row, mean in zip(own, means, strict=True)]
+                for end in ("low", "high")
+            ]
+            xs = [places[row["k"]] + shift for row in own]
+            upper.errorbar(xs, means, ends, color=colour, marker=marker, capsize=4, label=label)
+    upper.axhline(100 * template["per_class_mean"], color="#888888", linestyle="--", label="template")
+    upper.set_ylabel("mean per-class accuracy (%)\n(95 % interval)")
+    upper.legend(frameon=False, fontsize=11, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+    among = {row["k"]: 100 * row["among_k"] for row in follow_ups}
+    lower.plot(list(places.values()), [among[k] for k in places], color=GREEN, marker="^")
+    lower.set_ylabel("true class among\nthe candidates (%)")
+    lower.set_xticks(list(places.values()), list(map(str, places)))
+    lower.set_xlabel("candidates K")
+    for axes in (upper, lower):
+        _tidy(axes, "both")
+    return _to_png(figure)

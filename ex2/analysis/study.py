@@ -33,6 +33,7 @@ from ex2.analysis.findings import (
     verdict,
 )
 from ex2.categories import CATEGORIES, Judge, Judgement, Passage, of_text
+from ex2.classify import class_vectors, images_of, zero_shot_by_class
 from ex2.descriptions import Description
 from ex2.errors import UserError
 from ex2.files import write_atomically
@@ -129,6 +130,7 @@ def analyse(
     metrics: Sequence[Mapping[str, Any]] = (),
     meta: Mapping[str, Any] | None = None,
     seed: int = 0,
+    exact: bool = True,
     progress: bool = True,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Study:
@@ -143,6 +145,7 @@ def analyse(
         metrics: Rows of the run's metrics, for the learning curve and the monitors.
         meta: Facts about the study that the report shows.
         seed: Of the bootstrap and the random controls.
+        exact: Encode in float32 also where the processor is faster in bfloat16.
         progress: Whether to draw progress bars.
         on_step: Told what is being done next.
 
@@ -165,7 +168,7 @@ def analyse(
     judged = judge_all(judge, systems, progress=progress)
 
     on_step("encoding texts for the contribution tests")
-    similarity = Similarity(scorer)
+    similarity = Similarity(scorer, exact=exact)
     similarity.encode([t for part in judged for t in contribution.all_texts(part.passages)], progress=progress)
     texts, clauses = _text_table(judged, similarity), _clause_table(judged, similarity)
 
@@ -252,11 +255,9 @@ def _clause_table(judged: Sequence[Judged], similarity: Similarity) -> pd.DataFr
 def _zero_shot(aligned: Judged, similarity: Similarity, scorer: TextScorer, seed: int) -> pd.DataFrame:
     """Accuracy of classifying held-out images, and its gain over the template, with texts of each category alone."""
     bank = scorer.bank
-    rows_of = bank.rows("heldout")
-    device = bank.device
-    images, labels = bank.embeddings[rows_of].to(device), bank.labels[rows_of].to(device)
+    images, labels = images_of(bank, "heldout")
     templates = similarity.embeddings([TEMPLATE.replace("{}", name) for name in bank.class_names])
-    by_class = contribution.zero_shot_by_class(templates, images, labels)
+    by_class = zero_shot_by_class(templates, images, labels)
     all_classes = np.arange(len(by_class))
     zero = {"gain_mean": 0.0, "gain_low": 0.0, "gain_high": 0.0}
     row = {"texts": "template", **class_interval(by_class, all_classes, seed), **zero}
@@ -267,8 +268,8 @@ def _zero_shot(aligned: Judged, similarity: Similarity, scorer: TextScorer, seed
     for name, chosen in (("all", categories != ""), *((name, categories == name) for name in CATEGORIES)):
         if not chosen.any():
             continue
-        vectors = contribution.class_vectors(templates, embeddings[np.flatnonzero(chosen)], class_ids[chosen].tolist())
-        accuracy = contribution.zero_shot_by_class(vectors, images, labels)
+        vectors = class_vectors(templates, embeddings[np.flatnonzero(chosen)], class_ids[chosen].tolist())
+        accuracy = zero_shot_by_class(vectors, images, labels)
         covered = np.unique(class_ids[chosen])
         gain = class_interval((accuracy - by_class)[covered], covered, seed)
         rows.append(

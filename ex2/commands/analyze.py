@@ -41,6 +41,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--vlm", metavar="SPEC", help="see `ex2 list vlms`; default: the VLM of the descriptions")
     parser.add_argument("--dataset", help="see `ex2 list datasets`; default: the dataset of the descriptions")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of bootstrap and controls; default: 0")
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="multiply in float32 also on processors that are twice as fast in bfloat16; cosines then change by about 0.001",
+    )
     bank_options(parser, "; default: the run's, else ")
     parser.set_defaults(command=run)
 
@@ -66,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings, metrics = _read_run(run_folder)
 
     device = torch_device(arguments.device)
-    judge = load_judge(arguments.judge, device=device, cache_dir=arguments.cache_dir)
+    judge = load_judge(arguments.judge, device=device, cache_dir=arguments.cache_dir, exact=arguments.exact)
     scorer = open_scorer(arguments, settings, vlm, images, device)
     base = _base(arguments.base, run_folder, dataset, images.class_names)
 
@@ -90,6 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
             **_facts(settings, metrics),
         },
         seed=arguments.seed,
+        exact=arguments.exact,
         on_step=lambda step: print(f"{step} ...", flush=True),
     )
     study.write(arguments.out)

@@ -10,6 +10,7 @@ from ex2.errors import UserError
 
 if TYPE_CHECKING:
     from ex2.data import LabelledImages, PlantedImages
+    from ex2.generation import PolicySource
     from ex2.rewards.scoring import TextScorer
 
 SPLITS = {"reward": ("reward",), "heldout": ("heldout",), "both": ("reward", "heldout")}
@@ -31,6 +32,52 @@ def bank_options(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--cache_dir", metavar="DIR", help="folder of banks and converted models; default: $EX2_CACHE or ~/.cache/ex2"
     )
+
+
+def sampling_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base", action="store_true", help="ask the run's base LLM in the same way, without the adapter"
+    )
+    parser.add_argument("--samples", type=int, metavar="N", default=1, help="answers to each question; default: 1")
+    parser.add_argument(
+        "--max_new_tokens", type=int, metavar="N", help="longest answer in tokens; default: the run's, else 32"
+    )
+    parser.add_argument(
+        "--temperature", type=float, metavar="T", help="sampling temperature; default: the run's, else 1"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of the sampling; default: 0")
+    parser.add_argument("--batch_size", type=int, metavar="N", default=64, help="answers sampled at once; default: 64")
+
+
+def check_sampling(arguments: argparse.Namespace) -> None:
+    """Raise UserError where a sampling option is out of range."""
+    for name in ("samples", "batch_size", "max_new_tokens"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise UserError(f"--{name} {getattr(arguments, name)} is out of range: it must be at least 1.")
+    check_seed(arguments.seed)
+    if arguments.temperature is not None and arguments.temperature <= 0:
+        raise UserError(f"--temperature {arguments.temperature} is out of range: it must be positive.")
+
+
+def chosen_policy(arguments: argparse.Namespace) -> PolicySource:
+    """The policy that the command line names, or with `--base` the LLM below its adapter; nothing is loaded.
+
+    Raises:
+        UserError: There is no such policy, or `--base` for one without adapter.
+    """
+    from ex2.generation import find_policy
+
+    policy = find_policy(
+        arguments.policy,
+        {
+            "questions": arguments.questions,
+            "max_completion_length": arguments.max_new_tokens,
+            "temperature": arguments.temperature,
+        },
+    )
+    if arguments.base and policy.adapter is None:
+        raise UserError(f"--base: {arguments.policy} has no adapter that could be left out.")
+    return policy.base if arguments.base else policy
 
 
 def check_seed(seed: int) -> None:

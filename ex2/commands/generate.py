@@ -7,7 +7,15 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ex2.commands.common import SPLITS, bank_options, check_seed, open_scorer, torch_device
+from ex2.commands.common import (
+    SPLITS,
+    bank_options,
+    check_sampling,
+    chosen_policy,
+    open_scorer,
+    sampling_options,
+    torch_device,
+)
 from ex2.errors import UserError
 from ex2.generation_vllm import require_vllm
 
@@ -24,6 +32,7 @@ def add(commands: Any) -> None:
         "line. Run the same command again after an interruption, and it goes on where it stopped.",
         epilog="Examples:\n"
         "  ex2 generate runs/quickstart --out descriptions.jsonl\n"
+        "  ex2 generate runs/quickstart --base --out base.jsonl     # the control: its LLM without the adapter\n"
         "  ex2 generate smollm2 --dataset folder:photos --samples 4 --vlm pictogram --out base.jsonl",
     )
     parser.add_argument(
@@ -34,19 +43,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--classes", metavar="A,B,...", help="only these classes; default: all")
     parser.add_argument("--questions", metavar="SET", help="question set or file; default: the run's, else study (25)")
     parser.add_argument(
-        "--samples", type=int, metavar="N", default=1, help="answers to each question about each class; default: 1"
-    )
-    parser.add_argument(
-        "--max_new_tokens", type=int, metavar="N", help="longest answer in tokens; default: the run's, else 32"
-    )
-    parser.add_argument(
-        "--temperature", type=float, metavar="T", help="sampling temperature; default: the run's, else 1"
-    )
-    parser.add_argument(
         "--engine", choices=("transformers", "vllm"), default="transformers", help="what samples; default: transformers"
     )
-    parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of the sampling; default: 0")
-    parser.add_argument("--batch_size", type=int, metavar="N", default=64, help="answers sampled at once; default: 64")
+    sampling_options(parser)
     parser.add_argument(
         "--vlm", metavar="SPEC", help="VLM that scores the answers; default: the run's; none: no scores"
     )
@@ -57,26 +56,15 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Sample, score and write."""
-    for name in ("samples", "batch_size", "max_new_tokens"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise UserError(f"--{name} {getattr(arguments, name)} is out of range: it must be at least 1.")
-    check_seed(arguments.seed)
+    check_sampling(arguments)
     if arguments.engine == "vllm":
         require_vllm()
-    if arguments.temperature is not None and arguments.temperature <= 0:
-        raise UserError(f"--temperature {arguments.temperature} is out of range: it must be positive.")
     from ex2.answers import Plan, plan_asks, recorded, write_answers
     from ex2.data import load_images
-    from ex2.generation import find_policy
+    from ex2.questions import check_questions
 
-    policy = find_policy(
-        arguments.policy,
-        {
-            "questions": arguments.questions,
-            "max_completion_length": arguments.max_new_tokens,
-            "temperature": arguments.temperature,
-        },
-    )
+    policy = chosen_policy(arguments)
+    check_questions(policy.questions, about_pairs=False)
     dataset = arguments.dataset or policy.settings.get("dataset")
     if dataset is None:
         raise UserError(f"--dataset is needed: {arguments.policy} is no run, which would name one.")

@@ -52,7 +52,9 @@ def _list_questions() -> str:
         f"{name} ({len(questions)})\n" + "\n".join(f"  {question}" for question in questions)
         for name, questions in QUESTION_SETS.items()
     ]
-    return "\n\n".join([*sets, "FILE\n  A text file with one question a line and {} for the class name."])
+    return "\n\n".join(
+        [*sets, "FILE\n  A text file with one question a line, {} for the class name and, about pairs, {other}."]
+    )
 
 
 def _table(head: str, rows: list[tuple[str, str]]) -> str:

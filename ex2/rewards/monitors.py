@@ -55,11 +55,26 @@ def hub_score(similarities: torch.Tensor, class_ids: torch.Tensor) -> float:
     return ((similarities.sum(dim=1) - own) / (similarities.shape[1] - 1)).mean().item()
 
 
-def monitor(scorer: TextScorer, texts: Sequence[str], class_ids: Sequence[int]) -> dict[str, float]:
-    """All monitors of one batch of descriptions, in their natural units (cosines, shares, words)."""
+def monitor(
+    scorer: TextScorer, texts: Sequence[str], class_ids: Sequence[int], other_ids: Sequence[int] | None = None
+) -> dict[str, float]:
+    """All monitors of one batch of descriptions, in their natural units (cosines, shares, words).
+
+    For texts about pairs, `other_ids` says against which class each text is; their margins are monitored besides.
+    """
     ids = torch.tensor(list(class_ids), device=scorer.vlm.device, dtype=torch.long)
     limit = scorer.vlm.max_text_tokens
+    margins = {
+        f"monitors/{split}_pair_margin": (
+            scorer.cosine(texts, class_ids, split) - scorer.cosine(texts, other_ids, split)
+        )
+        .mean()
+        .item()
+        for split in ("reward", "heldout")
+        if other_ids is not None
+    }
     return {
+        **margins,
         "monitors/reward_cosine": scorer.cosine(texts, class_ids).mean().item(),
         "monitors/heldout_cosine": scorer.cosine(texts, class_ids, split="heldout").mean().item(),
         "monitors/hub_score": hub_score(scorer.similarities(texts), ids),

@@ -1,7 +1,7 @@
 """Similarity rewards: how well the VLM thinks that a text fits its class, and better than it fits other classes.
 
 Each raw function maps similarities `(N, C)` (mean cosine of N texts to the images of C classes), class ids `(N,)` and the
-VLM's logit scale to raw rewards `(N,)`.
+VLM's logit scale to raw rewards `(N,)`. `pair_margin` takes the ids of the other classes of the pairs besides.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ex2.errors import UserError
-from ex2.rewards.scoring import RewardStats, TextScorer, completion_text
+from ex2.rewards.scoring import RewardStats, TextScorer, completion_text, reward_groups
 
 NEAREST = 3  # other classes that `margin` compares with
 
@@ -45,24 +45,40 @@ def log_softmax(similarities: Tensor, class_ids: Tensor, logit_scale: float) -> 
     return own_similarity((similarities * logit_scale).log_softmax(dim=1), class_ids)
 
 
-SIMILARITY_REWARDS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+def pair_margin(similarities: Tensor, class_ids: Tensor, logit_scale: float, other_ids: Tensor) -> Tensor:
+    """Cosine to the class minus cosine to the other class of the pair that the text is to tell apart; needs pairs."""
+    return own_similarity(similarities, class_ids) - own_similarity(similarities, other_ids)
+
+
+SIMILARITY_REWARDS: dict[str, Callable[..., Tensor]] = {
     "cosine": cosine,
     "centered": centered,
     "margin": margin,
     "log_softmax": log_softmax,
+    "pair_margin": pair_margin,
 }
 
 
-def raw_rewards(name: str, scorer: TextScorer, texts: list[str], class_ids: list[int], split: str = "reward") -> Tensor:
-    """Raw reward `name` of each text, (N,), before any scale."""
-    ids = torch.tensor(class_ids, device=scorer.vlm.device, dtype=torch.long)
-    return SIMILARITY_REWARDS[name](scorer.similarities(texts, split), ids, scorer.vlm.logit_scale)
+def raw_rewards(
+    name: str,
+    scorer: TextScorer,
+    texts: list[str],
+    class_ids: list[int],
+    split: str = "reward",
+    other_ids: list[int] | None = None,
+) -> Tensor:
+    """Raw reward `name` of each text, (N,), before any scale; `pair_margin` needs the other class of each text."""
+    columns = [class_ids, other_ids] if name == "pair_margin" else [class_ids]
+    ids, *others = (torch.tensor(column, device=scorer.vlm.device, dtype=torch.long) for column in columns)
+    return SIMILARITY_REWARDS[name](scorer.similarities(texts, split), ids, scorer.vlm.logit_scale, *others)
 
 
 def similarity_reward(
     name: str, scorer: TextScorer, *, scale: float, stats: RewardStats | None = None
 ) -> Callable[..., list[float]]:
-    """TRL reward function: `scale` x raw reward, or (raw - class mean) / std with `stats` of the untrained policy.
+    """TRL reward function: `scale` x raw reward, or (raw - group mean) / std with `stats` of the untrained policy.
+
+    Prompts about pairs have the other class's id in a column `other_id`.
 
     One scale for every VLM keeps the strength of the KL penalty comparable between VLMs. `log_softmax` is already in
     logits, so `scale` does not apply to it.
@@ -70,12 +86,19 @@ def similarity_reward(
     if name != "cosine" and len(scorer.bank.class_names) < 2:
         raise UserError(f"reward_funcs={name} compares classes, but the dataset has only one; use cosine.")
 
-    def reward(prompts: list[Any], completions: list[Any], class_id: list[int], **columns: Any) -> list[float]:
+    def reward(
+        prompts: list[Any],
+        completions: list[Any],
+        class_id: list[int],
+        other_id: list[int] | None = None,
+        **columns: Any,
+    ) -> list[float]:
         texts = [completion_text(completion) for completion in completions]
-        raw = raw_rewards(name, scorer, texts, class_id)
+        raw = raw_rewards(name, scorer, texts, class_id, other_ids=other_id)
         if stats is not None:
             means = torch.tensor(stats.mean, device=raw.device, dtype=raw.dtype)
-            return ((raw - means[class_id]) / stats.std).tolist()
+            groups = reward_groups(class_id, other_id, len(scorer.bank.class_names))
+            return ((raw - means[groups]) / stats.std).tolist()
         return (raw if name == "log_softmax" else scale * raw).tolist()
 
     reward.__name__ = name

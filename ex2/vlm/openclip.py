@@ -202,18 +202,39 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"text_cfg": text}
 
 
-def _known_model(location: str, spec: str) -> tuple[str, str]:
-    """Split ``MODEL/PRETRAINED`` into a model and a tag (or weight file) that exist; both may contain slashes."""
+def text_tower_parameters(spec: str) -> int | None:
+    """Parameters of a built-in model's text tower, counted without storage; None where they cannot be known offline.
+
+    Raises:
+        UserError: open_clip has no such model.
+    """
+    location = spec.removeprefix("open_clip:")
+    if location.startswith(("hf-hub:", "local-dir:")):
+        return None
+    name, _ = _split_name(location, spec)
+    try:
+        with quiet_root_logger(), torch.device("meta"):
+            model = open_clip.create_model(name, pretrained=None, load_weights=False, device="meta")
+    except OSError:  # a text tower from transformers, whose configuration is on the hub
+        return None
+    return sum(p.numel() for part, p in model.named_parameters() if not part.startswith(("visual.", "text_decoder.")))
+
+
+def _split_name(location: str, spec: str) -> tuple[str, str]:
+    """Split ``MODEL/PRETRAINED`` into a model that exists and the rest; both may contain slashes."""
     models = open_clip.list_models()
     cuts = [index for index, character in enumerate(location) if character == "/"]
     for cut in [len(location), *reversed(cuts)]:  # ViT-B/32/openai: the longest name that is a model
         model = location[:cut].replace("/", "-")
         if model in models:
-            break
-    else:
-        name = location.rsplit("/", 1)[0].replace("/", "-")
-        raise UserError(f"vlm {spec!r}: open_clip has no model {name!r}{_nearest(name, models)}")
-    tag = location[cut + 1 :]
+            return model, location[cut + 1 :]
+    name = location.rsplit("/", 1)[0].replace("/", "-")
+    raise UserError(f"vlm {spec!r}: open_clip has no model {name!r}{_nearest(name, models)}")
+
+
+def _known_model(location: str, spec: str) -> tuple[str, str]:
+    """Split ``MODEL/PRETRAINED`` into a model and a tag (or weight file) that exist."""
+    model, tag = _split_name(location, spec)
     tags = open_clip.list_pretrained_tags_by_model(model)
     if open_clip.is_pretrained_cfg(model, tag):
         repo_id = (open_clip.get_pretrained_cfg(model, tag).get("hf_hub") or "").rpartition("/")

@@ -19,7 +19,6 @@ from ex2.analysis.contribution import (
     TEXT_TESTS,
     Similarity,
     all_texts,
-    class_vectors,
     clause_tests,
     framed,
     random_words,
@@ -29,7 +28,6 @@ from ex2.analysis.contribution import (
     some_of_each_class,
     swapped,
     text_tests,
-    zero_shot_by_class,
 )
 from ex2.bank import ImageBank
 from ex2.categories import Passage
@@ -268,35 +266,6 @@ def test_renamed() -> None:
     assert renamed("The tiger's fur; tigers hunt", "tiger", "owl") == "owl fur; owl hunt"
     assert renamed("It hunts", "tiger", "owl") == "It hunts"
     assert renamed("A tiger", "tiger", r"C:\1\g<0>") == r"C:\1\g<0>"  # a class may be called anything
-
-
-# ---------------------------------------------------------------- zero-shot classification
-
-
-def units(*shape: int, seed: int = 0) -> Tensor:
-    return normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
-
-
-def test_zero_shot_by_class_is_what_a_loop_counts() -> None:
-    vectors, images = units(4, 3), units(50, 3, seed=1)
-    labels = torch.randint(0, 4, (50,), generator=torch.Generator().manual_seed(2))
-    nearest = [max(range(4), key=[float(v @ image) for v in vectors].__getitem__) for image in images]
-    own = [[k for k, label in zip(nearest, labels.tolist(), strict=True) if label == c] for c in range(4)]
-    expected = [found.count(c) / len(found) for c, found in enumerate(own)]
-    assert zero_shot_by_class(vectors, images, labels) == pytest.approx(expected)
-    assert len(set(expected)) > 2  # the classes differ, so an order that is wrong would show
-    assert zero_shot_by_class(vectors, vectors, torch.arange(4)).tolist() == [1.0] * 4
-
-
-def test_class_vectors_are_normalised_means_or_templates() -> None:
-    templates, texts, ids = units(4, 3), units(6, 3, seed=1), [2, 0, 2, 2, 0, 3]
-    vectors = class_vectors(templates, texts, ids)
-    for c in range(4):
-        own = [text for text, class_id in zip(texts, ids, strict=True) if class_id == c]
-        expected = templates[c] if not own else sum(own) / len(own)
-        assert vectors[c].tolist() == pytest.approx((expected / expected.norm()).tolist(), abs=1e-6)
-    assert 1 not in ids  # that class has its template's vector
-    assert torch.allclose(class_vectors(templates, texts[:0], []), templates, atol=1e-6)
 
 
 def test_splits_share_what_is_encoded(vlm: TableVLM, similarity: Similarity) -> None:

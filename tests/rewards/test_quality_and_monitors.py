@@ -123,6 +123,10 @@ def test_monitor(pictogram_vlm: VLM, pictogram_bank: ImageBank) -> None:
     assert values["monitors/heldout_cosine"] == pytest.approx(
         scorer.cosine(texts, [6, 6, 0, 0], "heldout").mean().item()
     )
+    pairs = monitor(scorer, texts, [6, 6, 0, 0], [0, 1, 6, 2])
+    assert set(pairs) - set(values) == {"monitors/reward_pair_margin", "monitors/heldout_pair_margin"}
+    margins = scorer.cosine(texts, [6, 6, 0, 0], "heldout") - scorer.cosine(texts, [0, 1, 6, 2], "heldout")
+    assert pairs["monitors/heldout_pair_margin"] == pytest.approx(margins.mean().item(), abs=1e-6)
     similarities = scorer.similarities(texts)
     others = [(row.sum() - row[c]) / (len(row) - 1) for row, c in zip(similarities, [6, 6, 0, 0], strict=True)]
     assert values["monitors/hub_score"] == pytest.approx(float(sum(others)) / 4, abs=1e-6)

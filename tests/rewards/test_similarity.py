@@ -18,6 +18,7 @@ from ex2.rewards.similarity import (
     cosine,
     log_softmax,
     margin,
+    pair_margin,
     raw_rewards,
     similarity_reward,
 )
@@ -63,6 +64,12 @@ def test_log_softmax() -> None:
     close(actual, [-math.log(1 + math.exp(-2)), -math.log(1 + math.e), -math.log(2)])
 
 
+def test_pair_margin() -> None:
+    others = torch.tensor([2, 0, 3])
+    close(pair_margin(SIMILARITIES, CLASSES, 100.0, others), [0.30 - 0.20, 0.40 - 0.50, 0.0])
+    close(pair_margin(SIMILARITIES, others, 100.0, CLASSES), [0.20 - 0.30, 0.50 - 0.40, 0.0])
+
+
 def test_a_text_that_fits_everything_gains_only_from_cosine() -> None:
     hub = torch.full((1, 5), 0.9)
     own = torch.tensor([2])
@@ -102,25 +109,29 @@ def test_cosine_is_the_plain_mean_over_image_cosines(
     assert raw_rewards("cosine", scorer, TEXTS, class_ids, split).tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def call(reward: Any, completions: list[Any], class_id: list[int]) -> list[float]:
+def call(reward: Any, completions: list[Any], class_id: list[int], other_id: list[int] | None = None) -> list[float]:
     """As TRL calls a reward: by name, with columns that it does not know."""
+    others = {} if other_id is None else {"other_id": other_id, "other_name": ["y"] * len(completions)}
     return reward(
         prompts=["?"] * len(completions), completions=completions, completion_ids=[[1]] * len(completions),
-        class_id=class_id, class_name=["x"] * len(completions), trainer_state=None, log_extra=None, log_metric=None,
+        class_id=class_id, class_name=["x"] * len(completions), **others, trainer_state=None, log_extra=None, log_metric=None,
     )  # fmt: skip
+
+
+OTHERS = [0, 1, 7, 3, 0]
 
 
 @pytest.mark.parametrize("name", list(SIMILARITY_REWARDS))
 def test_scale_multiplies_all_but_log_softmax(scorer: TextScorer, name: str) -> None:
     class_ids = [3, 0, 1, 7, 7]
-    raw = raw_rewards(name, scorer, TEXTS, class_ids).tolist()
-    rewards = call(similarity_reward(name, scorer, scale=100.0), TEXTS, class_ids)
+    raw = raw_rewards(name, scorer, TEXTS, class_ids, other_ids=OTHERS).tolist()
+    rewards = call(similarity_reward(name, scorer, scale=100.0), TEXTS, class_ids, OTHERS)
     factor = 1.0 if name == "log_softmax" else 100.0
     assert all(type(value) is float for value in rewards)
     assert rewards == pytest.approx([factor * value for value in raw], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", list(SIMILARITY_REWARDS))
+@pytest.mark.parametrize("name", ["cosine", "centered", "margin", "log_softmax"])
 def test_statistics_replace_the_scale(scorer: TextScorer, name: str) -> None:
     class_ids = [3, 0, 1, 3, 3]
     raw = raw_rewards(name, scorer, TEXTS, class_ids).tolist()
@@ -128,6 +139,19 @@ def test_statistics_replace_the_scale(scorer: TextScorer, name: str) -> None:
     rewards = call(similarity_reward(name, scorer, scale=100.0, stats=RewardStats(tuple(means), 0.5)), TEXTS, class_ids)
     expected = [(value - means[c]) / 0.5 for value, c in zip(raw, class_ids, strict=True)]
     assert rewards == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cosine", "pair_margin"])
+def test_statistics_of_pairs_are_those_of_the_ordered_pair(scorer: TextScorer, name: str) -> None:
+    class_ids, classes = [3, 0, 1, 7, 7], len(scorer.bank.class_names)
+    raw = raw_rewards(name, scorer, TEXTS, class_ids, other_ids=OTHERS).tolist()
+    means = [0.0] * classes**2
+    for n, (i, j) in enumerate(zip(class_ids, OTHERS, strict=True)):
+        means[i * classes + j] = 0.1 * n
+    rewards = call(
+        similarity_reward(name, scorer, scale=100.0, stats=RewardStats(tuple(means), 0.5)), TEXTS, class_ids, OTHERS
+    )
+    assert rewards == pytest.approx([(value - 0.1 * n) / 0.5 for n, value in enumerate(raw)], abs=1e-5)
 
 
 def test_rewards_carry_their_names(scorer: TextScorer) -> None:

@@ -18,13 +18,14 @@ JUDGE_FORMS = [
 """Forms of a judge's spec, each with one line about it."""
 
 
-def load_judge(spec: str, *, device: str = "cpu", cache_dir: str | None = None) -> Judge:
+def load_judge(spec: str, *, device: str = "cpu", cache_dir: str | None = None, exact: bool = True) -> Judge:
     """The judge that `spec` names, ready to judge.
 
     Args:
         spec: One of `JUDGE_FORMS`.
         device: Torch device of the judges that run here.
         cache_dir: Folder of cached answers and converted models; None: $EX2_CACHE or ~/.cache/ex2.
+        exact: The local judge multiplies in float32 also where the processor is faster in bfloat16.
 
     Raises:
         UserError: A spec of no known form, or a judge that cannot be had: no key, no model, a package missing.
@@ -34,7 +35,7 @@ def load_judge(spec: str, *, device: str = "cpu", cache_dir: str | None = None) 
     if spec == "local":
         from ex2.analysis.judges.local import LocalJudge
 
-        return LocalJudge.load(device)
+        return LocalJudge.load(device, exact=exact)
     if kind == "openai" and name:
         from ex2.analysis.judges.openai import OpenAIJudge
 

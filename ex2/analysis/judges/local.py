@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ex2.bf16 import fast_matmul
 from ex2.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, strip_name
 from ex2.errors import UserError
 from ex2.vlm.pictogram import text_tower_folder
@@ -43,11 +44,15 @@ _BATCH = 128
 class SentenceFeatures:
     """Turns sentences into what the judge's head reads.
 
+    Args:
+        device: Where the encoder is.
+        exact: Multiply in float32 also where the processor is faster in bfloat16.
+
     Raises:
         UserError: The package with the encoder is not installed.
     """
 
-    def __init__(self, device: str | torch.device = "cpu") -> None:
+    def __init__(self, device: str | torch.device = "cpu", *, exact: bool = True) -> None:
         from transformers import AutoTokenizer, BertConfig, BertModel
 
         try:
@@ -55,6 +60,7 @@ class SentenceFeatures:
         except UserError as error:  # it speaks of the embedded VLM, whose text tower this is
             raise UserError(f"judge local: {error}") from None
         self.device = torch.device(device)
+        self._exact = exact
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         encoder = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
         unused = ("pooler.", "embeddings.position_ids")
@@ -77,7 +83,8 @@ class SentenceFeatures:
                 inputs = self._tokenizer(
                     [texts[i] for i in chosen], padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt"
                 ).to(self.device)
-                hidden = self._encoder(**inputs, output_hidden_states=True).hidden_states
+                with fast_matmul(self.device, exact=self._exact):
+                    hidden = self._encoder(**inputs, output_hidden_states=True).hidden_states
                 mask = inputs["attention_mask"].unsqueeze(-1).float()
                 means = [(hidden[layer] * mask).sum(dim=1) / mask.sum(dim=1) for layer in LAYERS]
                 features = torch.cat([torch.nn.functional.normalize(mean, dim=1) for mean in means], dim=1)
@@ -98,7 +105,7 @@ class LocalJudge:
         self._named = {tag: re.compile(rf"\b(?:{'|'.join(own)})\b", re.IGNORECASE) for tag, own in words.items()}
 
     @classmethod
-    def load(cls, device: str | torch.device = "cpu") -> LocalJudge:
+    def load(cls, device: str | torch.device = "cpu", *, exact: bool = True) -> LocalJudge:
         """The judge as EX2 ships it.
 
         Raises:
@@ -106,7 +113,7 @@ class LocalJudge:
         """
         if not HEAD.is_file():
             raise UserError(f"judge local: {HEAD} is missing; reinstall EX2.")
-        return cls(SentenceFeatures(device), load_file(HEAD))
+        return cls(SentenceFeatures(device, exact=exact), load_file(HEAD))
 
     def judge(self, passages: Sequence[Passage], *, progress: bool = True) -> list[tuple[Judgement, ...]]:
         """For each passage the judgements of its clauses, in their order; equal clauses are read once."""

@@ -1,0 +1,141 @@
+"""`ex2 describe-pairs`: sentences that contrast the classes a VLM confuses."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ex2.commands.common import (
+    bank_options,
+    check_sampling,
+    chosen_policy,
+    open_scorer,
+    sampling_options,
+    torch_device,
+)
+from ex2.errors import UserError
+
+if TYPE_CHECKING:
+    from ex2.generation import PolicySource
+
+_MOST = 10
+
+
+def add(commands: Any) -> None:
+    """Describe the command to the parser."""
+    parser = commands.add_parser(
+        "describe-pairs",
+        help="write sentences that contrast the classes a VLM confuses",
+        description="Find the pairs of classes that a VLM confuses most on reward images, ask a policy to contrast the two\n"
+        "attribute by attribute, and write its sentences in FuDD's format: FILE, and the class names in order beside it\n"
+        "(pairs.classes.json for pairs.json). Answers are kept in a third file (pairs.jsonl) as they come: run the same\n"
+        "command again after an interruption, and it goes on where it stopped. At the end it prints how well the\n"
+        "sentences tell the images of the pairs apart.",
+        epilog="Examples:\n"
+        "  ex2 describe-pairs runs/pairs --out pairs.json\n"
+        "  ex2 describe-pairs runs/pairs --base --out base.json     # the control: its LLM without the adapter\n"
+        "  ex2 describe-pairs smollm2 --dataset pictograms --vlm pictogram --most 20 --out smollm2.json",
+    )
+    parser.add_argument(
+        "policy", metavar="RUN_OR_MODEL", help="run folder, adapter folder, LLM folder, hub id, or smollm2"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write, ending in .json")
+    parser.add_argument("--dataset", help="classes and images, see `ex2 list datasets`; default: the run's")
+    parser.add_argument("--vlm", metavar="SPEC", help="VLM whose confusions count; default: the run's")
+    parser.add_argument(
+        "--most", type=int, metavar="N", help=f"how many pairs; default: as many as the run trained on, else {_MOST}"
+    )
+    parser.add_argument(
+        "--questions", metavar="SET", help="set or file with {} and {other}; default: the run's, else pairs (6)"
+    )
+    sampling_options(parser)
+    bank_options(parser, "; default: the run's, else ")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Find pairs, sample, write, and print the pair accuracy."""
+    check_sampling(arguments)
+    answers = _answers_path(arguments.out)
+    from ex2.confusion import check_pair_count, confused_pairs
+    from ex2.data import load_images
+
+    policy = _about_pairs(chosen_policy(arguments), arguments)
+    dataset, vlm = _spec("dataset", arguments, policy), _spec("vlm", arguments, policy)
+    most = arguments.most if arguments.most is not None else policy.settings.get("pairs") or _MOST
+    if most < 1:
+        raise UserError(f"--most {most} is out of range: it must be at least 1.")
+    images = load_images(dataset)
+    names = images.class_names
+    check_pair_count(most, len(names), "--most ")
+    device = torch_device(arguments.device)
+    scorer = open_scorer(arguments, policy.settings, vlm, images, device)
+
+    from ex2.analysis.pair_accuracy import format_table, name_texts, score_pairs, summarise
+    from ex2.answers import Plan, plan_asks, recorded, write_answers
+    from ex2.descriptions import read_descriptions
+    from ex2.pairs import both_ways, pair_texts, write_pairs
+
+    confused = [pair.classes for pair in confused_pairs(scorer, most)]
+    asks, numbers = plan_asks(names, policy.questions, arguments.samples, pairs=both_ways(confused))
+    plan = Plan(
+        dataset=images.name,
+        asks=asks,
+        numbers=numbers,
+        model=policy.name,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        settings={
+            "max_new_tokens": policy.max_new_tokens,
+            "temperature": policy.temperature,
+            "policy_fingerprint": policy.fingerprint,
+            "vlm": vlm,
+        },
+    )
+    done = recorded(plan, answers, names)
+    if len(done) < len(plan):
+        generator = policy.load(cache_dir=arguments.cache_dir or policy.settings.get("cache_dir"), device=device)
+        write_answers(plan, answers, done, generator)
+    written = pair_texts(read_descriptions(answers, names), names)
+    if not written.pairs:
+        raise UserError(f"{arguments.policy} left every answer blank: there is nothing to write.")
+    write_pairs(arguments.out, written)
+
+    pairs = [pair for pair in confused if pair in written.pairs]
+    sentences = sum(map(len, written.about().values()))
+    print(f"{arguments.out}: {sentences} sentences about {len(pairs)} of the {most} pairs that {vlm} confuses most")
+    systems = [
+        score_pairs("template", scorer, name_texts(names, pairs), pairs),
+        score_pairs(arguments.out.name, scorer, written.about(), pairs),
+    ]
+    print(format_table(summarise(systems, names, pairs)))
+
+
+def _answers_path(out: Path) -> Path:
+    """The file that keeps the answers to `out`'s questions as they come."""
+    if out.suffix != ".json":
+        raise UserError(f"--out {out} must end in .json: the answers go to a file beside it that ends in .jsonl.")
+    answers = out.with_suffix(".jsonl")
+    if out.exists() and not answers.exists():
+        raise UserError(f"--out {out} exists, but {answers}, which it would come from, does not: name another file.")
+    return answers
+
+
+def _spec(name: str, arguments: argparse.Namespace, policy: PolicySource) -> str:
+    """What the command line says, or else the policy's run."""
+    value = getattr(arguments, name) or policy.settings.get(name)
+    if value is None:
+        raise UserError(f"--{name} is needed: {arguments.policy} is no run, which would name one.")
+    return str(value)
+
+
+def _about_pairs(policy: PolicySource, arguments: argparse.Namespace) -> PolicySource:
+    """The policy with questions about pairs."""
+    from ex2.questions import QUESTION_SETS, check_questions
+
+    if arguments.questions is None and not any("{other}" in question for question in policy.questions):
+        policy = replace(policy, questions=QUESTION_SETS["pairs"])
+    check_questions(policy.questions, about_pairs=True)
+    return policy

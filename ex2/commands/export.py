@@ -1,0 +1,169 @@
+"""`ex2 export`: a finished run as a bundle for other libraries."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ex2.commands.common import torch_device
+from ex2.errors import UserError
+
+if TYPE_CHECKING:
+    from ex2.descriptions import Description
+    from ex2.export.bundle import Bundle
+    from ex2.generation import PolicySource
+
+_PROMPTS = 8  # texts that the merged model is compared on
+
+
+def add(commands: Any) -> None:
+    """Describe the command to the parser."""
+    parser = commands.add_parser(
+        "export",
+        help="write a finished run and its descriptions in the formats that other libraries read",
+        description="Write a folder with the LoRA adapter, the questions, the descriptions (JSON by class, Parquet, FuDD's\n"
+        "pairs), a zero-shot classifier for the run's VLM, a model card, and a manifest with checksums: docs/export.md.",
+        epilog="Examples:\n"
+        "  ex2 generate runs/quickstart --out runs/quickstart/descriptions.jsonl\n"
+        "  ex2 export runs/quickstart --out bundles/quickstart --merge",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the bundle that DIR holds")
+    parser.add_argument(
+        "--descriptions", type=Path, metavar="FILE", help="file of `ex2 generate`; default: RUN/descriptions.jsonl"
+    )
+    parser.add_argument("--no_descriptions", action="store_true", help="export the generator only")
+    parser.add_argument("--pairs", type=Path, metavar="FILE", help="sentences that contrast two classes; default: none")
+    parser.add_argument("--dataset", metavar="SPEC", help="where the run's dataset lies now; default: as in the run")
+    parser.add_argument("--dataset_name", metavar="NAME", help="its name in the bundle; default: the end of its spec")
+    parser.add_argument("--vlm", metavar="SPEC", help="VLM of the classifier; default: the run's; none: no classifier")
+    parser.add_argument("--merge", action="store_true", help="add the base model with the adapter merged in")
+    parser.add_argument(
+        "--merge_dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="precision of the merged model; default: float32",
+    )
+    parser.add_argument(
+        "--merge_tolerance",
+        type=float,
+        default=1e-4,
+        metavar="X",
+        help="largest difference of a logit between the merged model and base + adapter; default: 1e-4",
+    )
+    parser.add_argument("--push_to_hub", "--push-to-hub", metavar="ID", help="upload the bundle to this hub repository")
+    parser.add_argument("--device", default="auto", help="torch device; default: auto (a GPU where there is one)")
+    parser.add_argument(
+        "--cache_dir", metavar="DIR", help="folder of converted models; default: the run's, $EX2_CACHE or ~/.cache/ex2"
+    )
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Gather, write, push."""
+    from ex2.export.folder import check_free
+
+    if arguments.no_descriptions and arguments.descriptions is not None:
+        raise UserError("--descriptions and --no_descriptions exclude each other: leave one out.")
+    out = arguments.out.expanduser()
+    check_free(out, overwrite=arguments.overwrite)
+    from ex2.export.bundle import write_files
+    from ex2.export.collect import finished_run
+    from ex2.export.folder import new_folder
+
+    policy = finished_run(arguments.run)
+    bundle = _gather(arguments, policy)
+    with new_folder(out, overwrite=arguments.overwrite) as work:
+        if arguments.merge:
+            bundle = _merged(arguments, policy, bundle, work)
+        write_files(bundle, work)
+    print(f"Wrote {_summary(bundle)} to {out}.")
+    base = policy.settings.get("model_name_or_path")
+    if base is not None and Path(base).is_dir():
+        print(f"The adapter names the folder {base} as its base model: elsewhere, say where that is (base_model=...).")
+    if arguments.push_to_hub:
+        from ex2.export.folder import MANIFEST
+        from ex2.hub import push_folder
+
+        print(f"Pushed to {push_folder(out, arguments.push_to_hub, '--push_to_hub', MANIFEST)}.")
+
+
+def _gather(arguments: argparse.Namespace, policy: PolicySource) -> Bundle:
+    """Everything but the merged model."""
+    from ex2.data import load_images
+    from ex2.export.bundle import Bundle
+    from ex2.export.collect import adapter_files, portable, run_descriptions, run_facts
+    from ex2.export.formats import build_classifier
+    from ex2.pairs import read_pairs
+
+    images = load_images(arguments.dataset or policy.settings["dataset"])
+    dataset = arguments.dataset_name or portable(images.name).rpartition(":")[2]
+    vlm_spec = policy.settings["vlm"]
+    facts = run_facts(arguments.run, policy, dataset=dataset, vlm=vlm_spec)
+    if len(images.class_names) != facts["dataset"]["classes"]:
+        raise UserError(
+            f"--dataset {images.name} has {len(images.class_names)} classes, the run was trained on "
+            f"{facts['dataset']['classes']}: name the dataset of the run."
+        )
+    records: tuple[Description, ...] = ()
+    classifier = None
+    if not arguments.no_descriptions:
+        path = arguments.descriptions or arguments.run / "descriptions.jsonl"
+        records = run_descriptions(path, policy, images.class_names, dataset=dataset, option="--descriptions")
+    if records and arguments.vlm != "none":
+        from ex2.vlm import load_vlm
+
+        vlm = load_vlm(arguments.vlm or vlm_spec, device=torch_device(arguments.device))
+        classifier = build_classifier(images.class_names, records, vlm)
+        facts["classifier"] = {"vlm": portable(vlm.name), "vlm_fingerprint": vlm.fingerprint}
+    return Bundle(
+        facts=facts,
+        class_names=images.class_names,
+        questions=policy.questions,
+        records=records,
+        pairs=None if arguments.pairs is None else read_pairs(arguments.pairs, images.class_names),
+        classifier=classifier,
+        weights=adapter_files(policy),
+    )
+
+
+def _merged(arguments: argparse.Namespace, policy: PolicySource, bundle: Bundle, folder: Path) -> Bundle:
+    """The bundle with the merged model, which is written into `folder`."""
+    from dataclasses import replace
+
+    from ex2.export.bundle import MERGED, weights_in
+    from ex2.export.merge import merge_adapter
+
+    difference = merge_adapter(
+        policy.base_path(arguments.cache_dir or policy.settings.get("cache_dir")),
+        arguments.run / "adapter",
+        folder / MERGED,
+        [q.replace("{}", name) for q, name in zip(bundle.questions, bundle.class_names, strict=False)][:_PROMPTS],
+        dtype=arguments.merge_dtype,
+        tolerance=arguments.merge_tolerance,
+        revision=bundle.facts["base_model"]["revision"],
+        device=torch_device(arguments.device),
+    )
+    print(f"Merged: logits differ from those of base + adapter by at most {difference:.2g}.")
+    merged = {
+        "dtype": arguments.merge_dtype,
+        "max_logit_difference": difference,
+        "tolerance": arguments.merge_tolerance,
+    }
+    return replace(bundle, facts=bundle.facts | {"merged": merged}, weights={**bundle.weights, **weights_in(folder)})
+
+
+def _summary(bundle: Bundle) -> str:
+    parts = ["the adapter"]
+    if bundle.facts["merged"] is not None:
+        parts.append("the merged model")
+    if bundle.records:
+        parts.append(f"{len(bundle.records)} descriptions of {len(bundle.class_names)} classes")
+    if bundle.pairs is not None:
+        parts.append(f"{len(bundle.pairs.pairs)} pairs")
+    if bundle.classifier is not None:
+        dim, classes = bundle.classifier.shape
+        parts.append(f"a classifier ({dim} x {classes})")
+    return ", ".join(parts)

@@ -1,0 +1,113 @@
+"""The model card of a bundle, from nothing but what the bundle holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from ex2.descriptions import Description
+
+_EXAMPLES = 5
+_REPORTS = {"before_after": "held-out cosine", "pair_accuracy": "held-out pair accuracy"}
+
+
+def bundle_card(facts: dict[str, Any], records: Sequence[Description]) -> str:
+    """Markdown card with front matter that the hub reads."""
+    base, vlm, training = facts["base_model"], facts["vlm"], facts["training"]
+    front_matter = {
+        "library_name": "peft",
+        "base_model": base["name"],
+        "pipeline_tag": "text-generation",
+        "tags": ["ex2", training["algorithm"], "lora", "vision-language"],
+    }
+    licence = base["licence"] or "not known here: see the card of the base model"
+    merged = facts["merged"]
+    return f"""---
+{yaml.safe_dump(front_matter)}---
+
+# {facts["name"]}: descriptions that {vlm["name"]} prefers
+
+A LoRA adapter of {base["name"]}, trained with {training["algorithm"].upper()} by EX2 so that it describes the
+{facts["dataset"]["classes"]} classes of {facts["dataset"]["name"]} in the way the vision-language model {vlm["name"]} scores
+highest. The texts show what that model attends to. They are not facts: check before you rely on one.
+
+    from ex2 import DescriptionGenerator
+
+    generator = DescriptionGenerator.from_pretrained("DIR_OR_ID")
+    records = generator.describe(["puffin", "hammer"], n=4, seed=0)
+
+Licence of the base model: {licence}.
+{_merged_line(merged)}
+## Files
+
+| file | content |
+| --- | --- |
+| `manifest.json` | versions, fingerprints, training, metrics, SHA-256 of every file |
+| `classes.json`, `questions.json` | class ids, names and keys; question templates |
+| `adapter/`, `merged/` | LoRA adapter (PEFT); the whole model, where it was exported |
+| `descriptions.json`, `descriptions_by_dataset.json` | texts by class; the same under the name of the dataset |
+| `descriptions.jsonl`, `descriptions.parquet` | texts with question, scores and seed |
+| `pairs.json`, `pairs.classes.json` | sentences that contrast two classes, where there are any (FuDD) |
+| `classifier.safetensors` | {_classifier_line(facts["classifier"])} |
+
+## Training
+
+| option | value |
+| --- | --- |
+{_rows(training)}
+
+VLM fingerprint {vlm["fingerprint"][:16]}, adapter fingerprint {facts["adapter"]["fingerprint"]}.
+
+## Result
+{_results(facts["metrics"])}{_examples(records)}"""
+
+
+def _merged_line(merged: dict[str, Any] | None) -> str:
+    if merged is None:
+        return ""
+    return (
+        f"`merged/` is the base model with the adapter merged in, in {merged['dtype']}. Its logits differ from those of "
+        f"base and adapter by at most {merged['max_logit_difference']:.2g}.\n"
+    )
+
+
+def _classifier_line(classifier: dict[str, Any] | None) -> str:
+    return "not exported" if classifier is None else f"zero-shot weights (D, C) for {classifier['vlm']}"
+
+
+def _rows(values: dict[str, Any]) -> str:
+    return "\n".join(f"| {name} | {value} |" for name, value in values.items())
+
+
+def _results(metrics: dict[str, Any]) -> str:
+    """Held-out means of each system and difference, as the run's own report has them."""
+    tables = [
+        "\n".join(
+            [
+                f"\n| system | {title} [95 % interval] |\n| :- | -: |",
+                *(
+                    f"| {name.replace('_minus_', ' - ')} | {part['mean']:.4f} [{part['low']:.4f}, {part['high']:.4f}] |"
+                    for name, part in ((name, scores["heldout"]) for name, scores in metrics[report].items())
+                ),
+            ]
+        )
+        for report, title in _REPORTS.items()
+        if metrics[report]
+    ]
+    return "\n".join(tables or ["\nThe run made no report."]) + "\n"
+
+
+def _examples(records: Sequence[Description]) -> str:
+    """The first text of some classes, spread evenly; none is chosen by score."""
+    first = {record.class_id: record for record in reversed(records)}
+    chosen = sorted(first)[:: max(1, len(first) // _EXAMPLES)][:_EXAMPLES]
+    if not chosen:
+        return ""
+    lines = "\n".join(f"| {_cell(first[i].class_name)} | {_cell(first[i].text)} |" for i in chosen)
+    return f"\n## Examples\n\n| class | text |\n| --- | --- |\n{lines}\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

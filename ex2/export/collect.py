@@ -1,0 +1,190 @@
+"""From a run folder to the contents of a bundle."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ex2 import run_folder
+from ex2.config import EX2Config
+from ex2.descriptions import Description, read_descriptions
+from ex2.errors import UserError
+from ex2.export.formats import check_coverage
+from ex2.generation import PolicySource, find_policy
+from ex2.policy import EMBEDDED_ID, public_name
+
+_TRAINING = (
+    "reward_funcs", "reward_weights", "reward_normalization", "reward_scale", "pairs", "reference", "learning_rate", "beta",
+    "gamma", "lam", "epsilon", "num_iterations", "max_steps", "lora_r", "lora_alpha", "lora_dropout", "load_in_8bit",
+    "load_in_4bit", "images_per_class", "heldout_fraction", "split_seed", "seed",
+)  # fmt: skip
+_CLOCKS = ("seconds", "step_time")  # how busy the machine was says nothing of the policy
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+
+
+def finished_run(run: Path) -> PolicySource:
+    """The policy of a finished run.
+
+    Raises:
+        UserError: `run` is no run folder, or the run has not finished.
+    """
+    if not (run / run_folder.CONFIG).is_file() or not (run / run_folder.ENVIRONMENT).is_file():
+        raise UserError(f"{run} is no run folder: it holds no {run_folder.CONFIG} and {run_folder.ENVIRONMENT}.")
+    # The card is the last file that a run writes; the adapter alone may come before its report.
+    if not (run / run_folder.CARD).is_file():
+        raise UserError(
+            f"{run} is a run that has not finished: resume it (--resume_from_checkpoint true), then export."
+        )
+    return find_policy(str(run))
+
+
+def adapter_files(policy: PolicySource) -> dict[str, Path]:
+    """The adapter's files by their names in a bundle."""
+    folder = policy.adapter
+    assert folder is not None
+    return {f"adapter/{name}": folder / name for name in _ADAPTER_FILES if (folder / name).is_file()}
+
+
+def run_facts(run: Path, policy: PolicySource, *, dataset: str, vlm: str) -> dict[str, Any]:
+    """What a manifest says of a run: nothing in it tells where or when it was exported.
+
+    Args:
+        run: Run folder.
+        policy: Its policy.
+        dataset: Name that the bundle gives to the dataset.
+        vlm: Spec of the VLM that the run was trained for.
+    """
+    environment = json.loads((run / run_folder.ENVIRONMENT).read_text(encoding="utf-8"))
+    settings, defaults = policy.settings, EX2Config()
+    base = settings.get("model_name_or_path")
+    return {
+        "name": run.resolve().name,
+        "exported_with": {"ex2": version("ex2")},
+        "trained_with": {"python": environment["python"], **environment["packages"]},
+        "base_model": {
+            "name": portable(public_name(base)),
+            "revision": settings.get("model_revision") or "main",
+            "licence": licence_of(public_name(base)),
+        },
+        "adapter": {"fingerprint": policy.fingerprint},
+        "merged": None,
+        "classifier": None,
+        "vlm": {"name": portable(vlm), "fingerprint": environment["vlm_fingerprint"]},
+        "dataset": {"name": dataset, "classes": environment["classes"]},
+        "training": {
+            "algorithm": environment["algorithm"],
+            **{name: settings[name] for name in _TRAINING if name in settings},
+        },
+        "generation": {
+            "prompt_format": settings.get("prompt_format", defaults.prompt_format),
+            "system_prompt": settings.get("system_prompt", defaults.system_prompt),
+            "chat_template_kwargs": settings.get("chat_template_kwargs") or {},
+            "max_new_tokens": policy.max_new_tokens,
+            "temperature": policy.temperature,
+            "dtype": settings.get("dtype", "float32"),
+            "bf16": bool(settings.get("bf16", False)),
+        },
+        "metrics": {
+            "before_after": _before_after(_report(run / "before_after.json")),
+            "pair_accuracy": _pair_accuracy(_report(run / "pair_accuracy.json")),
+            "last": _last_metrics(run),
+        },
+    }
+
+
+def run_descriptions(
+    path: Path, policy: PolicySource, class_names: Sequence[str], *, dataset: str, option: str
+) -> tuple[Description, ...]:
+    """The descriptions in a file, with the names that a bundle uses for dataset, policy and VLM.
+
+    Args:
+        path: File that `ex2 generate` wrote.
+        policy: The run's policy.
+        class_names: Classes of the dataset, each of which must be described.
+        dataset: Name that the bundle gives to the dataset.
+        option: What the user calls the file, for messages.
+
+    Raises:
+        UserError: No such file, descriptions of other classes or by another policy, or a class without any.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"{option} {path} is no file: write one with `ex2 generate {policy.name} --out {path}`, or leave the "
+            "descriptions out (--no_descriptions)."
+        )
+    records = read_descriptions(path, class_names)
+    for record in records:
+        if record.extra.get("policy_fingerprint", policy.fingerprint) != policy.fingerprint:
+            raise UserError(
+                f"{option} {path}: {record.model} as it was then wrote the text {record.text!r}, not the adapter that "
+                f"{policy.name} holds now: generate again into another file."
+            )
+    check_coverage(class_names, records, f"{option} {path}")
+    return tuple(
+        replace(
+            record,
+            dataset=dataset,
+            model=portable(record.model),
+            extra={
+                key: portable(value) if key in ("vlm", "scored_on") and isinstance(value, str) else value
+                for key, value in record.extra.items()
+            },
+        )
+        for record in records
+    )
+
+
+def portable(name: str) -> str:
+    """A name or spec without the path before it: `folder:/data/birds` is `folder:birds`, `runs/a` is `a` where it is a folder.
+
+    Paths mean nothing elsewhere and may tell more than their owner would; fingerprints say what was meant.
+    """
+    kind, colon, rest = name.rpartition(":")
+    path = Path(rest).expanduser()
+    is_path = path.is_absolute() or rest.startswith((".", "~")) or path.exists()
+    return f"{kind}{colon}{path.resolve().name}" if is_path else name
+
+
+def licence_of(base: str) -> str | None:
+    """The licence of a base model, where it is the embedded one or its own card lies on this machine; else None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if base == EMBEDDED_ID:
+        return "apache-2.0"
+    path = Path(base).expanduser()
+    card = path / "README.md" if path.is_dir() else try_to_load_from_cache(base, "README.md") if path else None
+    if not isinstance(card, (str, Path)) or not Path(card).is_file():
+        return None
+    front_matter = Path(card).read_text(encoding="utf-8").split("---\n")
+    fields = yaml.safe_load(front_matter[1]) if len(front_matter) > 2 and not front_matter[0] else None
+    return str(fields["license"]) if isinstance(fields, dict) and "license" in fields else None
+
+
+def _report(path: Path) -> dict[str, Any]:
+    """A report of the run; empty where it made none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _before_after(report: dict[str, Any]) -> dict[str, Any]:
+    """Systems and differences of a report, without examples and timings."""
+    return {name: part for name, part in report.items() if isinstance(part, dict) and "heldout" in part}
+
+
+def _pair_accuracy(report: dict[str, Any]) -> dict[str, Any]:
+    """The same of a report on pairs."""
+    return report.get("systems", {}) | report.get("differences", {})
+
+
+def _last_metrics(run: Path) -> dict[str, float]:
+    """The latest value of every metric of the run: most are logged once a rollout only."""
+    latest: dict[str, float] = {}
+    for row in run_folder.read_jsonl(run / run_folder.METRICS):
+        latest |= row
+    return {name: value for name, value in sorted(latest.items()) if name not in _CLOCKS and math.isfinite(value)}

@@ -1,0 +1,157 @@
+"""The folder of a bundle: its manifest with a checksum of every file, and how one folder takes the place of another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ex2.errors import UserError
+
+MANIFEST = "manifest.json"
+FORMAT, FORMAT_VERSION = "ex2-bundle", 1
+"""What the manifest calls the format. The version rises only with a change that breaks readers (docs/export.md)."""
+
+
+def to_json(content: Any) -> bytes:
+    """JSON as every file of a bundle has it: the same bytes for the same content."""
+    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
+    """Write the manifest: `facts` and the SHA-256 of every other file in `folder`."""
+    files = {name: _digest(folder / name) for name in _files_in(folder)}
+    header = {"format": FORMAT, "format_version": FORMAT_VERSION}
+    (folder / MANIFEST).write_bytes(to_json({**header, **facts, "files": files}))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The facts in the manifest, once every file has been checked against it.
+
+    Raises:
+        UserError: No bundle, one of another format version, or a file that is changed, missing, not listed, or named
+            so that it would lie outside the folder.
+    """
+    facts = _parse_manifest(folder)
+    version = facts.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{folder}: the bundle has format version {version}, this EX2 reads {FORMAT_VERSION}: install the EX2 "
+            "that wrote it, or export again."
+        )
+    del facts["format"]
+    listed = facts.pop("files")
+    for name in listed:
+        _check_inside(folder, name)
+    present = _files_in(folder)
+    for name, digest in listed.items():
+        if name not in present:
+            raise UserError(f"{folder}: {name} is missing: copy or export the bundle again.")
+        if _digest(folder / name) != digest:
+            raise UserError(f"{folder}: {name} has changed since it was exported: copy or export the bundle again.")
+    for name in present:
+        if name not in listed:
+            raise UserError(f"{folder}: {name} is no part of the bundle: move it elsewhere.")
+    return facts
+
+
+def check_free(out: Path, *, overwrite: bool) -> None:
+    """See whether a bundle may be written to `out`; nothing is written or deleted.
+
+    Raises:
+        UserError: `out` is a file, holds a bundle and `overwrite` is False, or holds anything that is no bundle.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: name a folder.")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    try:
+        listed = _parse_manifest(out)["files"]
+    except UserError:
+        raise UserError(f"--out {out} is not empty and holds no bundle: choose another folder.") from None
+    if other := [name for name in _all_files(out) if name not in listed and name != MANIFEST]:
+        raise UserError(f"--out {out} holds {other[0]} beside a bundle: move it elsewhere, or choose another folder.")
+    if not overwrite:
+        raise UserError(f"--out {out} already holds a bundle: choose another folder, or replace it (--overwrite).")
+
+
+@contextmanager
+def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place at the end, or is gone after an error.
+
+    Raises:
+        UserError: As `check_free`; the disk refuses.
+    """
+    check_free(out, overwrite=overwrite)
+    out = out.resolve()
+    # Beside and not in the system's temporary folder: a rename is atomic only within one file system.
+    work = out.with_name(f".{out.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work.mkdir()
+        yield work
+        _put_in_place(work, out)
+    except OSError as error:
+        raise UserError(f"--out {out} could not be written, and is as it was before: {error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _put_in_place(work: Path, out: Path) -> None:
+    if not out.exists():
+        os.rename(work, out)
+        return
+    old = work.with_suffix(".old")
+    os.rename(out, old)
+    try:
+        os.rename(work, out)
+    except OSError:
+        os.rename(old, out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)  # the new bundle is in place, whatever happens to the old one
+
+
+def _parse_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder} holds no bundle: {MANIFEST} is missing. `ex2 export RUN --out DIR` writes bundles.")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("format") != FORMAT
+        or not isinstance(manifest.get("files"), dict)
+    ):
+        raise UserError(f"{path} is not the manifest of an EX2 bundle.")
+    return manifest
+
+
+def _check_inside(folder: Path, name: str) -> None:
+    parts = PurePosixPath(name).parts
+    if not parts or ".." in parts or "\\" in name or ":" in parts[0] or PurePosixPath(name).is_absolute():
+        raise UserError(
+            f"{folder}: the manifest names {name!r}, which lies outside the bundle: do not use this bundle."
+        )
+
+
+def _all_files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Names of the files that a manifest speaks for: not itself, nor what git, the hub or a desktop hides in a folder."""
+    names = (name for name in _all_files(folder) if name != MANIFEST and not name.startswith("."))
+    return [name for name in names if (folder / name).is_file()]  # not a link to nowhere
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

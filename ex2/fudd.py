@@ -1,0 +1,179 @@
+"""FuDD: follow-up classification with texts that contrast the classes an image is ambiguous between.
+
+Esfandiarpoor and Bach, Follow-Up Differential Descriptions, ICLR 2024. Step one ranks all classes with one template. Step
+two takes the K most likely classes of an image and scores each of them, i, with the normalised mean of the unit embeddings
+of all sentences about i in its pairs with the other K - 1. A pair without sentences counts as one sentence, the template.
+
+The mean's denominator falls out in the normalisation, so that one sum S[i, j] is all that is kept of the sentences about i
+against j, and the score of image x is
+
+    score(x, i) = x . V / |V|,    V = sum over j in the K most likely, j != i, of S[i, j]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag, normalize
+from tqdm import tqdm
+
+from ex2.classify import TOP, Predictions, TextSums, predict, ranked
+from ex2.errors import UserError
+from ex2.pairs import PairTexts
+
+DEFAULT_K = 10
+
+# Sums of this many candidates are made at once, and stay in the processor's cache until they are scored.
+_BLOCK = 512
+
+
+@dataclass(frozen=True, eq=False)
+class PairSums:
+    """What FuDD keeps of the sentences, for P of the C(C - 1) ordered pairs of classes; the others have the template.
+
+    Attributes:
+        rows: ``(P + C + 1, D)``: the sum S of each pair with sentences, each class's template, and a row of zeros.
+        table: ``(C, C)`` int32: row of S[i, j]; on the diagonal the row of zeros.
+    """
+
+    rows: Tensor
+    table: Tensor
+
+    @property
+    def classes(self) -> int:
+        return len(self.table)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the pairs that have sentences."""
+        return (len(self.rows) - self.classes - 1) / (self.classes * (self.classes - 1))
+
+    def vectors(self) -> Tensor:
+        """Class vectors ``(C, D)``, unit rows, where all classes are candidates."""
+        return normalize(embedding_bag(self.table, self.rows, mode="sum"), dim=1)
+
+
+def pair_sums(
+    pairs: PairTexts, templates: Tensor, sums_of: Callable[[Sequence[str], Sequence[int], int], TextSums]
+) -> PairSums:
+    """Encode the sentences of all pairs.
+
+    Args:
+        pairs: Sentences, with classes numbered as the dataset numbers them.
+        templates: Unit rows ``(C, D)``.
+        sums_of: Encodes texts and sums them by group, given texts, group of each and number of groups.
+    """
+    about = sorted(pairs.about().items())
+    texts = [text for _, own in about for text in own]
+    groups = [row for row, (_, own) in enumerate(about) for _ in own]
+    sums = sums_of(texts, groups, len(about)).sums.to(templates.device)
+    count, classes = len(about), len(templates)
+    table = (count + torch.arange(classes)).unsqueeze(1).repeat(1, classes)
+    table.fill_diagonal_(count + classes)
+    of_pair = torch.tensor([key for key, _ in about], dtype=torch.long).view(-1, 2)
+    table[of_pair[:, 0], of_pair[:, 1]] = torch.arange(count)
+    rows = torch.cat([sums, templates, torch.zeros_like(templates[:1])])
+    return PairSums(rows, table.int().to(rows.device))
+
+
+@torch.no_grad()
+def follow_up(first: Predictions, images: Tensor, sums: PairSums, k: int, *, progress: bool = False) -> Predictions:
+    """Step two: re-rank the ``k`` most likely classes of each image; of equal scores the lower class id goes first.
+
+    Args:
+        first: Step one of N images, at least ``k`` classes each (unless ``k`` is all of them).
+        images: Unit rows ``(N, D)``.
+        sums: Sentences.
+        k: Candidates, in 2 ... C.
+        progress: Whether to draw a progress bar.
+
+    Returns:
+        The candidates by their new scores, then the other classes of ``first`` in their order, whose scores are NaN: FuDD
+        gives them none.
+
+    Raises:
+        UserError: ``k`` is out of range.
+    """
+    check_k(k, sums.classes)
+    width = min(TOP, sums.classes)
+    if k == sums.classes:  # every image has the same candidates, hence every class one vector
+        return predict(sums.vectors(), images, width)
+    # By class id, so that the rule for equal scores is one about columns.
+    candidates = first.class_ids[:, :k].sort(dim=1).values
+    second = ranked(_scores(candidates, images, sums, progress), k)
+    rest = first.class_ids[:, k:]
+    ids = torch.cat([candidates.gather(1, second.class_ids), rest], dim=1)
+    scores = torch.cat([second.scores, torch.full_like(rest, torch.nan, dtype=second.scores.dtype)], dim=1)
+    return Predictions(ids, scores).first(width)
+
+
+def _scores(candidates: Tensor, images: Tensor, sums: PairSums, progress: bool) -> Tensor:
+    """score(x, i) for each image and each of its candidates ``(N, K)``."""
+    k = candidates.shape[1]
+    # One class's sums lie side by side: with the candidates in the order of their classes they come from the cache.
+    classes, entries = candidates.flatten().sort(stable=True)
+    of_image = entries // k
+    dots, norms = torch.empty(2, len(entries), device=images.device)
+    with tqdm(total=len(entries), desc=f"follow-up, K = {k}", unit="candidate", disable=not progress, delay=1) as bar:
+        for start in range(0, len(entries), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            pairs = sums.table[classes[block].unsqueeze(1), candidates.index_select(0, of_image[block])]
+            vectors = embedding_bag(pairs, sums.rows, mode="sum")
+            torch.linalg.vector_norm(vectors, dim=1, out=norms[block])
+            torch.sum(images.index_select(0, of_image[block]).mul_(vectors), dim=1, out=dots[block])
+            bar.update(len(pairs))
+    scores = torch.empty_like(dots)
+    scores[entries] = dots / norms.clamp(min=1e-12)
+    return scores.view_as(candidates)
+
+
+def check_k(k: int, classes: int, option: str = "k") -> None:
+    """Raise UserError where the number of candidates is out of range."""
+    if not 2 <= k <= classes:
+        raise UserError(
+            f"{option}: {k} candidates are out of range; the dataset has {classes} classes: give 2 to {classes}."
+        )
+
+
+# ---------------------------------------------------------------- gate
+
+
+def margins(first: Predictions) -> Tensor:
+    """``(N,)``: how far the most likely class's score is above the second's."""
+    return first.scores[:, 0] - first.scores[:, 1]
+
+
+def choose_gate(first: Predictions, second: Predictions, labels: Tensor) -> float:
+    """The margin from which on keeping step one's answer gives the best mean per-class accuracy on these images.
+
+    They must not be the images that FuDD is then judged by. Of equally good margins the largest is taken, which departs
+    least from FuDD; it is infinite where keeping answers never helps.
+
+    Args:
+        first: Step one's predictions of N images.
+        second: Step two's.
+        labels: Class ids ``(N,)``.
+    """
+    counts = torch.bincount(labels)
+    gain = (second.correct(labels).double() - first.correct(labels).double()) / counts[labels]
+    margin, order = margins(first).sort()
+    # gains[m]: what re-scoring the m images of smallest margin changes; equal margins must be treated alike.
+    gains = np.concatenate([[0.0], gain[order].cumsum(0).cpu().numpy()])
+    values = np.concatenate([margin.double().cpu().numpy(), [np.inf]])
+    possible = np.concatenate([[True], values[1:] > values[:-1]])
+    best = gains[possible].max()
+    return float(values[np.flatnonzero(possible & (gains >= best - 1e-12))[-1]])
+
+
+def gated(first: Predictions, second: Predictions, threshold: float) -> Predictions:
+    """Step one's answer where its margin is at least ``threshold``, else step two's."""
+    width = second.class_ids.shape[1]
+    keep = (margins(first) >= threshold).unsqueeze(1)
+    return Predictions(
+        torch.where(keep, first.class_ids[:, :width], second.class_ids),
+        torch.where(keep, first.scores[:, :width], second.scores),
+    )

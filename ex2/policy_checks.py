@@ -1,0 +1,213 @@
+"""What can be said against a policy before its weights are loaded: from options, tokenizer, configuration and adapter file."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ex2.errors import UserError
+from ex2.policy import (
+    adapter_config,
+    check_lora_targets,
+    load_error,
+    load_tokenizer,
+    public_name,
+    quantization_config,
+    resolve_model,
+)
+from ex2.questions import build_prompt, wants_chat
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import ModelConfig
+
+    from ex2.options import RunOptions
+
+# Initialisations that move a part of the base weights into the adapter: without it, the base is another model.
+_CHANGING_BASE = ("pissa", "olora", "corda", "loftq")
+_WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+@dataclass(frozen=True)
+class PolicyFiles:
+    """A policy that has passed the checks.
+
+    Attributes:
+        path: Folder or hub id of the base model.
+        tokenizer: Its tokenizer.
+        chat: Whether prompts use the chat template.
+    """
+
+    path: str
+    tokenizer: PreTrainedTokenizerBase
+    chat: bool
+
+
+def inspect_policy(options: RunOptions) -> PolicyFiles:
+    """Find the policy's files and check that they fit each other and the options; no weights of the base model are read.
+
+    Where the run starts from an adapter, `options` take over its LoRA settings, so that the run's record is true.
+
+    Raises:
+        UserError: Whatever cannot work.
+    """
+    policy, start = options.policy, options.ex2.adapter_name_or_path
+    quantization_config(policy)
+    path = resolve_model(policy.model_name_or_path, options.ex2.cache_dir, policy.model_revision)
+    tokenizer = load_tokenizer(path, policy.model_revision)
+    chat = check_prompt_format(options, tokenizer)
+    model = _without_weights(policy, path)
+    if start is None:
+        check_lora_targets(policy, model)
+    else:
+        config = adapter_config(start)
+        check_adapter_kind(start, config)
+        adopt_adapter(policy, start, config)
+        _check_adapter_fits(start, config, model, policy.model_name_or_path)
+    return PolicyFiles(path, tokenizer, chat)
+
+
+def check_prompt_format(options: RunOptions, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether prompts use the chat template.
+
+    Raises:
+        UserError: There is none and it is needed, or it refuses the messages.
+    """
+    from jinja2 import TemplateError
+
+    system_prompt = options.ex2.system_prompt
+    chat = wants_chat(options.ex2.prompt_format, tokenizer)
+    if not chat:
+        if system_prompt:
+            raise UserError(
+                f"system_prompt={system_prompt!r} has no place in plain prompts: leave it out (--system_prompt ''), or use a "
+                "model with a chat template."
+            )
+        return False
+    messages: Any = build_prompt("Describe a {}.", "cat", chat=True, system_prompt=system_prompt)
+    try:
+        tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **(options.trainer.chat_template_kwargs or {})
+        )
+    except TemplateError as error:
+        cure = "leave out system_prompt (--system_prompt '')" if system_prompt else "use prompt_format=plain"
+        raise UserError(
+            f"model_name_or_path={options.policy.model_name_or_path}: its chat template refuses the prompt ({error}): {cure}."
+        ) from error
+    return True
+
+
+def check_adapter_kind(adapter: str, config: Any) -> None:
+    """Refuse an adapter to start from that is more than low-rank updates of a policy's layers.
+
+    Raises:
+        UserError: It is no LoRA adapter for causal language models, or it trains or changes weights of the base model as well.
+    """
+    where = f"adapter_name_or_path={adapter}"
+    if config.peft_type != "LORA":
+        raise UserError(
+            f"{where} is of the kind {getattr(config.peft_type, 'value', config.peft_type)}: EX2 trains LoRA adapters."
+        )
+    if config.task_type not in (None, "CAUSAL_LM"):
+        raise UserError(f"{where} was made for the task {config.task_type}, not for a causal language model.")
+    more = [
+        name
+        for name in ("modules_to_save", "target_parameters", "trainable_token_indices", "layer_replication")
+        if getattr(config, name)
+    ]
+    more += ["bias"] * (config.bias != "none")
+    more += ["init_lora_weights"] * str(config.init_lora_weights).startswith(_CHANGING_BASE)
+    if more:
+        raise UserError(
+            f"{where} has {more[0]}={getattr(config, more[0])}: with it, the base model is no longer what is left when the "
+            "adapter is off. Start from a plain LoRA adapter, or merge this one and train from the result."
+        )
+
+
+def adopt_adapter(policy: ModelConfig, adapter: str, config: LoraConfig) -> None:
+    """Set the LoRA options to what the adapter has.
+
+    Raises:
+        UserError: One of them was set to something else.
+    """
+    own = {
+        "lora_r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "use_rslora": config.use_rslora,
+        "use_dora": config.use_dora,
+    }
+    defaults = {f.name: f.default for f in fields(policy)}
+    for name, value in own.items():
+        given = getattr(policy, name)
+        if given not in (value, defaults[name]):
+            raise UserError(
+                f"{name}={given}, but adapter_name_or_path={adapter} was made with {value}: leave {name} out, or start afresh."
+            )
+        setattr(policy, name, value)
+    targets: Any = config.target_modules
+    policy.lora_target_modules = sorted(targets) if isinstance(targets, set) else targets
+    policy.lora_dropout = config.lora_dropout
+
+
+def _without_weights(policy: ModelConfig, path: str) -> PreTrainedModel:
+    """The base model as its configuration describes it, on torch's `meta` device."""
+    from transformers import AutoConfig
+
+    name = policy.model_name_or_path or path
+    try:
+        config = AutoConfig.from_pretrained(path, revision=policy.model_revision)
+        model = empty_model(config)
+    except (OSError, ValueError) as error:
+        raise load_error("model_name_or_path", name, error) from error
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is not None and (policy.load_in_8bit or policy.load_in_4bit):
+        raise UserError(f"model_name_or_path={name} is quantised already: leave load_in_8bit and load_in_4bit out.")
+    return model
+
+
+def empty_model(config: Any) -> PreTrainedModel:
+    """A causal language model without storage, of the shape that `config` says."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.modeling_utils import set_zero3_state
+
+    # Else DeepSpeed ZeRO-3, where it is on, would share out the weights of this model too.
+    with torch.device("meta"), set_zero3_state():
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _check_adapter_fits(adapter: str, config: LoraConfig, model: PreTrainedModel, base: str | None) -> None:
+    """Compare names and shapes of the adapter's weights with what the base model gives it; PEFT would only warn."""
+    from accelerate import PartialState
+    from peft import get_peft_model, get_peft_model_state_dict, load_peft_weights
+    from safetensors import SafetensorError
+
+    made_for = config.base_model_name_or_path
+    where = f"adapter_name_or_path={adapter} does not fit model_name_or_path={public_name(base)}"
+    hint = f" It was made for {made_for}." if made_for else ""
+    config = copy.deepcopy(config)
+    config.base_model_name_or_path = None  # PEFT warns where it writes another name there
+    try:
+        needed = get_peft_model_state_dict(get_peft_model(model, config), save_embedding_layers=False)
+    except ValueError as error:
+        raise UserError(f"{where}: {str(error).splitlines()[0]}{hint}") from error
+    if Path(adapter).is_dir() and not any((Path(adapter) / name).is_file() for name in _WEIGHT_FILES):
+        raise UserError(f"{adapter} holds no adapter: {_WEIGHT_FILES[0]} is missing.")
+    try:
+        found = load_peft_weights(adapter, device="cpu")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"adapter_name_or_path={adapter}: its weights could not be read ({error}).") from error
+    for name in sorted(needed.keys() | found.keys()):
+        shapes = [tuple(weights[name].shape) if name in weights else None for weights in (needed, found)]
+        if shapes[0] != shapes[1]:
+            expected, there = ("missing" if shape is None else f"of shape {shape}" for shape in shapes)
+            raise UserError(f"{where}: {name} is {there} in the adapter and {expected} in the model.{hint}")
+    if made_for not in (None, base, public_name(base)) and PartialState().is_main_process:
+        print(
+            f"warning: adapter_name_or_path={adapter} was made for {made_for}, and is used with {public_name(base)}.",
+            file=sys.stderr,
+        )

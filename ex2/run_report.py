@@ -1,0 +1,179 @@
+"""What a run ends with: the trained policy beside the controls it has to beat, about classes or about pairs of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ex2 import run_folder
+from ex2.analysis import before_after, pair_accuracy
+from ex2.analysis.plots import plot_learning_curve
+from ex2.files import write_atomically
+from ex2.generation import Ask
+from ex2.options import RunOptions
+from ex2.questions import TEMPLATE, attribute_of
+from ex2.rewards import TextScorer
+from ex2.rewards.similarity import raw_rewards
+
+Samples = Sequence[tuple[Ask, str]]
+
+_CONTROLS = {"class_name": "{}", "template": TEMPLATE}
+_EXAMPLE_PAIRS = 5
+
+
+def best_of(samples: Samples, scores: Sequence[float], keep: int = 1) -> list[tuple[Ask, str]]:
+    """For each class (or ordered pair) the `keep` samples with the highest scores, in order of ids; earlier ones of equals."""
+    order = sorted(range(len(samples)), key=lambda i: (samples[i][0].subject, -scores[i], i))
+    return [sample for group in by_subject([samples[i] for i in order]).values() for sample in group[:keep]]
+
+
+def by_subject(samples: Samples) -> dict[tuple[int, ...], list[tuple[Ask, str]]]:
+    """Samples of each class (or ordered pair), in their order."""
+    groups: dict[tuple[int, ...], list[tuple[Ask, str]]] = {}
+    for ask, text in samples:
+        groups.setdefault(ask.subject, []).append((ask, text))
+    return groups
+
+
+def write_class_report(
+    options: RunOptions,
+    scorer: TextScorer,
+    base: Samples,
+    aligned: Samples,
+    *,
+    training_encodings: int,
+    seconds: dict[str, float],
+) -> None:
+    """Write `before_after.{json,md,png}` and the learning curve into the run folder, and print the table."""
+    names = scorer.bank.class_names
+    base_system = _system("base", scorer, base)
+    systems = [
+        _system(label, scorer, [(Ask(i, name, ""), text.replace("{}", name)) for i, name in enumerate(names)])
+        for label, text in _CONTROLS.items()
+    ]
+    best = best_of(base, np.asarray(base_system.reward).tolist())
+    systems += [base_system, _system("best_of_n", scorer, best), _system("aligned", scorer, aligned)]
+    metrics = run_folder.read_jsonl(options.output_dir / run_folder.METRICS)
+    meta = _facts(options, scorer, base, metrics, training_encodings, seconds)
+    summary = before_after.summarise(systems, names, meta=meta, monitors=_first_and_last(metrics))
+    before_after.write_report(summary, options.output_dir)
+    if metrics:
+        plot_learning_curve(metrics, options.output_dir / "learning_curve.png")
+    print(before_after.format_table(summary))
+
+
+def write_pair_report(
+    options: RunOptions,
+    scorer: TextScorer,
+    base: Samples,
+    aligned: Samples,
+    *,
+    training_encodings: int,
+    seconds: dict[str, float],
+) -> None:
+    """Write `pair_accuracy.{json,md}` and the learning curve into the run folder, and print the table.
+
+    Every policy has the same number of sentences about each class of a pair: of the untrained one the first that it wrote,
+    and for best-of-N the best of all, by the margin on reward images.
+    """
+    keep = options.ex2.eval_samples
+    scores = raw_rewards(
+        "pair_margin",
+        scorer,
+        [text for _, text in base],
+        [ask.class_id for ask, _ in base],
+        other_ids=[ask.other_id for ask, _ in base if ask.other_id is not None],
+    ).tolist()
+    policies = {
+        "base": [sample for group in by_subject(base).values() for sample in group[:keep]],
+        "best_of_n": best_of(base, scores, keep),
+        "aligned": aligned,
+    }
+    names = scorer.bank.class_names
+    pairs = [(i, j) for i, j in by_subject(aligned)][::2]  # each stands there in both orders
+    texts: dict[str, Any] = {label: pair_accuracy.name_texts(names, pairs, text) for label, text in _CONTROLS.items()}
+    texts |= {
+        name: {subject: [text for _, text in group] for subject, group in by_subject(samples).items()}
+        for name, samples in policies.items()
+    }
+    systems = [pair_accuracy.score_pairs(name, scorer, of, pairs) for name, of in texts.items()]
+    metrics = run_folder.read_jsonl(options.output_dir / run_folder.METRICS)
+    summary = pair_accuracy.summarise(systems, names, pairs)
+    summary["meta"] = _facts(options, scorer, base, metrics, training_encodings, seconds)
+    summary["monitors"] = _first_and_last(metrics)
+    table = pair_accuracy.format_table(summary)
+    run_folder.write_json(options.output_dir / "pair_accuracy.json", summary)
+    page = f"# Pair accuracy\n\n{_indented(table)}\n\n## The most confused pairs\n\n{_indented(_examples(base, aligned))}\n"
+    write_atomically(options.output_dir / "pair_accuracy.md", page.encode())
+    if metrics:
+        plot_learning_curve(metrics, options.output_dir / "learning_curve.png")
+    print(table)
+
+
+def _system(name: str, scorer: TextScorer, samples: Samples) -> before_after.SystemScores:
+    class_ids = [ask.class_id for ask, _ in samples]
+    texts = [text for _, text in samples]
+    return before_after.SystemScores(
+        name,
+        class_ids,
+        scorer.cosine(texts, class_ids).tolist(),
+        scorer.cosine(texts, class_ids, split="heldout").tolist(),
+        texts,
+        [ask.question for ask, _ in samples],
+    )
+
+
+def _examples(base: Samples, aligned: Samples) -> str:
+    """First sentence of both policies about the first pairs, which are the most confused; no score chose them."""
+    before = by_subject(base)
+    lines = []
+    for subject, group in list(by_subject(aligned).items())[: 2 * _EXAMPLE_PAIRS]:
+        ask, text = group[0]
+        lines += [
+            f"{ask.class_name}, not {ask.other_name}; {attribute_of(ask.question)}",
+            f"  before  {before[subject][0][1]}",
+            f"  after   {text}",
+        ]
+    return "\n".join(lines)
+
+
+def _indented(text: str) -> str:
+    """A code block of Markdown, in which nothing that was generated has a meaning."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _facts(
+    options: RunOptions,
+    scorer: TextScorer,
+    base: Samples,
+    metrics: list[dict[str, Any]],
+    training_encodings: int,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    return {
+        "vlm": scorer.bank.vlm_name,
+        "dataset": scorer.bank.dataset,
+        "model": options.policy.model_name_or_path or "smollm2",
+        "algorithm": options.algorithm,
+        "seed": options.trainer.seed,
+        "training_texts": max((row["sampled_texts"] for row in metrics), default=0),
+        "training_text_encodings": training_encodings,
+        "best_of_n": len(base) // len(by_subject(base)),
+        "best_of_n_text_encodings": len(base),
+        "zscore_text_encodings": len(base) if options.ex2.reward_normalization == "zscore" else 0,
+        "seconds": seconds,
+    }
+
+
+def _first_and_last(metrics: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """First and last logged value of each monitor."""
+    rows = [row for row in metrics if "monitors/hub_score" in row]
+    if not rows:
+        return {}
+    return {
+        name.removeprefix("monitors/"): {"first": rows[0][name], "last": rows[-1][name]}
+        for name in rows[0]
+        if name.startswith("monitors/")
+    }

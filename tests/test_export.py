@@ -1,0 +1,306 @@
+"""Bundles: what they promise of their files, whole or not at all, and the merged model."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ex2.errors import UserError
+from ex2.export import Bundle, read_bundle, write_bundle
+from ex2.export.bundle import weights_in
+from ex2.export.card import bundle_card
+from ex2.export.collect import licence_of, portable
+from ex2.export.merge import merge_adapter
+from ex2.policy import load_base, resolve_model
+
+
+@pytest.fixture
+def folder(bundle: Bundle, tmp_path: Path) -> Path:
+    write_bundle(bundle, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def edit_manifest(folder: Path, change: Callable[[dict], object]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+# ---------------------------------------------------------------- there and back
+
+
+def test_reading_and_writing_again_gives_the_same_bytes(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    back = read_bundle(folder)
+    assert (back.class_names, back.questions, back.records) == (bundle.class_names, bundle.questions, bundle.records)
+    assert back.pairs == bundle.pairs
+    assert back.facts == bundle.facts
+    write_bundle(back, tmp_path / "elsewhere" / "again")
+    assert contents(tmp_path / "elsewhere" / "again") == contents(folder)
+    assert set(contents(folder)) == {
+        "README.md", "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "classes.json", "classifier.safetensors",
+        "descriptions.json", "descriptions.jsonl", "descriptions.parquet", "descriptions_by_dataset.json", "manifest.json",
+        "pairs.classes.json", "pairs.json", "questions.json",
+    }  # fmt: skip
+
+
+def test_a_bundle_may_do_without_descriptions(bundle: Bundle, tmp_path: Path) -> None:
+    bare = replace(bundle, records=(), pairs=None, classifier=None)
+    write_bundle(bare, tmp_path / "bare")
+    assert not any(name.startswith(("descriptions", "pairs", "classifier")) for name in contents(tmp_path / "bare"))
+    assert read_bundle(tmp_path / "bare").class_names == bundle.class_names
+
+
+def test_contents_that_do_not_fit_together_are_refused(bundle: Bundle) -> None:
+    with pytest.raises(UserError, match=r"no description of пингвин \(class 2\): add some .*--no_descriptions"):
+        replace(bundle, records=tuple(record for record in bundle.records if record.class_id != 2))
+    with pytest.raises(UserError, match=r"class 0 \(owl\) is no class of the bundle"):
+        replace(bundle, records=(replace(bundle.records[0], class_name="owl"), *bundle.records))
+    with pytest.raises(UserError, match="pairs: their class names are not those of the bundle, in the same order"):
+        replace(bundle, class_names=("a", "b", "c", "d"), records=())
+    assert bundle.classifier is not None
+    with pytest.raises(UserError, match=r"classifier: expected 4 columns, found the shape \(5, 3\)"):
+        replace(bundle, classifier=bundle.classifier[:, :3])
+
+
+# ---------------------------------------------------------------- checksums
+
+
+def test_every_file_is_vouched_for(folder: Path) -> None:
+    for name in contents(folder).keys() - {"manifest.json"}:
+        before = (folder / name).read_bytes()
+        (folder / name).write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        with pytest.raises(UserError, match=f"{name} has changed since it was exported: copy or export"):
+            read_bundle(folder)
+        (folder / name).unlink()
+        with pytest.raises(UserError, match=f"{name} is missing: copy or export"):
+            read_bundle(folder)
+        (folder / name).write_bytes(before)
+    (folder / "questions.json").rename(folder / ".hidden")
+    (folder / "questions.json").symlink_to("nowhere")
+    with pytest.raises(UserError, match="questions.json is missing"):
+        read_bundle(folder)
+    (folder / ".hidden").rename(folder / "questions.json")
+    (folder / "adapter" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"adapter/notes.txt is no part of the bundle: move it elsewhere"):
+        read_bundle(folder)
+
+
+def test_what_git_and_the_hub_hide_in_a_folder_does_not_count(folder: Path) -> None:
+    (folder / ".cache" / "huggingface").mkdir(parents=True)
+    (folder / ".cache" / "huggingface" / "x.lock").touch()
+    (folder / ".gitattributes").write_text("*.safetensors filter=lfs")
+    read_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "adapter/../../secret", "C:/x", "a\\..\\b", ""])
+def test_a_manifest_cannot_lead_out_of_the_folder(folder: Path, name: str) -> None:
+    edit_manifest(folder, lambda manifest: manifest["files"].update({name: "0" * 64}))
+    with pytest.raises(UserError, match="which lies outside the bundle: do not use this bundle"):
+        read_bundle(folder)
+
+
+def test_what_is_no_bundle_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"holds no bundle: manifest.json is missing. `ex2 export RUN --out DIR` writes"
+    ):
+        read_bundle(tmp_path)
+    edit_manifest(folder, lambda manifest: manifest.update(format_version=2))
+    with pytest.raises(UserError, match="has format version 2, this EX2 reads 1"):
+        read_bundle(folder)
+    (folder / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="is not the manifest of an EX2 bundle"):
+        read_bundle(folder)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"manifest.json is damaged"):
+        read_bundle(folder)
+
+
+# ---------------------------------------------------------------- whole or not at all
+
+
+@pytest.mark.parametrize("occupied", [False, True])
+def test_a_full_disk_leaves_nothing_behind(
+    bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, occupied: bool
+) -> None:
+    out = folder if occupied else tmp_path / "new"
+    before = contents(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ex2.export.formats.write_classifier", full)  # after most files
+    with pytest.raises(UserError, match=r"could not be written, and is as it was before: .*No space left on device"):
+        write_bundle(bundle, out, overwrite=True)
+    assert contents(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_failed_exchange_puts_the_old_bundle_back(
+    bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, rename, calls = contents(folder), __import__("os").rename, []
+
+    def second_fails(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr("os.rename", second_fails)
+    with pytest.raises(UserError, match="is as it was before"):
+        write_bundle(replace(bundle, pairs=None), folder, overwrite=True)
+    assert contents(folder) == before
+    assert len(list(folder.parent.iterdir())) == 1
+
+
+def test_another_bundle_is_replaced_only_on_demand(bundle: Bundle, folder: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"already holds a bundle: choose another folder, or replace it \(--overwrite\)"
+    ):
+        write_bundle(bundle, folder)
+    (folder / "questions.json").write_text("damaged: may be replaced all the same")
+    write_bundle(replace(bundle, pairs=None), folder, overwrite=True)
+    assert read_bundle(folder).pairs is None
+    assert len(list(folder.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "adapter/thesis.tex", ".git"])
+def test_other_files_are_never_deleted(bundle: Bundle, folder: Path, name: str) -> None:
+    (folder / name).write_text("years of work")
+    with pytest.raises(UserError, match=f"holds {name} beside a bundle: move it elsewhere"):
+        write_bundle(bundle, folder, overwrite=True)
+    shutil.copy(folder / name, folder.parent)
+    (folder.parent / "manifest.json").write_text("[]")
+    with pytest.raises(UserError, match="is not empty and holds no bundle: choose another folder"):
+        write_bundle(bundle, folder.parent, overwrite=True)
+    with pytest.raises(UserError, match="is a file: name a folder"):
+        write_bundle(bundle, folder / name, overwrite=True)
+    assert (folder / name).read_text() == "years of work"
+
+
+def test_an_empty_folder_is_free(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write_bundle(bundle, tmp_path / "empty")
+    read_bundle(tmp_path / "empty")
+
+
+# ---------------------------------------------------------------- merged model
+
+PROMPTS = ("Describe a puffin.", "What does a very long and striped tiger look like?")
+
+
+def test_the_merged_model_has_the_logits_of_base_and_adapter(
+    tiny_chat_llm: Path, tiny_adapter: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    difference = merge_adapter(str(tiny_chat_llm), tiny_adapter, tmp_path / "merged", PROMPTS)
+    assert 0 < difference < 1e-5
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert tokenizer.chat_template is not None
+    tokens = tokenizer("A puffin is a small bird.", return_tensors="pt")
+    base = AutoModelForCausalLM.from_pretrained(tiny_chat_llm).eval()
+    with torch.no_grad():
+        without = base(**tokens).logits
+        expected = PeftModel.from_pretrained(base, tiny_adapter).eval()(**tokens).logits
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()(**tokens).logits
+    assert torch.allclose(merged, expected, atol=1e-4, rtol=0)  # in float32
+    assert not torch.allclose(merged, without, atol=1e-1, rtol=0)  # the adapter does something
+    modes = {path.stat().st_mode for path in (tmp_path / "merged").iterdir()}
+    assert len(modes) == 1
+
+    write_bundle(replace(bundle, weights={**bundle.weights, **weights_in(tmp_path)}), tmp_path / "bundle")
+    assert "merged/model.safetensors" in contents(tmp_path / "bundle")
+    write_bundle(read_bundle(tmp_path / "bundle"), tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "bundle")
+
+
+@pytest.mark.slow
+def test_the_embedded_policy_merges_within_the_tolerance(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    path = resolve_model(None)
+    torch.manual_seed(0)
+    get_peft_model(load_base(path), LoraConfig(task_type="CAUSAL_LM", r=4)).save_pretrained(tmp_path / "adapter")
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    trained = {name: torch.randn_like(value) / 50 if "lora_B" in name else value for name, value in weights.items()}
+    save_file(trained, tmp_path / "adapter" / "adapter_model.safetensors")
+    assert 0 < merge_adapter(path, tmp_path / "adapter", tmp_path / "merged", PROMPTS) < 1e-4
+
+
+def test_a_merged_model_that_differs_is_refused(tiny_chat_llm: Path, tiny_adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--merge: a logit .* differs by 0\.\d+, more than 0.0001: use --merge_dtype"):
+        merge_adapter(str(tiny_chat_llm), tiny_adapter, tmp_path / "merged", PROMPTS, dtype="bfloat16")
+    difference = merge_adapter(
+        str(tiny_chat_llm), tiny_adapter, tmp_path / "merged", PROMPTS, dtype="bfloat16", tolerance=1.0
+    )
+    assert 1e-4 < difference < 1.0
+
+
+def test_a_difference_that_is_no_number_is_refused(
+    tiny_chat_llm: Path, tiny_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ex2.export.merge._logits", lambda *_: torch.tensor([float("nan")]))
+    with pytest.raises(UserError, match="differs by nan"):
+        merge_adapter(str(tiny_chat_llm), tiny_adapter, tmp_path / "merged", PROMPTS)
+
+
+# ---------------------------------------------------------------- card and names
+
+
+def test_the_card_shows_the_runs_own_results(bundle: Bundle) -> None:
+    assert "The run made no report." in bundle_card(bundle.facts, ())
+    scores = {"heldout": {"mean": 0.75, "low": 0.5, "high": 1.0}}
+    metrics = {"before_after": {}, "pair_accuracy": {"aligned - base": scores}, "last": {}}
+    card = bundle_card(bundle.facts | {"metrics": metrics}, [replace(bundle.records[0], text="a|b\nc")])
+    assert (
+        "| system | held-out pair accuracy [95 % interval] |\n| :- | -: |\n| aligned - base | 0.7500 [0.5000, 1.0000] |"
+        in card
+    )
+    assert "| crane | a\\|b c |" in card
+    assert "Licence of the base model: not known here: see the card of the base model." in card
+
+
+def test_names_travel_without_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    assert portable("runs/a") == "a"
+    assert portable("folder:/data/birds") == "folder:birds"
+    assert portable("open_clip:local-dir:~/models/clip/") == "open_clip:local-dir:clip"
+    for name in (
+        "pictogram",
+        "hf:openai/clip-vit-base-patch32",
+        "open_clip:ViT-B-32/laion2b_s34b_b79k",
+        "planted:habitat",
+    ):
+        assert portable(name) == name
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: mit\nlanguage: en\n---\n# A model\n", "mit"),
+        ("---\nlanguage: en\n---\n", None),
+        ("# No front matter\n---\nlicense: mit\n---\n", None),
+        (None, None),
+    ],
+)
+def test_licence_of_a_base_model(tmp_path: Path, card: str | None, licence: str | None) -> None:
+    if card is not None:
+        (tmp_path / "README.md").write_text(card)
+    assert licence_of(str(tmp_path)) == licence
+    assert licence_of("HuggingFaceTB/SmolLM2-135M-Instruct") == "apache-2.0"
+    assert licence_of("nobody/has-this") is None
