@@ -521,7 +521,9 @@ def test_specs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert judge.name == "openai:org/model:free"
     assert judge.file.parent == tmp_path / "judges"
     stand_in: Any = ModuleType("local")
-    stand_in.LocalJudge = type("LocalJudge", (), {"load": staticmethod(lambda device, exact: f"local on {device}, {exact}")})
+    stand_in.LocalJudge = type(
+        "LocalJudge", (), {"load": staticmethod(lambda device, exact: f"local on {device}, {exact}")}
+    )
     monkeypatch.setitem(sys.modules, "ex2.analysis.judges.local", stand_in)
     assert load_judge("local", device="meta") == "local on meta, True"
 
