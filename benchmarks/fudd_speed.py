@@ -1,4 +1,4 @@
-"""Time of FuDD's second step for all images at once against a plain loop over images, from the same text embeddings.
+"""Time of FuDD (both steps) for all images at once against a plain loop over images, from the same text embeddings.
 
     python benchmarks/fudd_speed.py [--images 5000] [--classes 200] [--k 10] [--sentences 5] [--repeats 9]
 

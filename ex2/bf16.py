@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 natively: about twice as fast (benchmarks/RESULTS.md), else emulated."""
+    """Whether this processor multiplies bfloat16 natively (benchmarks/RESULTS.md)."""
     path = Path("/proc/cpuinfo")
     flags = path.read_text(encoding="utf-8") if path.is_file() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def fast_matmul(device: Any, *, exact: bool = False) -> AbstractContextManager[Any]:
+def fast_matmul(device: str | torch.device, *, exact: bool = False) -> AbstractContextManager[Any]:
     """Context in which float32 models on such a processor multiply in bfloat16; one that changes nothing elsewhere.
 
     Args:

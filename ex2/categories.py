@@ -100,10 +100,9 @@ def of_text(clauses: Sequence[Judgement]) -> Judgement:
     spurious = min(clause.probabilities[3] for clause in clauses)
     sums = [sum(clause.probabilities[i] for clause in clauses) for i in range(3)]
     total = sum(sums)
-    shares = [value / total if total > 0 else 1 / 3 for value in sums]
-    probabilities = tuple((1 - spurious) * share for share in shares)
+    visual, habitat, non_visual = ((1 - spurious) * (value / total if total > 0 else 1 / 3) for value in sums)
     found = {tag for clause in clauses for tag in clause.tags}
-    return Judgement((*probabilities, spurious), tuple(tag for tag in ALL_TAGS if tag in found))  # type: ignore[arg-type]
+    return Judgement((visual, habitat, non_visual, spurious), tuple(tag for tag in ALL_TAGS if tag in found))
 
 
 # ---------------------------------------------------------------- clauses

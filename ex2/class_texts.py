@@ -8,13 +8,12 @@ way texts belong to classes by name, never by position.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import safetensors.torch
 import torch
@@ -26,7 +25,7 @@ from ex2.data.images import fingerprint_of
 from ex2.data.selection import some_of
 from ex2.descriptions import read_descriptions
 from ex2.errors import UserError
-from ex2.files import write_atomically
+from ex2.files import read_json, write_atomically
 from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
 
@@ -45,7 +44,7 @@ TEMPLATE_SET = (
 )
 """EX2's own set of templates."""
 
-NAMES = ("as_written", "with", "without")
+Names = Literal["as_written", "with", "without"]
 
 _FORMAT = 1  # of the cache file; raise it whenever the meaning of its content changes
 _CHUNK = 2048  # texts between two steps of the progress bar
@@ -75,7 +74,7 @@ class ClassTexts:
         return cls.of([(i, template.replace("{}", name)) for i, name in names for template in templates])
 
     def named(self, class_names: Sequence[str], names: str) -> ClassTexts:
-        """The texts with the names of their classes in them, or without; ``names`` is one of ``NAMES``.
+        """The texts with the names of their classes in them, or without.
 
         with: ``NAME: TEXT`` where a text does not name its class. without: the name replaced by "it".
         """
@@ -119,18 +118,9 @@ def read_class_texts(path: Path, class_names: Sequence[str], *, allow_empty: boo
 
 
 def _read_lists(path: Path, class_names: Sequence[str]) -> ClassTexts:
-    def once(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in items]  # JSON readers keep the last of equal keys, and say nothing
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise UserError(f"{path}: class {twice[0]!r} is there twice; merge its texts.")
-        return dict(items)
-
     if not path.is_file():
         raise UserError(f"{path}: no such file; `ex2 generate` writes files of descriptions")
-    try:
-        lists = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: broken JSON ({error}).") from None
+    lists = read_json(path, "class {!r} is there twice; merge its texts.")
     if not isinstance(lists, dict):
         raise UserError(f"{path}: expected class names with lists of texts, found {type(lists).__name__}.")
     class_of = {name: i for i, name in enumerate(class_names)}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ex2.analysis.statistics import Interval, cluster_bootstrap_mean, paired_dif
 from ex2.bank import ImageBank
 from ex2.errors import UserError
 
-AVERAGES = ("embeddings", "scores")
+Average = Literal["embeddings", "scores"]
 TOP = 5  # classes that a prediction names
 
 _BLOCK = 2**18  # similarities at once: they stay in the processor's cache, and need no fresh memory
@@ -56,8 +56,8 @@ class TextSums:
         empty = self.counts == 0
         return TextSums(torch.where(empty.unsqueeze(1), templates, self.sums), self.counts.clamp(min=1))
 
-    def vectors(self, average: str = "embeddings") -> Tensor:
-        """``(G, D)`` vectors; ``average`` is one of ``AVERAGES``."""
+    def vectors(self, average: Average = "embeddings") -> Tensor:
+        """``(G, D)`` vectors."""
         return normalize(self.sums, dim=1) if average == "embeddings" else self.sums / self.counts.unsqueeze(1)
 
 

@@ -6,7 +6,7 @@ A run has three groups of options in one flat YAML file: these, TRL's ModelConfi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +94,10 @@ class EX2Config:
             raise UserError(f"reward_scale={self.reward_scale} is out of range: it must be positive.")
         if self.reference == "start" and self.adapter_name_or_path is None:
             raise UserError("reference=start needs adapter_name_or_path: a fresh adapter equals the base model.")
-        for name, value, choices in (
-            ("reward_normalization", self.reward_normalization, ("scale", "zscore")),
-            ("prompt_format", self.prompt_format, ("auto", "chat", "plain")),
-            ("reference", self.reference, ("base", "start")),
-            ("vlm_dtype", self.vlm_dtype, ("float32", "bfloat16", "float16")),
-        ):
-            if value not in choices:
-                raise UserError(f"{name}={value} is unknown: choose one of {', '.join(choices)}.")
+        for option in fields(self):
+            value, choices = getattr(self, option.name), option.metadata.get("choices")
+            if choices and value not in choices:
+                raise UserError(f"{option.name}={value} is unknown: choose one of {', '.join(choices)}.")
 
 
 def _at_least(name: str, value: int, low: int) -> None:

@@ -18,6 +18,7 @@ from ex2.descriptions import Description
 from ex2.errors import UserError
 from ex2.export.bundle import ADAPTER, MERGED, read_bundle
 from ex2.generation import Ask, TextGenerator, about, base_of_adapter, sampling_seed, spread_asks
+from ex2.hub import looks_like_path, require_repository
 from ex2.pairs import PairText, PairTexts, both_ways
 from ex2.policy import load_adapter, load_base, load_tokenizer, resolve_model
 from ex2.questions import PAIR_QUESTIONS, attribute_of, check_questions, wants_chat
@@ -150,7 +151,7 @@ class DescriptionGenerator:
 
         Raises:
             UserError: No pair, a pair of one class or given twice, a blank name, a question that is not about two classes, or
-                a seed out of range.
+                a seed or batch size out of range.
         """
         questions = self._pair_questions() if questions is None else questions
         check_questions(questions.values(), about_pairs=True)
@@ -176,6 +177,8 @@ class DescriptionGenerator:
         """One text an ask; '' where all attempts are blank."""
         if not 0 <= seed <= _MAX_SEED:
             raise UserError(f"seed={seed} is out of range: it must lie between 0 and {_MAX_SEED}.")
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size} is out of range: it must be at least 1.")
         texts = [""] * len(asks)
         for attempt in range(_ATTEMPTS):
             blank = [i for i, text in enumerate(texts) if not text]
@@ -194,12 +197,10 @@ def _bundle_folder(source: str, revision: str) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+    if looks_like_path(source):
         raise UserError(f"{source} is no folder: name a bundle that `ex2 export` wrote.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError
-
-    from ex2.hub import require_repository
 
     only_cache = require_repository(source, f"bundle {source}", "use a local folder", "manifest.json")
     try:

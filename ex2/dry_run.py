@@ -14,7 +14,7 @@ import yaml
 from ex2.config import EX2Config
 from ex2.confusion import check_pair_count
 from ex2.data import load_images
-from ex2.errors import UserError
+from ex2.errors import UserError, first_line
 from ex2.options import RunOptions, num_processes
 from ex2.policy import EMBEDDED, adapter_config, embedded_gguf, load_tokenizer, lora_config, model_folder
 from ex2.policy_checks import adopt_adapter, check_adapter_kind, check_prompt_format, empty_model
@@ -227,7 +227,7 @@ def policy_size(options: RunOptions) -> PolicySize:
             adapted = get_peft_model(model, _adapter_config(options))
     except ValueError as error:
         name = options.policy.model_name_or_path or EMBEDDED
-        raise UserError(f"model_name_or_path={name} does not fit: {str(error).splitlines()[0]}") from error
+        raise UserError(f"model_name_or_path={name} does not fit: {first_line(error)}") from error
     text = config.get_text_config()
     heads = text.num_attention_heads
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
@@ -276,7 +276,7 @@ def _config(folder: Path | None, name: str, option: str, revision: str = "main")
     try:
         return AutoConfig.from_pretrained(str(folder or name), revision=revision, local_files_only=offline)
     except (OSError, ValueError) as error:
-        raise UserError(f"{option}: its config.json could not be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{option}: its config.json could not be read: {first_line(error)}") from error
 
 
 def _vlm_row(config: EX2Config) -> tuple[str, float | None, str]:

@@ -1,10 +1,14 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, and JSON as EX2 writes and reads it."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from pathlib import Path
+from typing import Any
+
+from ex2.errors import UserError
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -15,9 +19,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile.mkstemp: its mode 0600 would survive the rename and lock colleagues out of a shared folder. The random
-    # part keeps machines apart that share a file system and may have equal process ids.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    # Not tempfile.mkstemp: its mode 0600 would survive the rename and lock colleagues out of a shared folder.
+    temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -26,3 +29,41 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A hidden name in the folder of `path` that no other process takes: a rename is atomic only within one file system."""
+    # Processes of machines that share a file system may have equal ids: hence the random part.
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def to_json(content: Any) -> bytes:
+    """Indented JSON in UTF-8, the same bytes for the same content; ValueError for numbers that are not finite."""
+    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path, twice: str) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: The file.
+        twice: What to say of a key ``{!r}`` that an object has twice: JSON readers keep the last one, and say nothing.
+
+    Raises:
+        UserError: The file is no JSON, or has a key twice.
+    """
+
+    def once(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        content: dict[str, Any] = {}
+        for key, value in items:
+            if key in content:
+                raise UserError(f"{path}: {twice.format(key)}")
+            content[key] = value
+        return content
+
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=once)
+    except UserError:  # a ValueError too
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: broken JSON ({error})") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +14,10 @@ import yaml
 from ex2.config import EX2Config
 from ex2.errors import UserError
 from ex2.policy import (
+    ADAPTER_WEIGHTS,
     EMBEDDED,
     EMBEDDED_ID,
+    adapter_config,
     embedded_installed,
     load_adapter,
     load_policy,
@@ -46,10 +48,6 @@ def sampling_seed(seed: int, number: int = 0) -> int:
     return (seed * 0x9E3779B1 + number) % 2**32
 
 
-Names = Sequence[str] | Mapping[int, str]
-"""Class names by class id."""
-
-
 @dataclass(frozen=True)
 class Ask:
     """One question about one class, perhaps in contrast with another one, to be answered once."""
@@ -66,7 +64,7 @@ class Ask:
         return (self.class_id,) if self.other_id is None else (self.class_id, self.other_id)
 
 
-def about(class_names: Names, question: str, class_id: int, other_id: int | None = None) -> Ask:
+def about(class_names: Sequence[str], question: str, class_id: int, other_id: int | None = None) -> Ask:
     """The ask of `question` about a class, against another one where `other_id` is given."""
     return Ask(class_id, class_names[class_id], question, other_id, None if other_id is None else class_names[other_id])
 
@@ -229,11 +227,16 @@ class PolicySource:
         name = self.settings.get("model_name_or_path") or base_of_adapter(self.adapter)
         return replace(self, name=name or EMBEDDED, adapter=None, fingerprint="")
 
+    @property
+    def revision(self) -> str:
+        """Branch, tag or commit of the base model."""
+        return self.settings.get("model_revision") or "main"
+
     def base_path(self, cache_dir: str | None) -> str:
         """Folder or hub id of the base model's weights."""
         if self.adapter is None:
-            return resolve_model(self.name, cache_dir, option="RUN_OR_MODEL")
-        return resolve_model(self.base.name, cache_dir)
+            return resolve_model(self.name, cache_dir, self.revision, option="RUN_OR_MODEL")
+        return resolve_model(self.base.name, cache_dir, self.revision)
 
     def load_vllm(self, *, cache_dir: str | None = None) -> VLLMGenerator:
         """The policy in a vLLM engine.
@@ -245,19 +248,7 @@ class PolicySource:
 
         require_vllm()
         path = self.base_path(cache_dir)
-        tokenizer = load_tokenizer(path, self.settings.get("model_revision", "main"))
-        defaults = EX2Config()
-        return VLLMGenerator.load(
-            path,
-            self.adapter,
-            self.settings,
-            tokenizer=tokenizer,
-            chat=wants_chat(self.settings.get("prompt_format", defaults.prompt_format), tokenizer),
-            system_prompt=self.settings.get("system_prompt", defaults.system_prompt),
-            chat_template_kwargs=self.settings.get("chat_template_kwargs") or {},
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-        )
+        return VLLMGenerator.load(path, self.adapter, self.settings, **self._asking(path))
 
     def load(self, *, cache_dir: str | None = None, device: str = "cpu") -> TextGenerator:
         """Load weights and tokenizer.
@@ -268,23 +259,28 @@ class PolicySource:
         from trl import ModelConfig
 
         path = self.base_path(cache_dir)
-        tokenizer = load_tokenizer(path, self.settings.get("model_revision", "main"))
-        defaults = EX2Config()
-        chat = wants_chat(self.settings.get("prompt_format", defaults.prompt_format), tokenizer)
+        asking = self._asking(path)  # its errors come before any weight is loaded
         model: Any = load_policy(ModelConfig(**{k: self.settings[k] for k in _LOADING if k in self.settings}), path)
         if self.adapter is not None:
             model = load_adapter(model, str(self.adapter))
         return TextGenerator(
             model=(model if getattr(model, "is_quantized", False) else model.to(device)).eval(),
-            tokenizer=tokenizer,
-            chat=chat,
-            system_prompt=self.settings.get("system_prompt", defaults.system_prompt),
-            chat_template_kwargs=self.settings.get("chat_template_kwargs") or {},
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
             bf16=bool(self.settings.get("bf16", False)),
             name=self.name,
+            **asking,
         )
+
+    def _asking(self, path: str) -> dict[str, Any]:
+        """How questions are put and answered, which both engines share."""
+        tokenizer, defaults = load_tokenizer(path, self.revision), EX2Config()
+        return {
+            "tokenizer": tokenizer,
+            "chat": wants_chat(self.settings.get("prompt_format", defaults.prompt_format), tokenizer),
+            "system_prompt": self.settings.get("system_prompt", defaults.system_prompt),
+            "chat_template_kwargs": self.settings.get("chat_template_kwargs") or {},
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+        }
 
 
 def find_policy(source: str, overrides: dict[str, Any] | None = None) -> PolicySource:
@@ -336,15 +332,13 @@ def _run_settings_above(adapter: Path) -> dict[str, Any]:
 
 def base_of_adapter(adapter: Path) -> str | None:
     """The base model that an adapter names: folder, hub id, or the embedded LLM where that is what it names."""
-    from peft import PeftConfig
-
-    name = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+    name = adapter_config(str(adapter)).base_model_name_or_path
     return EMBEDDED if name == EMBEDDED_ID and embedded_installed() else name
 
 
 def _digest(adapter: Path) -> str:
     """First 16 hex digits of the SHA-256 of an adapter's weights."""
-    files = [path for name in ("adapter_model.safetensors", "adapter_model.bin") if (path := adapter / name).is_file()]
+    files = [path for name in ADAPTER_WEIGHTS if (path := adapter / name).is_file()]
     if not files:
-        raise UserError(f"{adapter} holds no weights: adapter_model.safetensors is missing.")
+        raise UserError(f"{adapter} holds no weights: {ADAPTER_WEIGHTS[0]} is missing.")
     return hashlib.sha256(files[0].read_bytes()).hexdigest()[:16]

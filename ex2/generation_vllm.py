@@ -52,7 +52,7 @@ class VLLMGenerator:
         Args:
             path: Folder or hub id of the base model.
             adapter: Folder of the adapter, None for a plain LLM.
-            settings: Options of the run: `dtype`, `lora_r`.
+            settings: Options of the run: `dtype`, `lora_r`, `model_revision`.
             options: The other attributes.
 
         Raises:
@@ -65,7 +65,14 @@ class VLLMGenerator:
         lora = (
             {} if adapter is None else {"enable_lora": True, "max_lora_rank": max(8, int(settings.get("lora_r", 16)))}
         )
-        engine = LLM(model=path, dtype=settings.get("dtype") or "auto", **lora)
+        revision = settings.get("model_revision") or "main"
+        engine = LLM(
+            model=path,
+            revision=revision,
+            tokenizer_revision=revision,
+            dtype=settings.get("dtype") or "auto",
+            **lora,
+        )
         request = None if adapter is None else LoRARequest("policy", 1, str(adapter.resolve()))
         return cls(engine=engine, adapter=request, **options)
 

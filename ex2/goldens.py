@@ -6,7 +6,6 @@ published sentences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -65,9 +64,7 @@ _NAME_OF_SPEC = {
 }
 
 
-def find_golden(
-    vlm: str, dataset: str, *, as_vlm: str | None = None, as_dataset: str | None = None, goldens: Sequence[Golden] = ()
-) -> Golden:
+def find_golden(vlm: str, dataset: str, *, as_vlm: str | None = None, as_dataset: str | None = None) -> Golden:
     """What is published for a VLM on a dataset.
 
     Args:
@@ -75,19 +72,17 @@ def find_golden(
         dataset: Spec of the dataset.
         as_vlm: Published name of the VLM, where its spec (a folder) does not tell.
         as_dataset: Name of the dataset, where its spec (``folder:DIR``) does not tell.
-        goldens: Where to look; by default in ``GOLDENS``.
 
     Raises:
         UserError: Nothing is known for the two.
     """
-    goldens = goldens or GOLDENS
     vlm_name = as_vlm or _NAME_OF_SPEC.get(vlm, vlm)
     dataset_name = as_dataset or dataset.partition(":")[0]
-    for golden in goldens:
+    for golden in GOLDENS:
         if (golden.vlm, golden.dataset) == (vlm_name, dataset_name):
             return golden
     datasets: dict[str, list[str]] = {}
-    for golden in goldens:
+    for golden in GOLDENS:
         datasets.setdefault(golden.vlm, []).append(golden.dataset)
     known = "; ".join(f"{name} on {', '.join(own)}" for name, own in datasets.items())
     raise UserError(

@@ -9,6 +9,11 @@ from ex2.errors import UserError
 _TIMEOUT_SECONDS = 10.0
 
 
+def looks_like_path(name: str) -> bool:
+    """Whether `name` cannot be a hub id, which is ``NAME`` or ``OWNER/NAME``."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1
+
+
 def require_repository(repo_id: str, wanted_by: str, cure: str, *filenames: str) -> bool:
     """Make sure that a hub repository can be read; fails within seconds where downloads retry for minutes.
 

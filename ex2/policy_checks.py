@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ex2.errors import UserError
+from ex2.errors import UserError, first_line
 from ex2.policy import (
+    ADAPTER_WEIGHTS,
     adapter_config,
     check_lora_targets,
     load_error,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 # Initialisations that move a part of the base weights into the adapter: without it, the base is another model.
 _CHANGING_BASE = ("pissa", "olora", "corda", "loftq")
-_WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 @dataclass(frozen=True)
@@ -194,9 +194,9 @@ def _check_adapter_fits(adapter: str, config: LoraConfig, model: PreTrainedModel
     try:
         needed = get_peft_model_state_dict(get_peft_model(model, config), save_embedding_layers=False)
     except ValueError as error:
-        raise UserError(f"{where}: {str(error).splitlines()[0]}{hint}") from error
-    if Path(adapter).is_dir() and not any((Path(adapter) / name).is_file() for name in _WEIGHT_FILES):
-        raise UserError(f"{adapter} holds no adapter: {_WEIGHT_FILES[0]} is missing.")
+        raise UserError(f"{where}: {first_line(error)}{hint}") from error
+    if Path(adapter).is_dir() and not any((Path(adapter) / name).is_file() for name in ADAPTER_WEIGHTS):
+        raise UserError(f"{adapter} holds no adapter: {ADAPTER_WEIGHTS[0]} is missing.")
     try:
         found = load_peft_weights(adapter, device="cpu")
     except (OSError, ValueError, SafetensorError) as error:

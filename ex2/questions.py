@@ -103,7 +103,10 @@ def read_templates(path: Path, option: str, kind: str) -> tuple[str, ...]:
         UserError: A file without lines, a line without exactly one `{}`, or one given twice. The message begins with `option` and
             calls a line `kind`.
     """
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{option} is no UTF-8 text ({error}).") from None
     templates = tuple(line for line in lines if line and not line.startswith("#"))
     if not templates:
         raise UserError(f"{option} has no {kind}s: write one a line, with {{}} for the class name.")

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from ex2.descriptions import Description
 from ex2.errors import UserError
-from ex2.files import write_atomically
+from ex2.files import to_json, write_atomically
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -121,7 +121,7 @@ def environment(**facts: Any) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_atomically(path, to_json(content))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from ex2.analysis.plots import plot_learning_curve
 from ex2.files import write_atomically
 from ex2.generation import Ask
 from ex2.options import RunOptions
+from ex2.policy import EMBEDDED
 from ex2.questions import TEMPLATE, attribute_of
 from ex2.rewards import TextScorer
 from ex2.rewards.similarity import raw_rewards
@@ -37,7 +38,7 @@ def by_subject(samples: Samples) -> dict[tuple[int, ...], list[tuple[Ask, str]]]
     return groups
 
 
-def write_class_report(
+def write_report(
     options: RunOptions,
     scorer: TextScorer,
     base: Samples,
@@ -46,7 +47,23 @@ def write_class_report(
     training_encodings: int,
     seconds: dict[str, float],
 ) -> None:
-    """Write `before_after.{json,md,png}` and the learning curve into the run folder, and print the table."""
+    """Write the report of a run about classes, or about pairs, and the learning curve into the run folder; print the table."""
+    metrics = run_folder.read_jsonl(options.output_dir / run_folder.METRICS)
+    facts = {
+        "meta": _facts(options, scorer, base, metrics, training_encodings, seconds),
+        "monitors": _first_and_last(metrics),
+    }
+    write = _write_classes if options.ex2.pairs is None else _write_pairs
+    table = write(options, scorer, base, aligned, facts)
+    if metrics:
+        plot_learning_curve(metrics, options.output_dir / "learning_curve.png")
+    print(table)
+
+
+def _write_classes(
+    options: RunOptions, scorer: TextScorer, base: Samples, aligned: Samples, facts: dict[str, Any]
+) -> str:
+    """Write `before_after.{json,md,png}`; the table."""
     names = scorer.bank.class_names
     base_system = _system("base", scorer, base)
     systems = [
@@ -55,25 +72,15 @@ def write_class_report(
     ]
     best = best_of(base, np.asarray(base_system.reward).tolist())
     systems += [base_system, _system("best_of_n", scorer, best), _system("aligned", scorer, aligned)]
-    metrics = run_folder.read_jsonl(options.output_dir / run_folder.METRICS)
-    meta = _facts(options, scorer, base, metrics, training_encodings, seconds)
-    summary = before_after.summarise(systems, names, meta=meta, monitors=_first_and_last(metrics))
+    summary = before_after.summarise(systems, names, **facts)
     before_after.write_report(summary, options.output_dir)
-    if metrics:
-        plot_learning_curve(metrics, options.output_dir / "learning_curve.png")
-    print(before_after.format_table(summary))
+    return before_after.format_table(summary)
 
 
-def write_pair_report(
-    options: RunOptions,
-    scorer: TextScorer,
-    base: Samples,
-    aligned: Samples,
-    *,
-    training_encodings: int,
-    seconds: dict[str, float],
-) -> None:
-    """Write `pair_accuracy.{json,md}` and the learning curve into the run folder, and print the table.
+def _write_pairs(
+    options: RunOptions, scorer: TextScorer, base: Samples, aligned: Samples, facts: dict[str, Any]
+) -> str:
+    """Write `pair_accuracy.{json,md}`; the table.
 
     Every policy has the same number of sentences about each class of a pair: of the untrained one the first that it wrote,
     and for best-of-N the best of all, by the margin on reward images.
@@ -99,17 +106,12 @@ def write_pair_report(
         for name, samples in policies.items()
     }
     systems = [pair_accuracy.score_pairs(name, scorer, of, pairs) for name, of in texts.items()]
-    metrics = run_folder.read_jsonl(options.output_dir / run_folder.METRICS)
-    summary = pair_accuracy.summarise(systems, names, pairs)
-    summary["meta"] = _facts(options, scorer, base, metrics, training_encodings, seconds)
-    summary["monitors"] = _first_and_last(metrics)
+    summary = {**pair_accuracy.summarise(systems, names, pairs), **facts}
     table = pair_accuracy.format_table(summary)
     run_folder.write_json(options.output_dir / "pair_accuracy.json", summary)
     page = f"# Pair accuracy\n\n{_indented(table)}\n\n## The most confused pairs\n\n{_indented(_examples(base, aligned))}\n"
     write_atomically(options.output_dir / "pair_accuracy.md", page.encode())
-    if metrics:
-        plot_learning_curve(metrics, options.output_dir / "learning_curve.png")
-    print(table)
+    return table
 
 
 def _system(name: str, scorer: TextScorer, samples: Samples) -> before_after.SystemScores:
@@ -155,7 +157,7 @@ def _facts(
     return {
         "vlm": scorer.bank.vlm_name,
         "dataset": scorer.bank.dataset,
-        "model": options.policy.model_name_or_path or "smollm2",
+        "model": options.policy.model_name_or_path or EMBEDDED,
         "algorithm": options.algorithm,
         "seed": options.trainer.seed,
         "training_texts": max((row["sampled_texts"] for row in metrics), default=0),

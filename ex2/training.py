@@ -6,10 +6,9 @@ The only module that knows all the parts. `train/*.py` call `main` with the name
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,9 @@ from ex2.errors import UserError
 from ex2.files import write_atomically
 from ex2.generation import Ask, TextGenerator, about, spread_asks
 from ex2.model_card import run_card
-from ex2.options import RunOptions
+from ex2.options import RunOptions, num_processes
 from ex2.pairs import both_ways
-from ex2.policy import load_policy, lora_config, public_name
+from ex2.policy import EMBEDDED, load_policy, lora_config, public_name
 from ex2.policy_checks import PolicyFiles, inspect_policy
 from ex2.questions import build_prompts, check_questions, load_questions
 from ex2.rewards import RewardStats, TextScorer, build_rewards, check_rewards
@@ -43,7 +42,7 @@ from ex2.rewards.scoring import completion_text, reward_groups
 from ex2.rewards.similarity import SIMILARITY_REWARDS, raw_rewards
 from ex2.rl.ppo_trainer import PPOTrainer
 from ex2.rl.resume import ResumeInOrder
-from ex2.run_report import write_class_report, write_pair_report
+from ex2.run_report import write_report
 from ex2.vlm import load_vlm
 
 _SAMPLE_COLUMNS = ("class_id", "class_name", "other_id", "other_name", "question")
@@ -54,7 +53,6 @@ class SampleLog:
 
     scorer: TextScorer
     samples_path: Path
-    class_names: Sequence[str]
 
     def _calculate_rewards(self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, ids: Any) -> Tensor:
         rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, ids)  # type: ignore[misc]
@@ -107,18 +105,13 @@ class Clock:
 
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def time(self, part: str) -> AbstractContextManager[None]:
-        from contextlib import contextmanager
-
-        @contextmanager
-        def timed() -> Any:
-            start = time.perf_counter()
-            try:
-                yield
-            finally:
-                self.seconds[part] = round(self.seconds.get(part, 0.0) + time.perf_counter() - start, 1)
-
-        return timed()
+    @contextmanager
+    def time(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] = round(self.seconds.get(part, 0.0) + time.perf_counter() - start, 1)
 
 
 def run(options: RunOptions) -> Path:
@@ -166,7 +159,7 @@ def run(options: RunOptions) -> Path:
             if pairs is not None:
                 n = max(n, options.ex2.eval_samples)  # as many sentences a vector as the aligned policy has
             asks = spread_asks(class_names, questions, n, pairs)
-            base = _base_samples(options, generator, asks, state)
+            base = _base_samples(options, generator, asks, class_names, state)
     stats = _reward_stats(options, scorer, base)
 
     trainer = build_trainer(options, generator, prompts, scorer, stats)
@@ -186,8 +179,7 @@ def run(options: RunOptions) -> Path:
                 options, generator, asks, state, seed=options.trainer.seed + 1_000_000, desc="aligned policy"
             )
         if state.is_main_process:
-            report = write_class_report if pairs is None else write_pair_report
-            report(options, scorer, base, aligned, training_encodings=trained_encodings, seconds=clock.seconds)
+            write_report(options, scorer, base, aligned, training_encodings=trained_encodings, seconds=clock.seconds)
     if state.is_main_process:
         (options.output_dir / run_folder.CARD).write_text(run_card(options.output_dir), encoding="utf-8")
     state.wait_for_everyone()
@@ -217,7 +209,6 @@ def build_trainer(
     # Without this, every saved adapter would name a folder of this machine as its base.
     trainer.model.peft_config["default"].base_model_name_or_path = public_name(options.policy.model_name_or_path)
     trainer.scorer = scorer
-    trainer.class_names = scorer.bank.class_names
     trainer.samples_path = options.output_dir / run_folder.SAMPLES
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
@@ -290,17 +281,20 @@ def _best_of_n(options: RunOptions, subjects: int, prompts: int) -> int:
 
 
 def _base_samples(
-    options: RunOptions, generator: TextGenerator, asks: Sequence[Ask], state: PartialState
+    options: RunOptions,
+    generator: TextGenerator,
+    asks: Sequence[Ask],
+    class_names: Sequence[str],
+    state: PartialState,
 ) -> list[tuple[Ask, str]]:
     """Texts of the base LLM without any adapter, kept in the run folder so that a resumed run sees the same ones."""
     path = options.output_dir / run_folder.BASE_SAMPLES
-    names = {
-        ask.class_id: ask.class_name for ask in asks
-    }  # of the other classes too, as pairs are asked about both ways
     if options.resuming and path.is_file():
         # As they are, even where a longer run would ask for more: zscore rewards must stay what they were.
         rows = run_folder.read_jsonl(path)
-        return [(about(names, row["question"], row["class_id"], row.get("other_id")), row["text"]) for row in rows]
+        return [
+            (about(class_names, row["question"], row["class_id"], row.get("other_id")), row["text"]) for row in rows
+        ]
     adapter_off = generator.model.disable_adapter() if options.ex2.adapter_name_or_path else nullcontext()
     with adapter_off:
         samples = _sample(options, generator, asks, state, seed=options.trainer.seed + 500_000, desc="untrained policy")
@@ -332,7 +326,7 @@ def _sample(
         for batch in batches:
             texts += zip(mine[len(texts) : len(texts) + len(batch)], batch, strict=True)
             bar.update(len(batch))
-    everything = dict(gather_object(texts) if world > 1 else texts)
+    everything = dict(gather_object(texts))
     return [(ask, everything[i]) for i, ask in enumerate(asks)]
 
 
@@ -353,7 +347,7 @@ def _environment(options: RunOptions, scorer: TextScorer, pairs: list[tuple[int,
     names = bank.class_names
     return run_folder.environment(
         algorithm=options.algorithm,
-        processes=int(os.environ.get("WORLD_SIZE", "1")),
+        processes=num_processes(),
         seed=options.trainer.seed,
         vlm=bank.vlm_name,
         vlm_fingerprint=bank.vlm_fingerprint,
@@ -361,5 +355,5 @@ def _environment(options: RunOptions, scorer: TextScorer, pairs: list[tuple[int,
         classes=len(names),
         **({} if pairs is None else {"pairs": [[names[i], names[j]] for i, j in pairs[::2]]}),
         skipped_images=list(bank.skipped),
-        base_model=options.policy.model_name_or_path or "smollm2",
+        base_model=options.policy.model_name_or_path or EMBEDDED,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +14,8 @@ from torch import Tensor
 from ex2.analysis.plots import sweep_png
 from ex2.bank import ImageBank
 from ex2.class_texts import ClassTexts, text_sums
-from ex2.classify import TOP, Predictions, evaluate, images_of, predict, share_by_class
-from ex2.files import write_atomically
+from ex2.classify import TOP, Average, Predictions, evaluate, images_of, predict, share_by_class
+from ex2.files import to_json, write_atomically
 from ex2.fudd import PairSums, choose_gate, follow_up, gated, margins, pair_sums
 from ex2.pairs import PairTexts
 from ex2.rewards.scoring import TextScorer
@@ -84,12 +83,11 @@ class Comparison:
         """Write predictions.parquet, results.json (with ``meta``), results.csv, per_class.csv and, of a sweep, sweep.png."""
         import pandas as pd
 
-        text = json.dumps({"meta": dict(meta), "systems": self.rows}, indent=2, ensure_ascii=False, allow_nan=False)
         files = {
             "predictions.parquet": self.predicted().to_parquet(index=False),
             "per_class.csv": self.per_class().to_csv(index=False).encode(),
             "results.csv": pd.DataFrame(self.rows).to_csv(index=False).encode(),
-            "results.json": (text + "\n").encode(),
+            "results.json": to_json({"meta": dict(meta), "systems": self.rows}),
         }
         if len({row["k"] for row in self.rows} - {None}) > 1:
             files["sweep.png"] = sweep_png(self.rows)
@@ -129,7 +127,7 @@ def compare(
     pairs: PairTexts | None = None,
     ks: Sequence[int] = (),
     gate: bool = False,
-    average: str = "embeddings",
+    average: Average = "embeddings",
     cache: Path | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -144,7 +142,7 @@ def compare(
         pairs: Sentences for FuDD.
         ks: Numbers of candidates to try FuDD with.
         gate: Try FuDD with a gate too, chosen on the reward images: for another split than theirs.
-        average: One of ``ex2.classify.AVERAGES``; FuDD's is always ``embeddings``, as published.
+        average: How texts make a vector; FuDD's is always ``embeddings``, as published.
         cache: Folder of cached class vectors; None: no cache.
         seed: Of the bootstrap.
         progress: Whether to draw progress bars.
@@ -157,13 +155,10 @@ def compare(
     images, labels = images_of(bank, split)
     sums_of = partial(text_sums, scorer, cache=cache, progress=progress)
 
-    template = systems["template"]
-    templates = sums_of(template.texts, template.class_ids, classes).vectors()
-    predictions, facts = {}, {}
-    for name, own in systems.items():
-        sums = sums_of(own.texts, own.class_ids, classes, desc=f"encoding {name}").filled(templates)
-        predictions[name] = predict(sums.vectors(average), images)
-        facts[name] = _text_facts(scorer, own.texts)
+    sums = {name: sums_of(own.texts, own.class_ids, classes, desc=f"encoding {name}") for name, own in systems.items()}
+    templates = sums["template"].vectors()
+    predictions = {name: predict(own.filled(templates).vectors(average), images) for name, own in sums.items()}
+    facts: dict[str, dict[str, Any]] = {name: _text_facts(scorer, own.texts) for name, own in systems.items()}
     if pairs is not None:
         contrasts = pair_sums(pairs, templates, partial(sums_of, desc="encoding pairs"))
         text_facts = _text_facts(scorer, [text for own in pairs.about().values() for text in own])

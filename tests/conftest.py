@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -247,3 +250,43 @@ def bundle(tiny_adapter: Path) -> Bundle:
         classifier=columns / np.linalg.norm(columns, axis=0),
         weights={f"adapter/{path.name}": path for path in sorted(tiny_adapter.glob("adapter*"))},
     )
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
+    """Runs a command that must fail with status 2, one error line and no traceback; returns that line."""
+    from ex2.cli import main
+
+    def run(line: list[str]) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main(line)
+        assert stop.value.code == 2
+        (row,) = [row for row in capsys.readouterr().err.splitlines() if row.startswith("error: ")]
+        return row
+
+    return run
+
+
+@pytest.fixture
+def kill_once_written() -> Callable[[list[str], Path], None]:
+    """Runs a command as a process of its own, and kills it as soon as it has written 3,000 bytes of a file."""
+
+    def kill(line: list[str], file: Path) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"import sys; from ex2.cli import main; main({line!r})"],
+            cwd=Path(__file__).resolve().parent.parent,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while not file.exists() or file.stat().st_size < 3_000:
+                assert process.poll() is None, "it finished before it could be killed"
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+        finally:
+            process.kill()
+            process.wait()
+
+    return kill

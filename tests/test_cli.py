@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +11,6 @@ import pytest
 from ex2.cli import main
 from ex2.descriptions import read_descriptions
 from ex2.questions import QUESTION_SETS
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def _generate(policy: Path, out: Path, *options: str) -> None:
@@ -107,26 +101,13 @@ def test_files_of_another_seed_or_policy_are_refused(
     assert out.read_bytes() == before
 
 
-def test_a_killed_command_goes_on_to_the_same_file(trained_run: Path, tmp_path: Path) -> None:
+def test_a_killed_command_goes_on_to_the_same_file(
+    trained_run: Path, tmp_path: Path, kill_once_written: Callable[[list[str], Path], None]
+) -> None:
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     options = ["--samples", "6", "--batch_size", "4"]
     line = ["generate", str(trained_run), "--out", str(killed), *options]
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"import sys; from ex2.cli import main; main({line!r})"],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not killed.exists() or killed.stat().st_size < 3_000:
-            assert process.poll() is None, "it finished before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    kill_once_written(line, killed)
     written = len(killed.read_bytes().splitlines())
     assert 0 < written < 192
     killed.write_bytes(killed.read_bytes()[:-25])  # as if the kill had come in the middle of a line

@@ -38,21 +38,6 @@ def descriptions(class_folder: Path, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
-    """Runs a command that must fail with status 2, one error line and no traceback; returns that line."""
-
-    def run(line: list[str]) -> str:
-        with pytest.raises(SystemExit) as stop:
-            main(line)
-        assert stop.value.code == 2
-        lines = [row for row in capsys.readouterr().err.splitlines() if row.startswith("error: ")]
-        assert len(lines) == 1
-        return lines[0]
-
-    return run
-
-
 def test_from_a_run_to_the_report(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, folder = tmp_path / "d.jsonl", tmp_path / "analysis"
     main(["generate", str(trained_run), "--out", str(out), "--batch_size", "16"])

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from ex2.cli import main
+from ex2.commands.classify import _labels
 from ex2.descriptions import Description, write_descriptions
 from ex2.pairs import PairText, PairTexts, write_pairs
 
@@ -47,19 +48,9 @@ def pairs(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
-    """Runs a command that must fail with status 2, one error line and no traceback; returns that line."""
-
-    def run(line: list[str]) -> str:
-        with pytest.raises(SystemExit) as stop:
-            main(line)
-        assert stop.value.code == 2
-        lines = [row for row in capsys.readouterr().err.splitlines() if row.startswith("error: ")]
-        assert len(lines) == 1
-        return lines[0]
-
-    return run
+def test_a_file_never_takes_the_name_of_another_system() -> None:
+    paths = [Path("template"), Path("fudd_2"), Path("mine.jsonl"), Path("in/random_words.json")]
+    assert list(_labels(paths)) == ["./template", "./fudd_2", "mine", "in/random_words.json"]
 
 
 def results(folder: Path) -> pd.DataFrame:

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +16,6 @@ from ex2.pairs import read_pairs
 from ex2.questions import PAIR_QUESTIONS
 from ex2.run_folder import base_descriptions, read_jsonl
 
-ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("cat", "eagle", "ear of corn", "whale")
 PAIRS = {"pairs": 3, "questions": "pairs", "reward_funcs": ["pair_margin"], "reward_weights": None}
 
@@ -181,27 +175,14 @@ def test_describe_pairs_with_a_plain_model_and_more_pairs(
     assert "needs 2 pairs" in capsys.readouterr().out
 
 
-def test_a_killed_command_goes_on_to_the_same_files(pair_run: Path, tmp_path: Path) -> None:
+def test_a_killed_command_goes_on_to_the_same_files(
+    pair_run: Path, tmp_path: Path, kill_once_written: Callable[[list[str], Path], None]
+) -> None:
     whole, killed = tmp_path / "whole.json", tmp_path / "killed.json"
     options = ["--samples", "5", "--batch_size", "4"]
     line = ["describe-pairs", str(pair_run), "--out", str(killed), *options]
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"import sys; from ex2.cli import main; main({line!r})"],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     answers = killed.with_suffix(".jsonl")
-    try:
-        deadline = time.monotonic() + 120
-        while not answers.exists() or answers.stat().st_size < 3_000:
-            assert process.poll() is None, "it finished before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    kill_once_written(line, answers)
     assert 0 < len(answers.read_bytes().splitlines()) < 5 * 36
     assert not killed.exists()
     answers.write_bytes(answers.read_bytes()[:-25])  # as if the kill had come in the middle of a line

@@ -102,6 +102,7 @@ def test_mistakes_are_named(generator: DescriptionGenerator) -> None:
         (lambda: generator.describe(["owl", " "]), "holds ' ': every class needs a name"),
         (lambda: generator.describe(["owl"], n=0), "n=0 is out of range"),
         (lambda: generator.describe(["owl"], seed=-1), "seed=-1 is out of range"),
+        (lambda: generator.describe(["owl"], batch_size=0), "batch_size=0 is out of range"),
         (lambda: generator.contrast([("owl", "owl")]), r"\('owl', 'owl'\) is one class: a pair needs two"),
         (lambda: generator.contrast([("owl", "bat"), ("bat", "owl")]), r"\('bat', 'owl'\) is there more than once"),
         (lambda: generator.contrast([("owl", "bat")], questions={"x": "What is a {}?"}), "needs .*{other}"),
@@ -157,7 +158,7 @@ def test_from_the_hub(folder: Path, generator: DescriptionGenerator, monkeypatch
         asked.append((repo_id, revision, local_files_only))
         return str(folder)
 
-    monkeypatch.setattr("ex2.hub.require_repository", lambda *_: False)
+    monkeypatch.setattr("ex2.describe.require_repository", lambda *_: False)
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     there = DescriptionGenerator.from_pretrained("me/birds", revision="v1")
     assert asked == [("me/birds", "v1", False)]

@@ -280,6 +280,7 @@ def test_names_travel_without_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert portable("runs/a") == "a"
     assert portable("folder:/data/birds") == "folder:birds"
     assert portable("open_clip:local-dir:~/models/clip/") == "open_clip:local-dir:clip"
+    assert portable("open_clip:ViT-B-32//data/private/w.pt") == "open_clip:ViT-B-32/w.pt"
     for name in (
         "pictogram",
         "hf:openai/clip-vit-base-patch32",
@@ -304,3 +305,4 @@ def test_licence_of_a_base_model(tmp_path: Path, card: str | None, licence: str 
     assert licence_of(str(tmp_path)) == licence
     assert licence_of("HuggingFaceTB/SmolLM2-135M-Instruct") == "apache-2.0"
     assert licence_of("nobody/has-this") is None
+    assert licence_of("/nowhere/at/all") is None

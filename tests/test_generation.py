@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,25 @@ def test_nothing_of_that_name() -> None:
         UserError, match=r"RUN_OR_MODEL=runs/absent: .* could not be fetched from the hub: use a local folder"
     ):
         load_generator("runs/absent")
+
+
+def test_the_base_of_a_run_is_the_revision_that_it_was_trained_on(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"model_revision": "v2"}))
+    asked: list[tuple[str, str]] = []
+
+    def resolve(name: str, cache_dir: str | None, revision: str = "main", option: str = "") -> str:
+        asked.append((name, revision))
+        return name
+
+    monkeypatch.setattr("ex2.generation.resolve_model", resolve)
+    policy = find_policy(str(run))
+    policy.base_path(None)
+    policy.base.base_path(None)
+    find_policy(config["model_name_or_path"]).base_path(None)
+    base = config["model_name_or_path"]
+    assert asked == [(base, "v2"), (base, "v2"), (base, "main")]

@@ -133,17 +133,3 @@ def test_the_command_refuses(
     assert "--tolerance -1.0 is out of range" in refused([*line, "--tolerance", "-1"])
     monkeypatch.setattr(goldens, "GOLDENS", (Golden("pictogram", "folder", None, (0.0, 100.0)),))
     assert "no accuracy of FuDD is published" in refused([*line, "--pairs", str(tmp_path / "pairs.json")])
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
-    """Runs a command that must fail with status 2 and one error line; returns that line."""
-
-    def run(line: list[str]) -> str:
-        with pytest.raises(SystemExit) as stop:
-            main(line)
-        assert stop.value.code == 2
-        (row,) = [row for row in capsys.readouterr().err.splitlines() if row.startswith("error: ")]
-        return row
-
-    return run

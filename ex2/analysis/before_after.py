@@ -6,7 +6,6 @@ the same class. ``summarise`` turns them into one plain dict (the JSON of the re
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -21,7 +20,7 @@ from numpy.typing import ArrayLike
 from ex2.analysis.plots import before_after_png
 from ex2.analysis.statistics import Interval, cluster_bootstrap_mean, paired_difference
 from ex2.errors import UserError
-from ex2.files import write_atomically
+from ex2.files import to_json, write_atomically
 
 SYSTEM_ORDER = (
     "class_name", "template", "random_words", "base", "best_of_n", "scrambled", "swapped", "renamed", "aligned",
@@ -370,7 +369,7 @@ def write_report(summary: Mapping[str, Any], out_dir: str | os.PathLike[str]) ->
         ValueError: A number that is not finite (JSON has no such numbers).
     """
     contents = {
-        "before_after.json": (json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+        "before_after.json": to_json(summary),
         "before_after.md": to_markdown(summary).encode(),
         "before_after.png": before_after_png(summary),
     }

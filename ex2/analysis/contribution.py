@@ -34,6 +34,8 @@ TEXT_TESTS = ("gain", "specificity", "stripped", "shuffle_drop")
 CLAUSE_TESTS = ("clause_drop", "added")
 
 Array = NDArray[np.float64]
+WAFFLES_PER_CLASS = 8  # texts of the random-words control at most
+
 _CHUNK = 2048  # texts between two steps of the progress bar
 
 
@@ -48,6 +50,8 @@ class _Store:
 
     def encode(self, texts: Sequence[str], *, progress: bool = False, desc: str = "encoding texts") -> None:
         new = [text for text in dict.fromkeys(texts) if text not in self._row]
+        if not new:
+            return  # a copy of all embeddings saved
         # Long texts beside long ones: the least padding.
         new.sort(key=len)
         parts = [self._embeddings]
@@ -173,7 +177,7 @@ def all_texts(passages: Sequence[Passage]) -> list[str]:
 
 def _without(clauses: Sequence[str], i: int) -> str:
     """The text without clause i; the text itself where nothing would be left (its tests are NaN)."""
-    return " ".join(clauses[:i] + clauses[i + 1 :]) if len(clauses) > 1 else clauses[0]  # type: ignore[operator]
+    return " ".join([*clauses[:i], *clauses[i + 1 :]]) if len(clauses) > 1 else clauses[0]
 
 
 def reordered(clauses: Sequence[str]) -> str:
@@ -212,7 +216,7 @@ def random_words(class_names: Sequence[str], pool: Sequence[str], per_class: int
     ]
 
 
-def swapped(class_ids: Sequence[int], class_names: Sequence[str], seed: int) -> list[int]:
+def swapped(class_ids: Sequence[int], seed: int) -> list[int]:
     """For each text the id of another class that it is tried on: one random cyclic order of the classes that occur."""
     classes = sorted(set(class_ids))
     random.Random(seed).shuffle(classes)

@@ -224,8 +224,8 @@ def sweep_png(rows: Sequence[Mapping[str, Any]]) -> bytes:
         if own:
             means = [100 * row["per_class_mean"] for row in own]
             ends = [
-                [abs(100 * row[f"per_class_{end}"] - mean) for row, mean in zip(own, means, strict=True)]
-                for end in ("low", "high")
+                [100 * max(0.0, sign * (row[f"per_class_{end}"] - row["per_class_mean"])) for row in own]
+                for end, sign in (("low", -1), ("high", 1))
             ]
             xs = [places[row["k"]] + shift for row in own]
             upper.errorbar(xs, means, ends, color=colour, marker=marker, capsize=4, label=label)

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -191,7 +191,7 @@ def inline_svg(svg: str, name: str) -> str:
 # ---------------------------------------------------------------- numbers as they are shown
 
 
-def _known(value: Any) -> bool:
+def _known(value: float | None) -> TypeGuard[float]:
     return value is not None and not math.isnan(value)
 
 
@@ -202,7 +202,7 @@ def points(value: float | None, signed: bool = False) -> str:
 
 def share(value: float | None, decimals: int = 1) -> str:
     """A share in per cent; a dash where it is not known."""
-    return f"{_decimal(100 * value, decimals)}\N{NO-BREAK SPACE}%" if value is not None and _known(value) else "–"
+    return f"{_decimal(100 * value, decimals)}\N{NO-BREAK SPACE}%" if _known(value) else "–"
 
 
 def number(value: float | None, signed: bool = False) -> str:
@@ -218,7 +218,7 @@ def p_value(value: float | None) -> str:
     """A p-value with three decimals; a dash where there is none."""
     if not _known(value):
         return "–"
-    return "<\N{NO-BREAK SPACE}0.001" if value < 0.001 else f"{value:.3f}"  # type: ignore[operator]
+    return "<\N{NO-BREAK SPACE}0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _fact(value: Any) -> str:

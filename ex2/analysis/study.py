@@ -36,11 +36,10 @@ from ex2.categories import CATEGORIES, Judge, Judgement, Passage, of_text
 from ex2.classify import class_vectors, images_of, zero_shot_by_class
 from ex2.descriptions import Description
 from ex2.errors import UserError
-from ex2.files import write_atomically
+from ex2.files import to_json, write_atomically
 from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
 
-WAFFLES_PER_CLASS = 8  # texts of the random-words control at most
 CHANGED_PER_CLASS = 32  # descriptions that are scrambled, swapped and renamed at most
 
 
@@ -62,8 +61,7 @@ class Study:
         for name, table in self.tables.items():
             write_atomically(folder / "tables" / f"{name}.parquet", table.to_parquet(index=False))
             write_atomically(folder / "tables" / f"{name}.csv", table.to_csv(index=False).encode())
-        text = json.dumps(self.summary, indent=2, ensure_ascii=False, allow_nan=False)
-        write_atomically(folder / "summary.json", (text + "\n").encode())
+        write_atomically(folder / "summary.json", to_json(self.summary))
 
     @classmethod
     def read(cls, folder: Path) -> Study:
@@ -298,9 +296,9 @@ def _controls(
     described = sorted(set(ids))
     changed = contribution.some_of_each_class(ids, CHANGED_PER_CLASS, seed)
     changed_texts, changed_ids = [texts[i] for i in changed], [ids[i] for i in changed]
-    others = contribution.swapped(changed_ids, names, seed)
+    others = contribution.swapped(changed_ids, seed)
     waffle = contribution.random_words(
-        names, [r.text for part in judged for r in part.records], min(WAFFLES_PER_CLASS, len(texts)), seed
+        names, [r.text for part in judged for r in part.records], min(contribution.WAFFLES_PER_CLASS, len(texts)), seed
     )
     waffle = [(class_id, text) for class_id, text in waffle if class_id in set(described)]
     systems: dict[str, tuple[list[int], list[str]]] = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ex2.commands.common import bank_options, check_seed, open_scorer, torch_device
+from ex2.commands.common import bank_options, check_out, check_seed, open_scorer, torch_device
 from ex2.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ex2.data import LabelledImages, load_images
     from ex2.descriptions import read_descriptions
 
-    _check_out(arguments.out)
+    check_out(arguments.out, "summary.json", "analysis")
     records = read_descriptions(arguments.descriptions)
     dataset = _only("dataset", arguments.descriptions, [r.dataset for r in records], arguments.dataset)
     images = load_images(dataset)
@@ -105,13 +105,6 @@ def run(arguments: argparse.Namespace) -> None:
     for warning in study.summary["warnings"]:
         print(f"warning: {warning}")
     print(f"Report: {report}")
-
-
-def _check_out(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder} is a file: name a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "summary.json").is_file():
-        raise UserError(f"--out {folder} is not empty and holds no analysis: name another folder.")
 
 
 def _only(name: str, path: Path, values: Sequence[str], wanted: str | None, several: bool = False) -> str:

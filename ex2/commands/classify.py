@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ex2.commands.common import bank_options, check_seed, open_scorer, torch_device
+from ex2.commands.common import bank_options, check_out, check_seed, open_scorer, torch_device
 from ex2.errors import UserError
 
 _RESERVED = ("class_name", "template", "template_set", "random_words")
@@ -21,7 +21,6 @@ _RECORDED = (
     "split_seed",
     "vlm_dtype",
 )
-_WAFFLES_PER_CLASS = 8  # texts of the random-words control
 
 
 def add(commands: Any) -> None:
@@ -117,9 +116,9 @@ def run(arguments: argparse.Namespace) -> None:
     if pairs is not None and not pool:
         pool = [text for own in pairs.about().values() for text in own]
     if pool:
-        from ex2.analysis.contribution import random_words
+        from ex2.analysis.contribution import WAFFLES_PER_CLASS, random_words
 
-        systems["random_words"] = ClassTexts.of(random_words(names, pool, _WAFFLES_PER_CLASS, arguments.seed))
+        systems["random_words"] = ClassTexts.of(random_words(names, pool, WAFFLES_PER_CLASS, arguments.seed))
 
     from ex2.zero_shot import compare
 
@@ -168,18 +167,18 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise UserError("--gate is chosen on the reward images, so it cannot be tested on them: use --split heldout.")
     if arguments.templates is not None and not arguments.templates.is_file():
         raise UserError(f"--templates {arguments.templates}: no such file; write one template a line, with {{}}.")
-    out = arguments.out
-    if out is not None and out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder.")
-    if out is not None and out.is_dir() and any(out.iterdir()) and not (out / "results.json").is_file():
-        raise UserError(f"--out {out} is not empty and holds no classification: name another folder.")
+    if arguments.out is not None:
+        check_out(arguments.out, "results.json", "classification")
 
 
 def _labels(paths: Sequence[Path]) -> dict[str, Path]:
     """A name for each file of descriptions: the file's own without its suffix, or its path where that is taken."""
     stems = [path.stem for path in paths]
     labels = {
-        str(path) if stem in _RESERVED or stem.startswith("fudd_") or stems.count(stem) > 1 else stem: path
+        # With its folder in any case: the path `template` is the reserved name itself.
+        f"{path.parent}/{path.name}"
+        if stem in _RESERVED or stem.startswith("fudd_") or stems.count(stem) > 1
+        else stem: path
         for path, stem in zip(paths, stems, strict=True)
     }
     if len(labels) < len(paths):

@@ -9,8 +9,11 @@ from ex2.config import EX2Config, cache_folder
 from ex2.errors import UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ex2.answers import Plan
     from ex2.data import LabelledImages, PlantedImages
-    from ex2.generation import PolicySource
+    from ex2.generation import Ask, PolicySource
     from ex2.rewards.scoring import TextScorer
 
 SPLITS = {"reward": ("reward",), "heldout": ("heldout",), "both": ("reward", "heldout")}
@@ -78,6 +81,53 @@ def chosen_policy(arguments: argparse.Namespace) -> PolicySource:
     if arguments.base and policy.adapter is None:
         raise UserError(f"--base: {arguments.policy} has no adapter that could be left out.")
     return policy.base if arguments.base else policy
+
+
+def needed_spec(name: str, arguments: argparse.Namespace, policy: PolicySource) -> str:
+    """The option `name` of the command line, else of the run.
+
+    Raises:
+        UserError: There is neither.
+    """
+    value = getattr(arguments, name) or policy.settings.get(name)
+    if value is None:
+        raise UserError(f"--{name} is needed: {arguments.policy} is no run, which would name one.")
+    return str(value)
+
+
+def sampling_plan(
+    arguments: argparse.Namespace,
+    policy: PolicySource,
+    dataset: str,
+    asks_and_numbers: tuple[tuple[Ask, ...], tuple[int, ...]],
+    **settings: Any,
+) -> Plan:
+    """What to ask `policy`, given what `plan_asks` made, and what records say about how it was asked."""
+    from ex2.answers import Plan
+
+    asks, numbers = asks_and_numbers
+    return Plan(
+        dataset=dataset,
+        asks=asks,
+        numbers=numbers,
+        model=policy.name,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        settings={
+            "max_new_tokens": policy.max_new_tokens,
+            "temperature": policy.temperature,
+            "policy_fingerprint": policy.fingerprint,
+            **settings,
+        },
+    )
+
+
+def check_out(folder: Path, marker: str, content: str) -> None:
+    """Raise UserError where `folder` is a file, or holds other things than `content`, which `marker` tells."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file: name a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
+        raise UserError(f"--out {folder} is not empty and holds no {content}: name another folder.")
 
 
 def check_seed(seed: int) -> None:

@@ -11,8 +11,10 @@ from ex2.commands.common import (
     bank_options,
     check_sampling,
     chosen_policy,
+    needed_spec,
     open_scorer,
     sampling_options,
+    sampling_plan,
     torch_device,
 )
 from ex2.errors import UserError
@@ -63,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ex2.data import load_images
 
     policy = _about_pairs(chosen_policy(arguments), arguments)
-    dataset, vlm = _spec("dataset", arguments, policy), _spec("vlm", arguments, policy)
+    dataset, vlm = needed_spec("dataset", arguments, policy), needed_spec("vlm", arguments, policy)
     most = arguments.most if arguments.most is not None else policy.settings.get("pairs") or _MOST
     if most < 1:
         raise UserError(f"--most {most} is out of range: it must be at least 1.")
@@ -74,33 +76,22 @@ def run(arguments: argparse.Namespace) -> None:
     scorer = open_scorer(arguments, policy.settings, vlm, images, device)
 
     from ex2.analysis.pair_accuracy import format_table, name_texts, score_pairs, summarise
-    from ex2.answers import Plan, plan_asks, recorded, write_answers
+    from ex2.answers import plan_asks, recorded, write_answers
     from ex2.descriptions import read_descriptions
     from ex2.pairs import both_ways, pair_texts, write_pairs
 
     confused = [pair.classes for pair in confused_pairs(scorer, most)]
-    asks, numbers = plan_asks(names, policy.questions, arguments.samples, pairs=both_ways(confused))
-    plan = Plan(
-        dataset=images.name,
-        asks=asks,
-        numbers=numbers,
-        model=policy.name,
-        seed=arguments.seed,
-        batch_size=arguments.batch_size,
-        settings={
-            "max_new_tokens": policy.max_new_tokens,
-            "temperature": policy.temperature,
-            "policy_fingerprint": policy.fingerprint,
-            "vlm": vlm,
-        },
-    )
+    asks = plan_asks(names, policy.questions, arguments.samples, pairs=both_ways(confused))
+    plan = sampling_plan(arguments, policy, images.name, asks, vlm=vlm)
     done = recorded(plan, answers, names)
     if len(done) < len(plan):
         generator = policy.load(cache_dir=arguments.cache_dir or policy.settings.get("cache_dir"), device=device)
         write_answers(plan, answers, done, generator)
-    written = pair_texts(read_descriptions(answers, names), names)
+    written = pair_texts(read_descriptions(answers, names, allow_partial_last_line=True), names)
     if not written.pairs:
-        raise UserError(f"{arguments.policy} left every answer blank: there is nothing to write.")
+        raise UserError(
+            f"{arguments.policy} answered no question about both classes of a pair: there is nothing to write."
+        )
     write_pairs(arguments.out, written)
 
     pairs = [pair for pair in confused if pair in written.pairs]
@@ -121,14 +112,6 @@ def _answers_path(out: Path) -> Path:
     if out.exists() and not answers.exists():
         raise UserError(f"--out {out} exists, but {answers}, which it would come from, does not: name another file.")
     return answers
-
-
-def _spec(name: str, arguments: argparse.Namespace, policy: PolicySource) -> str:
-    """What the command line says, or else the policy's run."""
-    value = getattr(arguments, name) or policy.settings.get(name)
-    if value is None:
-        raise UserError(f"--{name} is needed: {arguments.policy} is no run, which would name one.")
-    return str(value)
 
 
 def _about_pairs(policy: PolicySource, arguments: argparse.Namespace) -> PolicySource:

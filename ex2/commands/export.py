@@ -125,22 +125,25 @@ def _gather(arguments: argparse.Namespace, policy: PolicySource) -> Bundle:
         records=records,
         pairs=None if arguments.pairs is None else read_pairs(arguments.pairs, images.class_names),
         classifier=classifier,
-        weights=adapter_files(policy),
+        weights=adapter_files(arguments.run),
     )
 
 
 def _merged(arguments: argparse.Namespace, policy: PolicySource, bundle: Bundle, folder: Path) -> Bundle:
     """The bundle with the merged model, which is written into `folder`."""
     from dataclasses import replace
+    from itertools import cycle, islice
 
+    from ex2 import run_folder
     from ex2.export.bundle import MERGED, weights_in
     from ex2.export.merge import merge_adapter
 
+    turns = zip(cycle(bundle.questions), cycle(bundle.class_names), strict=False)
     difference = merge_adapter(
         policy.base_path(arguments.cache_dir or policy.settings.get("cache_dir")),
-        arguments.run / "adapter",
+        arguments.run / run_folder.ADAPTER,
         folder / MERGED,
-        [q.replace("{}", name) for q, name in zip(bundle.questions, bundle.class_names, strict=False)][:_PROMPTS],
+        [question.replace("{}", name) for question, name in islice(turns, _PROMPTS)],
         dtype=arguments.merge_dtype,
         tolerance=arguments.merge_tolerance,
         revision=bundle.facts["base_model"]["revision"],

@@ -12,8 +12,10 @@ from ex2.commands.common import (
     bank_options,
     check_sampling,
     chosen_policy,
+    needed_spec,
     open_scorer,
     sampling_options,
+    sampling_plan,
     torch_device,
 )
 from ex2.errors import UserError
@@ -59,35 +61,19 @@ def run(arguments: argparse.Namespace) -> None:
     check_sampling(arguments)
     if arguments.engine == "vllm":
         require_vllm()
-    from ex2.answers import Plan, plan_asks, recorded, write_answers
+    from ex2.answers import plan_asks, recorded, write_answers
     from ex2.data import load_images
     from ex2.questions import check_questions
 
     policy = chosen_policy(arguments)
     check_questions(policy.questions, about_pairs=False)
-    dataset = arguments.dataset or policy.settings.get("dataset")
-    if dataset is None:
-        raise UserError(f"--dataset is needed: {arguments.policy} is no run, which would name one.")
-    images = load_images(dataset)
+    images = load_images(needed_spec("dataset", arguments, policy))
     vlm = arguments.vlm or policy.settings.get("vlm") or "none"
-    asks, numbers = plan_asks(
+    asks = plan_asks(
         images.class_names, policy.questions, arguments.samples, _chosen_classes(arguments.classes, images)
     )
-    plan = Plan(
-        dataset=images.name,
-        asks=asks,
-        numbers=numbers,
-        model=policy.name,
-        seed=arguments.seed,
-        batch_size=arguments.batch_size,
-        settings={
-            "max_new_tokens": policy.max_new_tokens,
-            "temperature": policy.temperature,
-            "policy_fingerprint": policy.fingerprint,
-            **({"engine": arguments.engine} if arguments.engine != "transformers" else {}),
-            "vlm": None if vlm == "none" else vlm,
-        },
-    )
+    engine = {"engine": arguments.engine} if arguments.engine != "transformers" else {}
+    plan = sampling_plan(arguments, policy, images.name, asks, **engine, vlm=None if vlm == "none" else vlm)
     done = recorded(plan, arguments.out, images.class_names)
     if len(done) == len(plan):
         print(f"{arguments.out} is complete: it holds all {len(plan)} descriptions.")
@@ -110,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     blank = write_answers(plan, arguments.out, done, generator, score)
     note = f"; {blank} were left out, as all attempts at them were blank" if blank else ""
-    print(f"Wrote {len(plan) - len(done) - blank} descriptions of {len({a.class_id for a in asks})} classes to "
+    print(f"Wrote {len(plan) - len(done) - blank} descriptions of {len({a.class_id for a in plan.asks})} classes to "
           f"{arguments.out}, which now holds {len(plan) - blank}{note}.")  # fmt: skip
 
 

@@ -17,7 +17,8 @@ from urllib.parse import parse_qsl
 
 from ex2.data.images import LabelledImages, fingerprint_of, open_image
 from ex2.data.names import class_name_of
-from ex2.errors import UserError
+from ex2.errors import UserError, first_line
+from ex2.hub import looks_like_path
 
 if TYPE_CHECKING:
     import datasets
@@ -134,8 +135,7 @@ def _parse(rest: str) -> Source:
                 f"dataset '{spec}': {name}={value} is no {'positive number' if name == 'stream' else name}."
             )
     folder = Path(location).expanduser()
-    # What cannot be OWNER/NAME on the hub is a path.
-    if (location.startswith(("/", ".", "~")) or location.count("/") > 1) and not folder.is_dir():
+    if looks_like_path(location) and not folder.is_dir():
         raise UserError(
             f"dataset '{spec}': {folder} is no folder; expected what `save_to_disk` writes, Parquet files, or "
             "DIR/SPLIT/CLASS/IMAGE."
@@ -163,7 +163,9 @@ def _open(source: Source) -> dict[str, datasets.Dataset]:
     except UserError:
         raise
     except Exception as error:  # each kind of dataset fails in its own way
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        # A failed build only says that it failed; its cause says why.
+        failed = isinstance(error, datasets.exceptions.DatasetGenerationError)
+        reason = first_line((error.__cause__ if failed else None) or error)
         raise UserError(f"{source.option}: cannot be loaded ({reason}); check the name and the connection.") from error
 
 
@@ -226,10 +228,11 @@ def _labels(part: datasets.Dataset, column: str) -> tuple[list[str | None], list
 
 def _image_rows(source: Source, part: datasets.Dataset, column: str) -> datasets.Dataset:
     import datasets
+    import pyarrow
 
     try:
         return part.select_columns(column).cast_column(column, datasets.Image(decode=False))
-    except Exception as error:  # pyarrow has an error for each pair of types
+    except (pyarrow.ArrowException, TypeError, ValueError, OSError) as error:
         raise UserError(f"{source.option}: column {column!r} holds no images; name another with ?image=.") from error
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from ex2.descriptions import Description
+from ex2.model_card import front_matter
 
 _EXAMPLES = 5
 _REPORTS = {"before_after": "held-out cosine", "pair_accuracy": "held-out pair accuracy"}
@@ -16,16 +15,10 @@ _REPORTS = {"before_after": "held-out cosine", "pair_accuracy": "held-out pair a
 def bundle_card(facts: dict[str, Any], records: Sequence[Description]) -> str:
     """Markdown card with front matter that the hub reads."""
     base, vlm, training = facts["base_model"], facts["vlm"], facts["training"]
-    front_matter = {
-        "library_name": "peft",
-        "base_model": base["name"],
-        "pipeline_tag": "text-generation",
-        "tags": ["ex2", training["algorithm"], "lora", "vision-language"],
-    }
     licence = base["licence"] or "not known here: see the card of the base model"
     merged = facts["merged"]
     return f"""---
-{yaml.safe_dump(front_matter)}---
+{front_matter(base["name"], training["algorithm"])}---
 
 # {facts["name"]}: descriptions that {vlm["name"]} prefers
 

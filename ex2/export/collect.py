@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from ex2 import run_folder
 from ex2.config import EX2Config
 from ex2.descriptions import Description, read_descriptions
 from ex2.errors import UserError
+from ex2.export.bundle import ADAPTER
 from ex2.export.formats import check_coverage
 from ex2.generation import PolicySource, find_policy
 from ex2.policy import EMBEDDED_ID, public_name
@@ -45,11 +47,10 @@ def finished_run(run: Path) -> PolicySource:
     return find_policy(str(run))
 
 
-def adapter_files(policy: PolicySource) -> dict[str, Path]:
-    """The adapter's files by their names in a bundle."""
-    folder = policy.adapter
-    assert folder is not None
-    return {f"adapter/{name}": folder / name for name in _ADAPTER_FILES if (folder / name).is_file()}
+def adapter_files(run: Path) -> dict[str, Path]:
+    """The files of a run's adapter by their names in a bundle."""
+    folder = run / run_folder.ADAPTER
+    return {f"{ADAPTER}/{name}": folder / name for name in _ADAPTER_FILES if (folder / name).is_file()}
 
 
 def run_facts(run: Path, policy: PolicySource, *, dataset: str, vlm: str) -> dict[str, Any]:
@@ -149,22 +150,23 @@ def portable(name: str) -> str:
     kind, colon, rest = name.rpartition(":")
     path = Path(rest).expanduser()
     is_path = path.is_absolute() or rest.startswith((".", "~")) or path.exists()
-    return f"{kind}{colon}{path.resolve().name}" if is_path else name
+    # open_clip:MODEL/FILE has its path after the model.
+    return f"{kind}{colon}{path.resolve().name}" if is_path else re.sub(r"/(?=[/.~]).*/", "/", name)
 
 
 def licence_of(base: str) -> str | None:
     """The licence of a base model, where it is the embedded one or its own card lies on this machine; else None."""
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import metadata_load, try_to_load_from_cache
 
     if base == EMBEDDED_ID:
         return "apache-2.0"
     path = Path(base).expanduser()
-    card = path / "README.md" if path.is_dir() else try_to_load_from_cache(base, "README.md") if path else None
-    if not isinstance(card, (str, Path)) or not Path(card).is_file():
+    try:
+        card = path / "README.md" if path.is_dir() else try_to_load_from_cache(base, "README.md")
+        fields = metadata_load(card) if isinstance(card, (str, Path)) and Path(card).is_file() else None
+    except (ValueError, yaml.YAMLError):  # a folder that is gone is no hub id either; or a damaged card
         return None
-    front_matter = Path(card).read_text(encoding="utf-8").split("---\n")
-    fields = yaml.safe_load(front_matter[1]) if len(front_matter) > 2 and not front_matter[0] else None
-    return str(fields["license"]) if isinstance(fields, dict) and "license" in fields else None
+    return str(fields["license"]) if fields and "license" in fields else None
 
 
 def _report(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,15 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ex2.errors import UserError
+from ex2.files import temporary_beside, to_json
 
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "ex2-bundle", 1
 """What the manifest calls the format. The version rises only with a change that breaks readers (docs/export.md)."""
-
-
-def to_json(content: Any) -> bytes:
-    """JSON as every file of a bundle has it: the same bytes for the same content."""
-    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
@@ -90,8 +85,7 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     check_free(out, overwrite=overwrite)
     out = out.resolve()
-    # Beside and not in the system's temporary folder: a rename is atomic only within one file system.
-    work = out.with_name(f".{out.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    work = temporary_beside(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work.mkdir()

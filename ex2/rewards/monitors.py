@@ -14,6 +14,7 @@ import torch
 
 from ex2.rewards.quality import distinct_share
 from ex2.rewards.scoring import TextScorer
+from ex2.rewards.similarity import own_similarity
 
 _BOILERPLATE = re.compile(
     r"""\b(?:
@@ -51,7 +52,7 @@ def hub_score(similarities: torch.Tensor, class_ids: torch.Tensor) -> float:
     """Mean cosine of texts (N, C) to the classes they do not describe; a hub scores high on them too. 0 for one class."""
     if similarities.shape[1] < 2:
         return 0.0
-    own = similarities.gather(1, class_ids.unsqueeze(1)).squeeze(1)
+    own = own_similarity(similarities, class_ids)
     return ((similarities.sum(dim=1) - own) / (similarities.shape[1] - 1)).mean().item()
 
 

@@ -85,6 +85,7 @@ def similarity_reward(
     """
     if name != "cosine" and len(scorer.bank.class_names) < 2:
         raise UserError(f"reward_funcs={name} compares classes, but the dataset has only one; use cosine.")
+    means = None if stats is None else torch.tensor(stats.mean, device=scorer.vlm.device, dtype=torch.float32)
 
     def reward(
         prompts: list[Any],
@@ -95,8 +96,7 @@ def similarity_reward(
     ) -> list[float]:
         texts = [completion_text(completion) for completion in completions]
         raw = raw_rewards(name, scorer, texts, class_id, other_ids=other_id)
-        if stats is not None:
-            means = torch.tensor(stats.mean, device=raw.device, dtype=raw.dtype)
+        if stats is not None and means is not None:
             groups = reward_groups(class_id, other_id, len(scorer.bank.class_names))
             return ((raw - means[groups]) / stats.std).tolist()
         return (raw if name == "log_softmax" else scale * raw).tolist()

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from ex2.errors import UserError
-from ex2.hub import require_repository
+from ex2.errors import UserError, first_line
+from ex2.hub import looks_like_path, require_repository
 from ex2.vlm.dual_encoder import DualEncoder
 from ex2.vlm.fingerprint import describe_tokenizer, stable_config
 
@@ -90,9 +90,9 @@ def load_hf(spec: str, device: torch.device, dtype: torch.dtype) -> Transformers
         model, loading = AutoModel.from_pretrained(location, dtype=torch.float32, output_loading_info=True, **options)
         processor = AutoProcessor.from_pretrained(location, **options)
     except ImportError as error:
-        raise UserError(f"vlm {spec!r} needs a Python package that is not installed: {_first_line(error)}") from error
+        raise UserError(f"vlm {spec!r} needs a Python package that is not installed: {first_line(error)}") from error
     except _LOAD_ERRORS as error:
-        raise UserError(f"vlm {spec!r} could not be loaded: {_first_line(error)}") from error
+        raise UserError(f"vlm {spec!r} could not be loaded: {first_line(error)}") from error
     missing = sorted(loading["missing_keys"])
     if missing:
         raise UserError(
@@ -185,7 +185,7 @@ def _pooled(output: Any) -> torch.Tensor:
 
 def _is_folder(location: str) -> bool:
     """Is this a path, there or not, rather than a hub repository (which is ``NAME`` or ``OWNER/NAME``)?"""
-    return location.startswith(("/", ".", "~")) or location.count("/") > 1 or Path(location).is_dir()
+    return looks_like_path(location) or Path(location).is_dir()
 
 
 def _checked_folder(location: str, spec: str) -> Path:
@@ -199,8 +199,3 @@ def _checked_folder(location: str, spec: str) -> Path:
                 "`save_pretrained`"
             )
     return folder
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of an error's text that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
