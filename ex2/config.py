@@ -6,6 +6,8 @@ A run has three groups of options in one flat YAML file: these, TRL's ModelConfi
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -76,14 +78,12 @@ class EX2Config:
     dry_run: bool = _option(False, "Print the resolved options, batch arithmetic and memory estimate; load no weights.")
 
     def __post_init__(self) -> None:
-        _at_least("images_per_class", self.images_per_class, 1)
-        _at_least("eval_samples", self.eval_samples, 1)
-        _at_least("eval_batch_size", self.eval_batch_size, 1)
-        if self.best_of_n is not None:
-            _at_least("best_of_n", self.best_of_n, 2)
-        if self.pairs is not None:
-            _at_least("pairs", self.pairs, 1)
-        elif "pair_margin" in self.reward_funcs:
+        check_ranges(
+            self,
+            {"images_per_class": (1, None), "eval_samples": (1, None), "eval_batch_size": (1, None), "best_of_n": (2, None),
+             "pairs": (1, None), "split_seed": (0, None)},
+        )  # fmt: skip
+        if self.pairs is None and "pair_margin" in self.reward_funcs:
             raise UserError(
                 "reward_funcs=pair_margin compares the two classes of a pair: set pairs (the number of most confused pairs to "
                 "train on) and questions=pairs."
@@ -100,9 +100,18 @@ class EX2Config:
                 raise UserError(f"{option.name}={value} is unknown: choose one of {', '.join(choices)}.")
 
 
-def _at_least(name: str, value: int, low: int) -> None:
-    if value < low:
-        raise UserError(f"{name}={value} is out of range: it must be at least {low}.")
+def check_ranges(options: Any, ranges: Mapping[str, tuple[float, float | None]]) -> None:
+    """Raise UserError where an option is a number outside of its range (low, high); `high` None: no limit.
+
+    Args:
+        options: Has an attribute for each name; one that is None has no value to check.
+        ranges: Range of each name, ends included.
+    """
+    for name, (low, high) in ranges.items():
+        value = getattr(options, name)
+        if value is not None and not low <= value <= (math.inf if high is None else high):  # NaN is out of range, too
+            limit = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise UserError(f"{name}={value} is out of range: it must be {limit}.")
 
 
 def cache_folder(cache_dir: str | None = None) -> Path:

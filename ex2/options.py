@@ -14,10 +14,19 @@ from typing import Any, NoReturn
 import yaml
 
 from ex2.bf16 import cpu_has_bf16
-from ex2.config import EX2Config
+from ex2.config import EX2Config, check_ranges
 from ex2.errors import UserError
 
 ALGORITHMS = ("ppo", "grpo", "rloo")
+
+# Options of all three trainers that transformers and TRL take as they come.
+_RANGES: dict[str, tuple[float, float | None]] = {
+    "learning_rate": (0, None), "weight_decay": (0, None), "max_grad_norm": (0, None), "seed": (0, None),
+    "per_device_train_batch_size": (1, None), "per_device_eval_batch_size": (1, None), "steps_per_generation": (1, None),
+    "gradient_accumulation_steps": (1, None), "num_iterations": (1, None), "num_generations": (1, None),
+    "max_completion_length": (1, None), "temperature": (1e-6, None), "beta": (0, None), "epsilon": (0, 1),
+    "save_total_limit": (1, None),
+}  # fmt: skip
 
 
 @dataclass
@@ -144,7 +153,7 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
             f"Stray value {stray[0]} on the command line: this option takes one; give a list in a config file."
         )
     options = RunOptions(algorithm, ex2_config, policy, trainer)
-    _check_batches(options)
+    _check_numbers(options)
     check_combination(options)
     return options
 
@@ -216,8 +225,11 @@ def _refuse_unknown(given: Iterable[str], names: set[str], where: str) -> None:
         raise UserError(f"Unknown option {name} {where}.{hint}")
 
 
-def _check_batches(options: RunOptions) -> None:
+def _check_numbers(options: RunOptions) -> None:
     trainer = options.trainer
+    check_ranges(trainer, _RANGES)
+    if trainer.max_steps != -1:  # else num_train_epochs holds
+        check_ranges(trainer, {"max_steps": (1, None)})
     passes = trainer.num_iterations * trainer.steps_per_generation
     if passes % trainer.gradient_accumulation_steps:
         raise UserError(

@@ -139,6 +139,32 @@ def test_batches_that_do_not_divide() -> None:
         parse_options("ppo", line)
 
 
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+@pytest.mark.parametrize(
+    ("option", "value", "limit"),
+    [
+        ("learning_rate", "-1.0", "at least 0"),
+        ("max_grad_norm", "-1.0", "at least 0"),
+        ("per_device_train_batch_size", "0", "at least 1"),
+        ("max_completion_length", "0", "at least 1"),
+        ("temperature", "0.0", "at least 1e-06"),
+        ("epsilon", "-0.1", "between 0 and 1"),
+        ("epsilon", "nan", "between 0 and 1"),
+        ("max_steps", "0", "at least 1"),
+        ("seed", "-1", "at least 0"),
+        ("split_seed", "-1", "at least 0"),
+    ],
+)
+def test_numbers_out_of_range(algorithm: str, option: str, value: str, limit: str) -> None:
+    with pytest.raises(UserError, match=rf"^{option}={value} is out of range: it must be {limit}\.$"):
+        parse_options(algorithm, [*SMALL, f"--{option}", value])
+
+
+def test_no_limit_of_updates_leaves_the_epochs() -> None:
+    options = parse_options("ppo", [*SMALL, "--max_steps", "-1", "--num_train_epochs", "2"])
+    assert options.planned_samples(prompts=10) == 40  # 2 epochs of 5 rollouts of 4 texts
+
+
 def test_batch_arithmetic_by_hand() -> None:
     line = [*SMALL, "--steps_per_generation", "4", "--gradient_accumulation_steps", "2", "--num_iterations", "3"]
     options = parse_options("ppo", [*line, "--max_steps", "13"])

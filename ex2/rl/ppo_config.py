@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from trl import GRPOConfig
+
+from ex2.config import check_ranges
 
 # Options of TRL's GRPO that have no meaning in PPO: changing one would silently do nothing, so it is refused.
 _GRPO_ONLY = (
@@ -60,7 +61,9 @@ class PPOConfig(GRPOConfig):
     kl_horizon: int = field(default=10_000, metadata={"help": "Samples over which the KL coefficient adapts."})
     kl_stop: float | None = field(
         default=None,
-        metadata={"help": "Stop training when the KL to the reference (nats a completion) exceeds this; null: never."},
+        metadata={
+            "help": "End the run as diverged when the KL to the reference (nats a completion) exceeds this; null: never."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -98,16 +101,12 @@ class PPOConfig(GRPOConfig):
                     f"{name}={value} samples from another distribution than the one PPO trains, which "
                     f"makes the KL negative; leave it at {allowed[0]}."
                 )
-        ranges = {
-            "gamma": (0, 1), "lam": (0, 1), "beta": (0, None), "vf_coef": (0, None), "kl_target": (1e-6, None),
-            "kl_stop": (0, None), "cliprange_value": (0, None), "value_learning_rate": (0, None),
-            "kl_horizon": (1, None), "num_iterations": (1, None), "temperature": (1e-6, None),
-        }  # fmt: skip
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= (math.inf if high is None else high):
-                limit = f"between {low} and {high}" if high is not None else f"at least {low}"
-                raise ValueError(f"{name}={value} is out of range: it must be {limit}.")
+        check_ranges(
+            self,
+            {"gamma": (0, 1), "lam": (0, 1), "beta": (0, None), "vf_coef": (0, None), "kl_target": (1e-6, None),
+             "kl_stop": (0, None), "cliprange_value": (0, None), "value_learning_rate": (0, None), "kl_horizon": (1, None),
+             "num_iterations": (1, None), "temperature": (1e-6, None)},
+        )  # fmt: skip
         for name in ("kl_target", "kl_stop"):
             if self.beta == 0 and getattr(self, name) is not None:
                 raise ValueError(
