@@ -1,10 +1,13 @@
-"""What several benchmarks share: timing side by side, where time goes, memory, and a line with a ratio and its target."""
+"""What several benchmarks share: timing side by side, where time goes, memory, a line with a ratio and its target, a run."""
 
 from __future__ import annotations
 
 import functools
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +48,23 @@ def peak_memory() -> float:
     """Most memory that this process has held so far, GiB (VmHWM: unlike getrusage's, not the parent's)."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+
+
+def train_run(folder: Path, algorithm: str, config: str, seed: int, extra: Sequence[str]) -> None:
+    """Train configs/`config` on one core; what `folder` holds already is kept, and the log goes to FOLDER.log beside it."""
+    if (folder / "README.md").is_file():  # the model card is the last thing that a run writes
+        return
+    command = [sys.executable, str(ROOT / "train" / f"{algorithm}_ex2.py"), "--config", str(ROOT / "configs" / config)]
+    command += ["--seed", str(seed), "--output_dir", str(folder), *extra]
+    if (folder / "config.yaml").is_file():
+        command += ["--resume_from_checkpoint", "true"] if any(folder.glob("checkpoint-*")) else ["--overwrite", "true"]
+    log = folder.with_name(f"{folder.name}.log")
+    with log.open("a", encoding="utf-8") as file:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        result = subprocess.run(command, stdout=file, stderr=file, env=environment, check=False)
+    if result.returncode:
+        raise SystemExit(f"error: {folder.name} ended with status {result.returncode}: see {log}.")
+    print(f"{folder.name} is finished", flush=True)
 
 
 PASSES = ("generation", "old log-probs and values", "reference log-probs", "text encoder", "forward and backward")

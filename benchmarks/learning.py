@@ -19,9 +19,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from _common import ROOT
+from _common import train_run
 from numpy.typing import NDArray
 
 from ex2.analysis.statistics import Interval, cluster_bootstrap_mean
@@ -46,29 +43,6 @@ MONITORS = {
     "distinct_2": "distinct-2",
     "words": "words a text",
 }
-
-
-def train(out: Path, algorithm: str, seed: int, extra: Sequence[str]) -> None:
-    """One run; what is there already is kept."""
-    folder = out / f"{algorithm}_{seed}"
-    if (folder / "README.md").is_file():  # the model card is the last thing that a run writes
-        return
-    command = [
-        sys.executable,
-        str(ROOT / "train" / f"{algorithm}_ex2.py"),
-        "--config",
-        str(ROOT / "configs" / CONFIGS[algorithm]),
-    ]
-    command += ["--seed", str(seed), "--output_dir", str(folder), *extra]
-    if (folder / "config.yaml").is_file():
-        command += ["--resume_from_checkpoint", "true"] if any(folder.glob("checkpoint-*")) else ["--overwrite", "true"]
-    log = out / f"{folder.name}.log"
-    with log.open("a", encoding="utf-8") as file:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        result = subprocess.run(command, stdout=file, stderr=file, env=environment, check=False)
-    if result.returncode:
-        raise SystemExit(f"error: {folder.name} ended with status {result.returncode}: see {log}.")
-    print(f"{folder.name} is finished", flush=True)
 
 
 @dataclass(frozen=True)
@@ -273,7 +247,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, extra = parser.parse_known_args(argv)  # what is left over goes to training
     args.out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(args.jobs) as pool:
-        futures = [pool.submit(train, args.out, name, seed, extra) for seed in args.seeds for name in CONFIGS]
+        futures = [
+            pool.submit(train_run, args.out / f"{name}_{seed}", name, CONFIGS[name], seed, extra)
+            for seed in args.seeds
+            for name in CONFIGS
+        ]
         for future in futures:
             future.result()
 

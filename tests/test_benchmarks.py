@@ -260,3 +260,37 @@ def test_learning_makes_a_plot_and_a_table_of_finished_runs(
     assert re.search(r"best-of-N's: PPO \S+, GRPO \S+, RLOO \S+$", text)
     assert (tmp_path / "learning.md").read_text() in text
     assert (tmp_path / "learning.png").read_bytes().startswith(b"\x89PNG")
+
+
+# ---------------------------------------------------------------- pair_training
+
+
+def _pair_report(folder: Path, classes: list[list[str]], base: list[float], aligned: list[float]) -> None:
+    folder.mkdir()
+    pairs = [
+        {"classes": names, "heldout": {"base": before, "aligned": after}}
+        for names, before, after in zip(classes, base, aligned, strict=True)
+    ]
+    (folder / "pair_accuracy.json").write_text(json.dumps({"pairs": pairs}))
+    (folder / "README.md").touch()  # a finished run
+
+
+def test_pair_training_pools_the_seeds_of_a_pair(
+    benchmark: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classes = [["cat", "dog"], ["owl", "hen"]]
+    _pair_report(tmp_path / "pairs_0", classes, [0.5, 0.75], [1.0, 0.75])
+    _pair_report(tmp_path / "pairs_4", classes, [0.5, 0.25], [0.5, 0.75])
+    benchmark("pair_training").main(["--out", str(tmp_path), "--seeds", "0", "4"])
+    text = capsys.readouterr().out
+    # Gains by pair: (0.5 + 0) / 2 and (0 + 0.5) / 2, both 0.25, so that resampling pairs changes nothing.
+    assert "| base | 0.625 | 0.375 | 0.500 [0.500, 0.500] | +0.250 [+0.250, +0.250] |" in text
+    assert "| aligned | 0.875 | 0.625 | 0.750 [0.750, 0.750] |  |" in text
+    assert (tmp_path / "pair_training.md").read_text() in text
+
+
+def test_pair_training_refuses_runs_on_different_pairs(benchmark: Any, tmp_path: Path) -> None:
+    _pair_report(tmp_path / "pairs_0", [["cat", "dog"]], [0.5], [0.5])
+    _pair_report(tmp_path / "pairs_1", [["cat", "owl"]], [0.5], [0.5])
+    with pytest.raises(SystemExit, match="different pairs"):
+        benchmark("pair_training").main(["--out", str(tmp_path), "--seeds", "0", "1"])
