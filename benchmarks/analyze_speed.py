@@ -22,14 +22,15 @@ from pathlib import Path
 
 from ex2.analysis.contribution import all_texts
 from ex2.analysis.judges.local import ASSETS
+from ex2.analysis.study import Judged
 from ex2.categories import Passage
 from ex2.data import load_images
 from ex2.descriptions import Description, write_descriptions
 from ex2.launch import use_cores_well
 
 
-def write(path: Path, count: int, seed: int) -> list[Passage]:
-    """A file of `count` descriptions, and the same as passages."""
+def write(path: Path, count: int, seed: int) -> Judged:
+    """A file of `count` descriptions, and the same as the analysis sees them, but for their categories."""
     sentences = [json.loads(line)["text"] for line in (ASSETS / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     names = load_images("pictograms").class_names
     generator = random.Random(seed)
@@ -43,7 +44,7 @@ def write(path: Path, count: int, seed: int) -> list[Passage]:
             Description("pictograms", class_id, names[class_id], question, text, "sentences", seed, {}, extra=extra)
         )
     write_descriptions(path, records)
-    return [Passage.of(r.class_name, r.text) for r in records]
+    return Judged("aligned", records, [Passage.of(r.class_name, r.text) for r in records], [])
 
 
 def main() -> None:
@@ -53,7 +54,7 @@ def main() -> None:
     use_cores_well()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "descriptions.jsonl"
-        passages = write(path, args.descriptions, seed=0)
+        judged = write(path, args.descriptions, seed=0)
         command = [
             sys.executable,
             "-c",
@@ -71,12 +72,12 @@ def main() -> None:
     from ex2.vlm import load_vlm
 
     vlm = load_vlm("pictogram")
-    texts = list(dict.fromkeys(all_texts(passages)))
+    texts = list(dict.fromkeys(all_texts(judged.passages, judged.apart(seed=0))))
     start = time.perf_counter()
     vlm.encode_texts(texts)
     encoder = time.perf_counter() - start
     print(
-        f"{args.descriptions} descriptions, {sum(len(p.clauses) for p in passages)} clauses, {len(texts)} texts compared"
+        f"{args.descriptions} descriptions, {sum(len(p.clauses) for p in judged.passages)} clauses, {len(texts)} texts compared"
     )
     print(
         f"ex2 analyze: {seconds:.0f} s, peak {memory:.2f} GiB; bare text encoder: {encoder:.0f} s; ratio {seconds / encoder:.2f}"

@@ -126,58 +126,83 @@ def framed(class_name: str, clause: str = "") -> str:
     return f"{class_name}: {rest}." if rest else f"{class_name}."
 
 
-def text_tests(similarity: Similarity, passages: Sequence[Passage], class_ids: Sequence[int]) -> dict[str, Array]:
+def text_tests(
+    similarity: Similarity, passages: Sequence[Passage], class_ids: Sequence[int], apart: Sequence[bool] | None = None
+) -> dict[str, Array]:
     """The tests of whole descriptions: for each name in `TEXT_TESTS`, and ``cosine``, an array (N,).
 
-    `shuffle_drop` is NaN for descriptions of one clause.
+    Args:
+        similarity: Compares texts with images.
+        passages: N descriptions.
+        class_ids: Class of each.
+        apart: Whether a description may be taken apart: `shuffle_drop` is NaN for the others, as it is for those of one clause.
+            None: all of them.
     """
+    apart = _several_clauses(passages, apart)
     texts = [" ".join(passage.clauses) for passage in passages]
     templates = [TEMPLATE.replace("{}", passage.class_name) for passage in passages]
     stripped = [strip_name(text, passage.class_name) for text, passage in zip(texts, passages, strict=True)]
-    turned = [reordered(passage.clauses) for passage in passages]
+    turned = [
+        reordered(passage.clauses) if several else text
+        for passage, several, text in zip(passages, apart, texts, strict=True)
+    ]
     own = similarity.own(texts, class_ids)
-    single = np.array([len(passage.clauses) < 2 for passage in passages])
     return {
         "cosine": own,
         "gain": own - similarity.own(templates, class_ids),
         "specificity": own - similarity.others(texts, class_ids),
         "stripped": similarity.own(stripped, class_ids) - similarity.others(stripped, class_ids),
-        "shuffle_drop": np.where(single, np.nan, own - similarity.own(turned, class_ids)),
+        "shuffle_drop": np.where(apart, own - similarity.own(turned, class_ids), np.nan),
     }
 
 
-def clause_tests(similarity: Similarity, passages: Sequence[Passage], class_ids: Sequence[int]) -> dict[str, Array]:
+def clause_tests(
+    similarity: Similarity, passages: Sequence[Passage], class_ids: Sequence[int], apart: Sequence[bool] | None = None
+) -> dict[str, Array]:
     """The tests of clauses, passage by passage and clause by clause: for each name in `CLAUSE_TESTS` an array (M,).
 
-    `clause_drop` is NaN for the only clause of a description.
+    Arguments as for `text_tests`: `clause_drop` is NaN for clauses of a description that is not taken apart or has no other.
     """
+    apart = _several_clauses(passages, apart)
     ids = [class_id for passage, class_id in zip(passages, class_ids, strict=True) for _ in passage.clauses]
     whole = [" ".join(passage.clauses) for passage in passages for _ in passage.clauses]
-    without = [_without(passage.clauses, i) for passage in passages for i in range(len(passage.clauses))]
-    single = np.array([len(passage.clauses) < 2 for passage in passages for _ in passage.clauses])
+    without = [
+        _without(passage.clauses, i if several else None)
+        for passage, several in zip(passages, apart, strict=True)
+        for i in range(len(passage.clauses))
+    ]
+    of_clause = np.repeat(apart, [len(passage.clauses) for passage in passages])
     named = [framed(passage.class_name) for passage in passages for _ in passage.clauses]
     clauses = [framed(passage.class_name, clause) for passage in passages for clause in passage.clauses]
     return {
-        "clause_drop": np.where(single, np.nan, similarity.own(whole, ids) - similarity.own(without, ids)),
+        "clause_drop": np.where(of_clause, similarity.own(whole, ids) - similarity.own(without, ids), np.nan),
         "added": similarity.own(clauses, ids) - similarity.own(named, ids),
     }
 
 
-def all_texts(passages: Sequence[Passage]) -> list[str]:
+def all_texts(passages: Sequence[Passage], apart: Sequence[bool] | None = None) -> list[str]:
     """Every text that the tests of `passages` compare: encode them at once, with one progress bar."""
     texts: list[str] = []
-    for passage in passages:
+    for passage, several in zip(passages, _several_clauses(passages, apart), strict=True):
         whole = " ".join(passage.clauses)
-        texts += [whole, strip_name(whole, passage.class_name), reordered(passage.clauses), framed(passage.class_name)]
-        texts += [_without(passage.clauses, i) for i in range(len(passage.clauses))]
+        texts += [whole, strip_name(whole, passage.class_name), framed(passage.class_name)]
         texts += [framed(passage.class_name, clause) for clause in passage.clauses]
         texts.append(TEMPLATE.replace("{}", passage.class_name))
+        if several:
+            texts.append(reordered(passage.clauses))
+            texts += [_without(passage.clauses, i) for i in range(len(passage.clauses))]
     return texts
 
 
-def _without(clauses: Sequence[str], i: int) -> str:
-    """The text without clause i; the text itself where nothing would be left (its tests are NaN)."""
-    return " ".join([*clauses[:i], *clauses[i + 1 :]]) if len(clauses) > 1 else clauses[0]
+def _several_clauses(passages: Sequence[Passage], apart: Sequence[bool] | None) -> list[bool]:
+    """Which descriptions are taken apart: those that may be and have clauses to spare."""
+    may = [True] * len(passages) if apart is None else apart
+    return [own and len(passage.clauses) > 1 for passage, own in zip(passages, may, strict=True)]
+
+
+def _without(clauses: Sequence[str], i: int | None) -> str:
+    """The text without clause i; None: with all of them."""
+    return " ".join(clause for position, clause in enumerate(clauses) if position != i)
 
 
 def reordered(clauses: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from ex2.analysis import study_plots
 from ex2.analysis.before_after import SPOKEN_NAMES
 from ex2.analysis.findings import SHOWN
 from ex2.analysis.plots import SYSTEM_LABELS
-from ex2.analysis.study import Study
+from ex2.analysis.study import APART_PER_CLASS, Study
 from ex2.bank import BROKEN_IMAGE
 from ex2.data import LabelledImages, PlantedImages
 from ex2.files import write_atomically
@@ -48,7 +48,8 @@ TESTS = {
     "minus what it gives the other judged clauses; then the mean of the systems. This takes out that classes differ, and that a "
     "policy's own clauses fit its reward.",
     "added": "The class name with one clause against the class name alone, in the same form for every clause.",
-    "clause_drop": "The description against itself without one clause; only where it has two or more.",
+    "clause_drop": "The description against itself without one clause; only where it has two or more, and for at most "
+    f"{APART_PER_CLASS} descriptions of a class.",
     "gain": f"The description against the plain template of its class, “{TEMPLATE.replace('{}', '…')}”.",
     "specificity": "The description with images of its class, against the mean over the other classes.",
     "stripped": "Specificity of the description once the name of its class is taken out.",

@@ -41,6 +41,7 @@ from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
 
 CHANGED_PER_CLASS = 32  # descriptions that are scrambled, swapped and renamed at most
+APART_PER_CLASS = 64  # descriptions of a system that are tried with clauses in other order or left out, at most
 
 
 @dataclass
@@ -102,6 +103,11 @@ class Judged:
     @property
     def class_ids(self) -> list[int]:
         return [record.class_id for record in self.records]
+
+    def apart(self, seed: int) -> list[bool]:
+        """Which descriptions are taken apart; more of a class would take long and narrow its interval little."""
+        chosen = set(contribution.some_of_each_class(self.class_ids, APART_PER_CLASS, seed))
+        return [position in chosen for position in range(len(self.records))]
 
 
 def judge_all(judge: Judge, systems: Mapping[str, Sequence[Description]], *, progress: bool = True) -> list[Judged]:
@@ -167,8 +173,10 @@ def analyse(
 
     on_step("encoding texts for the contribution tests")
     similarity = Similarity(scorer, exact=exact)
-    similarity.encode([t for part in judged for t in contribution.all_texts(part.passages)], progress=progress)
-    texts, clauses = _text_table(judged, similarity), _clause_table(judged, similarity)
+    similarity.encode(
+        [text for part in judged for text in contribution.all_texts(part.passages, part.apart(seed))], progress=progress
+    )
+    texts, clauses = _text_table(judged, similarity, seed), _clause_table(judged, similarity, seed)
 
     on_step("bootstrap")
     tables = {
@@ -216,7 +224,7 @@ def _judgement_columns(judgements: Sequence[Judgement]) -> dict[str, Any]:
     }
 
 
-def _text_table(judged: Sequence[Judged], similarity: Similarity) -> pd.DataFrame:
+def _text_table(judged: Sequence[Judged], similarity: Similarity, seed: int) -> pd.DataFrame:
     parts = []
     for part in judged:
         columns = {
@@ -226,13 +234,13 @@ def _text_table(judged: Sequence[Judged], similarity: Similarity) -> pd.DataFram
             "question": [r.question for r in part.records],
             "text": [r.text for r in part.records],
             **_judgement_columns(part.texts),
-            **contribution.text_tests(similarity, part.passages, part.class_ids),
+            **contribution.text_tests(similarity, part.passages, part.class_ids, part.apart(seed)),
         }
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)
 
 
-def _clause_table(judged: Sequence[Judged], similarity: Similarity) -> pd.DataFrame:
+def _clause_table(judged: Sequence[Judged], similarity: Similarity, seed: int) -> pd.DataFrame:
     parts, first = [], 0
     for part in judged:
         sizes = [len(passage.clauses) for passage in part.passages]
@@ -243,7 +251,7 @@ def _clause_table(judged: Sequence[Judged], similarity: Similarity) -> pd.DataFr
             "class_name": np.repeat([r.class_name for r in part.records], sizes),
             "clause": [clause for passage in part.passages for clause in passage.clauses],
             **_judgement_columns([j for own in part.clauses for j in own]),
-            **contribution.clause_tests(similarity, part.passages, part.class_ids),
+            **contribution.clause_tests(similarity, part.passages, part.class_ids, part.apart(seed)),
         }
         parts.append(pd.DataFrame(columns))
         first += len(sizes)

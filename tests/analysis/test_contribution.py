@@ -145,6 +145,25 @@ def test_every_distinct_text_is_encoded_once(vlm: TableVLM, similarity: Similari
     assert len(vlm.encoded) == len(TABLE)  # `all_texts` left nothing to be encoded one by one
 
 
+def test_descriptions_that_are_not_taken_apart(similarity: Similarity) -> None:
+    apart = [False, True, True]  # the last has one clause
+    passages, ids = [CAT, CAT, DOG], [0, 0, 1]
+    texts, clauses = (
+        text_tests(similarity, passages, ids, apart),
+        clause_tests(similarity, passages, ids, apart),
+    )
+    assert np.isnan(texts["shuffle_drop"]).tolist() == [True, False, True]
+    assert np.isnan(clauses["clause_drop"]).tolist() == [True, True, False, False, True]
+    whole = text_tests(similarity, passages, ids) | clause_tests(similarity, passages, ids)
+    for name, values in (texts | clauses).items():
+        measured = ~np.isnan(values)
+        assert np.array_equal(values[measured], whole[name][measured])  # the others are as they were
+
+    fresh = TableVLM(TABLE)
+    Similarity(TextScorer(fresh, BANK)).encode(all_texts([CAT, DOG], [False, True]))  # type: ignore[arg-type]
+    assert sorted(set(TABLE) - set(fresh.encoded)) == sorted([reordered(CAT.clauses), *CAT.clauses])
+
+
 def test_embeddings_come_back_in_the_order_asked_for(vlm: TableVLM, similarity: Similarity) -> None:
     similarity.encode(["It sleeps.", "cat."])
     asked = ["a photo of a cat", "cat.", "It sleeps.", "cat.", "dog."]
