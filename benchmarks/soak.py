@@ -90,6 +90,11 @@ class Run:
     def checkpoints(self) -> list[str]:
         return sorted(path.name for path in self.folder.glob("*checkpoint-*"))
 
+    @property
+    def begun(self) -> set[str]:
+        """Checkpoints, and those that are being written."""
+        return {*self.checkpoints, *(path.name for path in self.folder.glob(".unfinished/checkpoint-*"))}
+
     def files(self) -> dict[str, int]:
         """Size of each file but the logs; checkpoints by their age, not by their number."""
         age = {name: f"checkpoint {i}" for i, name in enumerate(sorted(self.checkpoints, key=lambda n: (len(n), n)))}
@@ -149,16 +154,16 @@ def run_whole(run: Run, save_every: int) -> dict[str, int]:
 
 def kill_after(run: Run, step: int, delay: float, while_saving: bool) -> Callable[[], bool]:
     """A condition that holds `delay` seconds after a step, or as soon as the next checkpoint, or part of it, appears."""
-    before = run.checkpoints
+    before = run.begun
     since: float | None = None
 
     def due() -> bool:
         nonlocal before, since
         if run.step < step:
-            before = run.checkpoints
+            before = run.begun
             return False
         since = since or time.monotonic()
-        return not set(run.checkpoints) <= set(before) if while_saving else time.monotonic() - since > delay
+        return not run.begun <= before if while_saving else time.monotonic() - since > delay
 
     return due
 

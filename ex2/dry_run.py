@@ -137,7 +137,9 @@ def _batches_text(options: RunOptions, subjects: int, noun: str, questions: int)
         ("questions", prompts, f"{subjects} {noun} x {questions} templates"),
         ("passes over the questions", f"{samples / prompts:.2f}", "samples in the run / questions"),
     ]  # fmt: skip
-    return "# Batches\n" + "\n".join(f"{name:<27}{value!s:>8}  = {how}" for name, value, how in rows)
+    return "# Batches, over all processes\n" + "\n".join(
+        f"{name:<27}{value!s:>8}  = {how}" for name, value, how in rows
+    )
 
 
 # ---------------------------------------------------------------- memory

@@ -1,4 +1,4 @@
-"""The one exception class for mistakes that the user can mend, and what its messages quote of other errors."""
+"""Exceptions that end a command with one line: mistakes that the user can mend, and runs that stop before their end."""
 
 
 class UserError(ValueError):
@@ -6,6 +6,15 @@ class UserError(ValueError):
 
     Commands print it as one line on standard error and exit with status 2, without a traceback.
     """
+
+
+class RunStopped(RuntimeError):
+    """A run that ended before its time though its options are right; the message says why and how to go on.
+
+    All processes of the run raise it together. Training scripts print it once, without a traceback, and exit with `status`.
+    """
+
+    status = 1
 
 
 def first_line(error: BaseException) -> str:

@@ -6,11 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ex2.errors import UserError
+from ex2.errors import RunStopped, UserError
 
 
 def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
-    """Run `algorithm` (ppo, grpo, rloo) with command line options; exit status 2 for what the user can mend."""
+    """Run `algorithm` (ppo, grpo, rloo) with command line options.
+
+    Exit status 2 for what the user can mend, 1 for a run that had to stop, 143 for one that SIGTERM stopped.
+    """
     use_cores_well()
     try:
         from ex2.options import parse_options
@@ -22,16 +25,16 @@ def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
             if os.environ.get("RANK", "0") == "0":
                 print(describe(options))
             return
-        from ex2.rl.ppo_trainer import TrainingDiverged
         from ex2.training import run
 
-        try:
-            run(options)
-        except TrainingDiverged as error:
-            sys.exit(f"error: {error}")
+        run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except RunStopped as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {stop}" if stop.status == 1 else stop, file=sys.stderr)
+        sys.exit(stop.status)
 
 
 def use_cores_well() -> None:

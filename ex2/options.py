@@ -130,6 +130,7 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
 
     from ex2.policy_config import PolicyConfig, check_combination
     from ex2.rl.ppo_config import PPOConfig
+    from ex2.rollouts import check_rollouts
 
     trainer_type = {"ppo": PPOConfig, "grpo": GRPOConfig, "rloo": RLOOConfig}[algorithm]
     types = (EX2Config, PolicyConfig, trainer_type)
@@ -155,6 +156,7 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
     options = RunOptions(algorithm, ex2_config, policy, trainer)
     _check_numbers(options)
     check_combination(options)
+    check_rollouts(options)
     return options
 
 

@@ -252,6 +252,15 @@ def lora_config(model_config: ModelConfig) -> Any:
     )
 
 
+def embeddings_adapted(model: Any) -> bool:
+    """Whether the adapter of a PEFT model changes the token embeddings or the LM head."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return any(
+        isinstance(layer, BaseTunerLayer) for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+    )
+
+
 def check_lora_targets(model_config: ModelConfig, model: PreTrainedModel) -> None:
     """Raise UserError where LoRA has nothing to adapt in `model`: TRL and PEFT would find out only after the sampling."""
     from peft.tuners.tuners_utils import check_target_module_exists

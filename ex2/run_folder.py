@@ -15,9 +15,12 @@ import yaml
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from ex2.checkpoints import UNFINISHED
 from ex2.descriptions import Description
 from ex2.errors import UserError
 from ex2.files import to_json, write_atomically
+from ex2.mirrors import WANDB_ID
+from ex2.survival import written_by_all
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -30,9 +33,10 @@ CONFIG, ENVIRONMENT, METRICS, SAMPLES, BASE_SAMPLES, CARD, ADAPTER = (
 
 _OWN_FILES = (
     CONFIG, ENVIRONMENT, METRICS, SAMPLES, BASE_SAMPLES, CARD, ADAPTER, "checkpoint-*", "completions", "before_after.*",
-    "pair_accuracy.*", "learning_curve.png", "bad_step_*.jsonl", "training_args.bin",
+    "pair_accuracy.*", "learning_curve.png", "bad_step_*.jsonl", "training_args.bin", UNFINISHED, WANDB_ID,
 )  # fmt: skip
 
+_SUMMARY = "train_runtime"  # only in the row that the Trainer logs when training ends
 _PACKAGES = ("ex2", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "open_clip_torch", "tokenizers")
 
 
@@ -81,18 +85,6 @@ def clear(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """The checkpoint of the highest step in a run folder.
-
-    Raises:
-        UserError: There is none.
-    """
-    found = sorted((int(p.name.rpartition("-")[2]), p) for p in folder.glob("checkpoint-*") if p.name[11:].isdigit())
-    if not found:
-        raise UserError(f"resume_from_checkpoint: output_dir={folder} holds no checkpoint.")
-    return found[-1][1]
 
 
 def write_config(options: RunOptions) -> None:
@@ -164,19 +156,25 @@ class RunLog(TrainerCallback):
         self.updates_per_rollout = options.updates_per_rollout
         self.samples_per_rollout = options.samples_per_rollout
         self.started = time.perf_counter()
+        self.finished = False
         self.bar: tqdm[Any] | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.started = time.perf_counter()
-        if not state.is_world_process_zero:
-            return
-        # Rows after the checkpoint that a resumed run starts from belong to steps that are run again. Metrics of step n
-        # are written after it, samples before it.
-        keep_rows(self.path, lambda row: row["step"] <= state.global_step)
-        keep_rows(self.path.with_name(SAMPLES), lambda row: row["step"] < state.global_step)
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="update")
+        self.finished = state.global_step >= state.max_steps
+        with written_by_all(f"{METRICS} or {SAMPLES}", self.path.parent):
+            if state.is_world_process_zero:
+                self._drop_rows_after(state.global_step)
+        if state.is_world_process_zero:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="update")
+
+    def _drop_rows_after(self, step: int) -> None:
+        """Leave out rows of steps that a resumed run runs again, and the summary of a run that goes on after its end."""
+        # Metrics of step n are written after it, samples before it.
+        keep_rows(self.path, lambda row: row["step"] <= step and (self.finished or _SUMMARY not in row))
+        keep_rows(self.path.with_name(SAMPLES), lambda row: row["step"] < step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.bar is not None:
@@ -190,7 +188,7 @@ class RunLog(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not state.is_world_process_zero or logs is None:
+        if logs is None or (self.finished and _SUMMARY in logs):  # a finished run that was resumed keeps its summary
             return
         rollouts = -(-state.global_step // self.updates_per_rollout)
         row = {
@@ -199,8 +197,10 @@ class RunLog(TrainerCallback):
             "seconds": round(time.perf_counter() - self.started, 2),
             **{name: value for name, value in logs.items() if isinstance(value, (int, float))},
         }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with written_by_all(METRICS, self.path.parent):
+            if state.is_world_process_zero:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
         if self.bar is not None:
             shown = {label: f"{row[name]:.3g}" for label, name in self._SHOWN.items() if name in row}
             self.bar.set_postfix(shown)
@@ -208,6 +208,10 @@ class RunLog(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take away the progress bar."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None

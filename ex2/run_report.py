@@ -44,7 +44,7 @@ def write_report(
     base: Samples,
     aligned: Samples,
     *,
-    training_encodings: int,
+    training_encodings: int | None,
     seconds: dict[str, float],
 ) -> None:
     """Write the report of a run about classes, or about pairs, and the learning curve into the run folder; print the table."""
@@ -151,7 +151,7 @@ def _facts(
     scorer: TextScorer,
     base: Samples,
     metrics: list[dict[str, Any]],
-    training_encodings: int,
+    training_encodings: int | None,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     return {

@@ -6,10 +6,12 @@ The only module that knows all the parts. `train/*.py` call `main` with the name
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +23,38 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOTrainer, RLOOTrainer
+from trl.models import unwrap_model_for_generation
 
 from ex2 import run_folder
 from ex2.bank import ImageBank, build_bank
+from ex2.checkpoints import UNFINISHED, damage, newest_whole, put_in_place
 from ex2.config import cache_folder
 from ex2.confusion import check_pair_count, confused_pairs
 from ex2.data import load_images
 from ex2.errors import UserError
 from ex2.files import write_atomically
 from ex2.generation import Ask, TextGenerator, about, spread_asks
+from ex2.mirrors import check_wandb, start_wandb
 from ex2.model_card import run_card
 from ex2.options import RunOptions, num_processes
 from ex2.pairs import both_ways
-from ex2.policy import EMBEDDED, load_policy, lora_config, public_name
+from ex2.policy import EMBEDDED, embeddings_adapted, load_policy, lora_config, public_name
 from ex2.policy_checks import PolicyFiles, inspect_policy
 from ex2.questions import build_prompts, check_questions, load_questions
 from ex2.rewards import RewardStats, TextScorer, build_rewards, check_rewards
-from ex2.rewards.monitors import monitor
+from ex2.rewards.monitors import monitor, variety
 from ex2.rewards.scoring import completion_text, reward_groups
 from ex2.rewards.similarity import SIMILARITY_REWARDS, raw_rewards
+from ex2.rl.guards import GuardedRollouts
 from ex2.rl.ppo_trainer import PPOTrainer
-from ex2.rl.resume import ResumeInOrder
+from ex2.rl.resume import ExactResume
+from ex2.rl.sharding import loading_whole, whole_weights
+from ex2.rollouts import require_rollout_engine
 from ex2.run_report import write_report
+from ex2.survival import LeaveOnSigterm, written_by_all
 from ex2.vlm import load_vlm
+
+logger = logging.getLogger(__name__)
 
 _SAMPLE_COLUMNS = ("class_id", "class_name", "other_id", "other_name", "question")
 
@@ -60,8 +71,6 @@ class SampleLog:
         texts = [completion_text(completion) for completion in completions]
         class_ids = [row["class_id"] for row in inputs]
         other_ids = [row["other_id"] for row in inputs] if "other_id" in inputs[0] else None
-        for name, value in monitor(self.scorer, texts, class_ids, other_ids).items():
-            trainer._log_metric(name, value)
         first = trainer.accelerator.process_index * len(texts)
         own = rewards[first : first + len(texts)].tolist()
         heldout = self.scorer.cosine(texts, class_ids, split="heldout").tolist()
@@ -75,9 +84,14 @@ class SampleLog:
             for row, text, terms, cosine in zip(inputs, texts, own, heldout, strict=True)
         ]
         rows = gather_object(rows)
-        if trainer.model.training and trainer.accelerator.is_main_process:
-            with self.samples_path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        monitors = monitor(self.scorer, texts, class_ids, other_ids) | variety([row["text"] for row in rows])
+        for name, value in monitors.items():
+            trainer._log_metric(name, value)
+        if trainer.model.training:
+            with written_by_all(self.samples_path.name, self.samples_path.parent):
+                if trainer.accelerator.is_main_process:
+                    with self.samples_path.open("a", encoding="utf-8") as file:
+                        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         return rewards
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -88,11 +102,11 @@ class EX2PPOTrainer(SampleLog, PPOTrainer):
     """PPO with EX2's sample log and monitors."""
 
 
-class EX2GRPOTrainer(SampleLog, ResumeInOrder, GRPOTrainer):
+class EX2GRPOTrainer(SampleLog, GuardedRollouts, ExactResume, GRPOTrainer):
     """TRL's GRPO with EX2's sample log and monitors."""
 
 
-class EX2RLOOTrainer(SampleLog, ResumeInOrder, RLOOTrainer):
+class EX2RLOOTrainer(SampleLog, GuardedRollouts, ExactResume, RLOOTrainer):
     """TRL's RLOO with EX2's sample log and monitors."""
 
 
@@ -119,7 +133,7 @@ def run(options: RunOptions) -> Path:
 
     Raises:
         UserError: Anything the user can mend, before training starts.
-        ex2.rl.ppo_trainer.TrainingDiverged: A loss or reward that is not finite.
+        RunStopped: Numbers that are not finite, a KL above its limit, a full disk or SIGTERM; earlier checkpoints are kept.
     """
     state = PartialState()
     check_rewards(options.ex2.reward_funcs, options.ex2.reward_normalization)
@@ -127,7 +141,9 @@ def run(options: RunOptions) -> Path:
     check_questions(questions, about_pairs=options.ex2.pairs is not None)
     files = inspect_policy(options)
     run_folder.check_folder(options)
-    checkpoint = _checkpoint(options)
+    checkpoint = _checkpoint(options, state)
+    check_wandb(options.trainer.report_to)
+    require_rollout_engine(options)
     clock = Clock()
 
     with clock.time("vlm and images"):
@@ -164,32 +180,55 @@ def run(options: RunOptions) -> Path:
 
     trainer = build_trainer(options, generator, prompts, scorer, stats)
     encoded_before = scorer.texts_encoded
+    mirror = start_wandb(options.trainer.report_to, options.output_dir, options.trainer.run_name)
     with clock.time("training"):
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    trained_encodings = sum(gather_object([scorer.texts_encoded - encoded_before]))
+        _train(options, trainer, checkpoint)
+    # A resumed run counted only its own part.
+    trained_encodings = None if checkpoint else sum(gather_object([scorer.texts_encoded - encoded_before]))
     policy = trainer.accelerator.unwrap_model(trainer.model)
-    if state.is_main_process:
-        policy.save_pretrained(options.output_dir / run_folder.ADAPTER, selected_adapters=["default"])
+    adapter = whole_weights(policy)
+    with written_by_all("The adapter", options.output_dir):
+        if state.is_main_process:
+            unfinished = options.output_dir / UNFINISHED / run_folder.ADAPTER
+            policy.save_pretrained(unfinished, selected_adapters=["default"], state_dict=adapter)
+            put_in_place(unfinished, options.output_dir / run_folder.ADAPTER)
 
     if options.ex2.before_after:
         with clock.time("sampling the aligned policy"):
-            generator.model = policy
             asks = spread_asks(class_names, questions, options.ex2.eval_samples, pairs)
-            aligned = _sample(
-                options, generator, asks, state, seed=options.trainer.seed + 1_000_000, desc="aligned policy"
-            )
+            gather = options.trainer.ds3_gather_for_generation
+            with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, gather) as generator.model:
+                aligned = _sample(
+                    options, generator, asks, state, seed=options.trainer.seed + 1_000_000, desc="aligned policy"
+                )
+        with written_by_all("The report", options.output_dir):
+            if state.is_main_process:
+                write_report(
+                    options, scorer, base, aligned, training_encodings=trained_encodings, seconds=clock.seconds
+                )
+    with written_by_all(run_folder.CARD, options.output_dir):
         if state.is_main_process:
-            write_report(options, scorer, base, aligned, training_encodings=trained_encodings, seconds=clock.seconds)
-    if state.is_main_process:
-        (options.output_dir / run_folder.CARD).write_text(run_card(options.output_dir), encoding="utf-8")
-    state.wait_for_everyone()
+            (options.output_dir / run_folder.CARD).write_text(run_card(options.output_dir), encoding="utf-8")
+    if mirror is not None:
+        mirror.finish()  # last, because it waits until everything is uploaded
     return options.output_dir
+
+
+def _train(options: RunOptions, trainer: Any, checkpoint: Path | None) -> None:
+    log, leave = run_folder.RunLog(options), LeaveOnSigterm(options.updates_per_rollout)
+    trainer.add_callback(log)
+    trainer.add_callback(leave)
+    try:
+        with leave.listening():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:
+        log.close()
 
 
 def build_trainer(
     options: RunOptions, generator: TextGenerator, prompts: Dataset, scorer: TextScorer, stats: RewardStats | None
 ) -> Any:
-    """The TRL trainer of the chosen algorithm with EX2's rewards, sample log and run log."""
+    """The TRL trainer of the chosen algorithm with EX2's rewards and sample log."""
     rewards: list[Callable[..., list[float]]] = build_rewards(
         options.ex2.reward_funcs, scorer, scale=options.ex2.reward_scale, stats=stats
     )
@@ -206,26 +245,42 @@ def build_trainer(
     )
     if options.ex2.reference == "base" and "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")  # TRL keeps a copy of the starting adapter; the base model was asked for
+    if trainer.is_fsdp_enabled:
+        # transformers cannot see that the model will be sharded, and would let a process stop sampling before the others.
+        trainer.model.get_base_model()._is_fsdp_managed_module = True
     # Without this, every saved adapter would name a folder of this machine as its base.
     trainer.model.peft_config["default"].base_model_name_or_path = public_name(options.policy.model_name_or_path)
+    if not embeddings_adapted(trainer.model):
+        # Else PEFT would ask the hub at every save whether the vocabulary was resized, which EX2 never does.
+        trainer.model.save_pretrained = partial(trainer.model.save_pretrained, save_embedding_layers=False)
     trainer.scorer = scorer
     trainer.samples_path = options.output_dir / run_folder.SAMPLES
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(run_folder.RunLog(options))
     return trainer
 
 
 # ---------------------------------------------------------------- parts of a run
 
 
-def _checkpoint(options: RunOptions) -> Path | None:
+def _checkpoint(options: RunOptions, state: PartialState) -> Path | None:
     if not options.resuming:
         return None
     wanted = str(options.trainer.resume_from_checkpoint)
-    path = run_folder.newest_checkpoint(options.output_dir) if wanted.lower() == "true" else Path(wanted)
+    path = newest_whole(options.output_dir) if wanted.lower() == "true" else Path(wanted)
     if not path.is_dir():
         raise UserError(f"resume_from_checkpoint={wanted} is not a folder.")
+    if (problem := damage(path)) is not None:
+        raise UserError(
+            f"resume_from_checkpoint={wanted} is no whole checkpoint: {problem}. Give another one, or `true` for the newest "
+            "whole one."
+        )
+    before = max(1, len(list(path.glob("rng_state_*.pth"))))
+    if before != state.num_processes and state.is_main_process:
+        logger.warning(
+            f"resume_from_checkpoint: the run had {before} process(es) and has {state.num_processes} now: it goes on, but "
+            "with other samples than it would have had."
+        )
     step = path.name.rpartition("-")[2]
     if step.isdigit() and int(step) % options.updates_per_rollout:
         raise UserError(
@@ -235,6 +290,7 @@ def _checkpoint(options: RunOptions) -> Path | None:
     return path
 
 
+@loading_whole()
 def _scorer(options: RunOptions, state: PartialState) -> TextScorer:
     images = load_images(options.ex2.dataset)
     vlm = load_vlm(options.ex2.vlm, device=state.device, dtype=options.ex2.vlm_dtype)
@@ -259,6 +315,7 @@ def _pairs(options: RunOptions, scorer: TextScorer) -> list[tuple[int, int]] | N
     return both_ways(pair.classes for pair in confused_pairs(scorer, options.ex2.pairs))
 
 
+@loading_whole()
 def _policy(options: RunOptions, files: PolicyFiles) -> TextGenerator:
     model = load_policy(options.policy, files.path, options.ex2.adapter_name_or_path)
     return TextGenerator(
@@ -318,14 +375,16 @@ def _sample(
     """Sample one text an ask, each process a share of them; the result is the same list on every process."""
     rank, world = state.process_index, state.num_processes
     mine = list(range(rank, len(asks), world))
+    # Weights that are shared out take all processes to every step: who has one text less to sample samples one for nothing.
+    spare = asks[: -(-len(asks) // world) - len(mine)]
     texts: list[tuple[int, str]] = []
     batches = generator.sample(
-        [asks[i] for i in mine], seed=seed + 10_000 * rank, batch_size=options.ex2.eval_batch_size
+        [*(asks[i] for i in mine), *spare], seed=seed + 10_000 * rank, batch_size=options.ex2.eval_batch_size
     )
     with tqdm(total=len(mine), desc=f"sampling the {desc}", unit="text", disable=not state.is_main_process) as bar:
         for batch in batches:
-            texts += zip(mine[len(texts) : len(texts) + len(batch)], batch, strict=True)
-            bar.update(len(batch))
+            texts += zip(mine[len(texts) :], batch, strict=False)
+            bar.update(len(texts) - bar.n)
     everything = dict(gather_object(texts))
     return [(ask, everything[i]) for i, ask in enumerate(asks)]
 

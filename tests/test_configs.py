@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import transformers
 import yaml
-from accelerate.commands.config.config_args import load_config_from_file
 
 from ex2 import dry_run
 from ex2.data.benchmarks import BENCHMARKS
@@ -20,7 +19,6 @@ from ex2.vlm import check_spec, openclip
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-LAUNCHERS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 PAPER, MODERN = (
     sorted(path for path in (ROOT / "configs" / name).glob("*.yaml") if path.stem != "base")
     for name in ("paper", "modern")
@@ -34,7 +32,6 @@ def parse(algorithm: str, path: Path, *line: str) -> RunOptions:
 
 def test_there_are_configurations() -> None:
     assert ROOT / "configs" / "quickstart.yaml" in CONFIGS
-    assert LAUNCHERS
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -55,13 +52,6 @@ def test_configuration_parses_with_the_command_in_its_header(path: Path, monkeyp
     options = parse(algorithm[1], path, *line[2:])
     assert options.output_dir.parts[0] == "runs"
     assert options.samples_per_rollout % options.trainer.num_generations == 0
-
-
-@pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)
-def test_launcher_configuration_loads(path: Path) -> None:
-    config = load_config_from_file(str(path))
-    assert config.num_processes >= 1
-    assert config.mixed_precision in ("no", "bf16", "fp16")
 
 
 def test_training_scripts_start_their_own_algorithm() -> None:

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from ex2 import cli
+from ex2.errors import RunStopped
 from ex2.launch import main, use_cores_well
-from ex2.rl.ppo_trainer import TrainingDiverged
+from ex2.rl.guards import TrainingDiverged
+from ex2.survival import Preempted
 
 ROOT = Path(__file__).resolve().parent.parent
 Arguments = Callable[..., list[str]]
@@ -159,7 +161,7 @@ def test_resuming_from_what_is_no_checkpoint(
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     line = refused(main, "ppo", arguments(folder, resume_from_checkpoint="true"))
-    _assert_words(line, f"output_dir={folder} holds no checkpoint")
+    _assert_words(line, f"output_dir={folder} holds no checkpoint to go on from", "--overwrite true")
 
 
 @pytest.mark.parametrize(
@@ -190,16 +192,30 @@ def test_missing_embedded_packages(
         _assert_words(line, command)
 
 
-def test_training_that_diverges_is_one_line_with_another_status(
-    arguments: Arguments, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("stop", "status", "line"),
+    [(TrainingDiverged("the loss"), 1, "error: the loss\n"), (Preempted("SIGTERM: step 3"), 143, "SIGTERM: step 3\n")],
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_run_that_stops_is_one_line_of_the_main_process(
+    stop: RunStopped,
+    status: int,
+    line: str,
+    rank: int,
+    arguments: Arguments,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    def diverge(options: Any) -> None:
-        raise TrainingDiverged("the loss is not finite")
+    def run(options: Any) -> None:
+        raise stop
 
-    monkeypatch.setattr("ex2.training.run", diverge)
-    with pytest.raises(SystemExit) as stop:
+    monkeypatch.setattr("ex2.training.run", run)
+    monkeypatch.setenv("RANK", str(rank))
+    with pytest.raises(SystemExit) as ended:
         main("ppo", arguments(tmp_path / "run"))
-    assert stop.value.code == "error: the loss is not finite"
+    assert ended.value.code == status
+    assert capsys.readouterr().err == ("" if rank else line)
 
 
 def test_cores_are_used_well_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

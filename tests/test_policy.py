@@ -230,3 +230,19 @@ def test_lora_targets_are_checked_against_the_model(tiny_llm: Path) -> None:
     model.config.model_type = "unheard_of"
     with pytest.raises(UserError, match="no default for unheard_of models"):
         policy.check_lora_targets(ModelConfig(), model)
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        (None, False),
+        (["all-linear"], False),
+        (["q_proj"], False),
+        (["q_proj", "embed_tokens"], True),
+        (["lm_head"], True),
+    ],
+)
+def test_adapted_embeddings_are_seen(tiny_llm: Path, targets: list[str] | None, expected: bool) -> None:
+    options = PolicyConfig(model_name_or_path=str(tiny_llm), lora_target_modules=targets)
+    model = get_peft_model(policy.load_policy(options, str(tiny_llm)), policy.lora_config(options))
+    assert policy.embeddings_adapted(model) is expected

@@ -1,4 +1,4 @@
-"""Whole runs on the tiny policy, real pictograms and the embedded VLM: every algorithm, launcher, mirror, and resuming."""
+"""Whole runs on the tiny policy, real pictograms and the embedded VLM: every algorithm, launcher and mirror."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import yaml
-from safetensors.torch import load_file
 
 from ex2.errors import UserError
 from ex2.generation import Ask
@@ -110,40 +109,6 @@ def test_model_card(trained_run: Path) -> None:
     assert f"ex2 generate {trained_run}" in card
     assert "| learning_rate | 0.01 |" in card
     assert "aligned - best_of_n" in card
-
-
-def test_resumed_run_ends_in_the_same_weights(arguments: Arguments, trained_run: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "resumed"
-    shutil.copytree(trained_run, folder)
-    for name in ("checkpoint-4", "adapter"):
-        shutil.rmtree(folder / name)
-    main("ppo", arguments(folder, resume_from_checkpoint="true"))
-    assert [row["step"] for row in read_jsonl(folder / "metrics.jsonl")] == [1, 2, 3, 4, 4]
-    assert [row["step"] for row in read_jsonl(folder / "samples.jsonl")] == [0] * 8 + [2] * 8
-    assert (folder / "samples.jsonl").read_text() == (trained_run / "samples.jsonl").read_text()
-    name = Path("adapter", "adapter_model.safetensors")
-    resumed, straight = load_file(folder / name), load_file(trained_run / name)
-    assert resumed.keys() == straight.keys()
-    assert all((resumed[key] == straight[key]).all() for key in resumed)
-
-
-def test_a_checkpoint_inside_a_rollout_is_not_resumed(arguments: Arguments, trained_run: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(trained_run, folder)
-    (folder / "checkpoint-4").rename(folder / "checkpoint-5")
-    with pytest.raises(UserError, match="checkpoint-5 lies inside a rollout of 2 updates"):
-        run(parse_options("ppo", arguments(folder, resume_from_checkpoint="true")))
-
-
-def test_a_longer_resumed_run_keeps_the_untrained_policys_texts(
-    arguments: Arguments, trained_run: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(trained_run, folder)
-    before = (folder / "base_samples.jsonl").read_text()
-    run(parse_options("ppo", arguments(folder, resume_from_checkpoint="true", max_steps=6, best_of_n=5)))
-    assert (folder / "base_samples.jsonl").read_text() == before
-    assert len(read_jsonl(folder / "samples.jsonl")) == 24
 
 
 def test_one_class_trains_only_without_the_report(arguments: Arguments, class_folder: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def hub_score(similarities: torch.Tensor, class_ids: torch.Tensor) -> float:
 def monitor(
     scorer: TextScorer, texts: Sequence[str], class_ids: Sequence[int], other_ids: Sequence[int] | None = None
 ) -> dict[str, float]:
-    """All monitors of one batch of descriptions, in their natural units (cosines, shares, words).
+    """Monitors that are means over texts, in their natural units (cosines, shares, words).
 
     For texts about pairs, `other_ids` says against which class each text is; their margins are monitored besides.
     """
@@ -79,10 +79,13 @@ def monitor(
         "monitors/reward_cosine": scorer.cosine(texts, class_ids).mean().item(),
         "monitors/heldout_cosine": scorer.cosine(texts, class_ids, split="heldout").mean().item(),
         "monitors/hub_score": hub_score(scorer.similarities(texts), ids),
-        "monitors/duplicate_rate": duplicate_rate(texts),
-        "monitors/distinct_2": distinct_2(texts),
         "monitors/repetition_rate": repetition_rate(texts),
         "monitors/boilerplate_rate": boilerplate_rate(texts),
         "monitors/truncated_share": sum(n > limit for n in scorer.vlm.count_tokens(texts)) / len(texts),
         "monitors/words": sum(len(text.split()) for text in texts) / len(texts),
     }
+
+
+def variety(texts: Sequence[str]) -> dict[str, float]:
+    """Monitors that compare texts with each other, so that they need all those of a rollout at once."""
+    return {"monitors/duplicate_rate": duplicate_rate(texts), "monitors/distinct_2": distinct_2(texts)}

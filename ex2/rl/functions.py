@@ -132,7 +132,9 @@ def clipped_value_loss(
     unclipped = (values - returns).square()
     if clip_range is None:
         return 0.5 * unclipped, torch.zeros_like(unclipped)
-    kept = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    kept = values.clamp(
+        old_values - clip_range, old_values + clip_range
+    )  # a value within the range stays as it is, bit for bit
     clipped = (kept - returns).square()
     return 0.5 * torch.maximum(unclipped, clipped), (clipped > unclipped).to(values.dtype)
 

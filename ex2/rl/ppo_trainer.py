@@ -13,38 +13,30 @@ accelerate, DeepSpeed and FSDP, and checkpoints. This class replaces what makes 
 from __future__ import annotations
 
 import json
-import math
 import textwrap
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from ex2.errors import UserError
 from ex2.rl import functions as F
+from ex2.rl.guards import Guards
 from ex2.rl.kl_control import KLController
 from ex2.rl.ppo_config import PPOConfig
-from ex2.rl.resume import ResumeInOrder
-from ex2.rl.value_head import attach_value_head
-
-logger = get_logger(__name__)
+from ex2.rl.resume import ExactResume
+from ex2.rl.sharding import load_whole_weights, whole_weights
+from ex2.rl.value_head import attach_value_head, hide_from_vllm
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 PPO_STATE_FILE = "ppo_state.json"
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss or a reward is not finite. The message says where the samples of the bad step were written."""
 
 
 @dataclass
@@ -56,7 +48,7 @@ class PolicyOutput:
     values: Tensor
 
 
-class PPOTrainer(ResumeInOrder, GRPOTrainer):
+class PPOTrainer(Guards, ExactResume, GRPOTrainer):
     """PPO with a value head, per-token KL in the reward and GAE, for a policy with LoRA adapters.
 
     Takes GRPOTrainer's arguments with a `PPOConfig`. Any callable that TRL accepts is a reward. The reference is the base
@@ -88,7 +80,8 @@ class PPOTrainer(ResumeInOrder, GRPOTrainer):
         self.kl_controller = KLController(self.args.beta, self.args.kl_target, self.args.kl_horizon)
         self.beta = 0.0  # TRL's own KL term in the loss stays off: PPO puts the KL in the reward
         self.value_head = attach_value_head(self.model, self.args.detach_value_head)
-        self._scores: Tensor | None = None
+        if self.use_vllm:
+            hide_from_vllm(self.vllm_generation)
 
     # ---------------------------------------------------------------- forward passes
 
@@ -122,13 +115,6 @@ class PPOTrainer(ResumeInOrder, GRPOTrainer):
 
     # ---------------------------------------------------------------- rollout
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        rewards_per_func = super()._calculate_rewards(*args, **kwargs)  # (B of all processes, number of rewards)
-        scores = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
-        # A reward of None (NaN here) does not apply to a completion; one that no reward applies to has no score.
-        self._scores = scores.masked_fill(rewards_per_func.isnan().all(dim=1), math.nan)
-        return rewards_per_func
-
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor | Any]:
         """Sample completions, score them, and add what PPO learns from.
 
@@ -155,10 +141,8 @@ class PPOTrainer(ResumeInOrder, GRPOTrainer):
         values = policy.values
         if mode == "train" and self._head_is_new():
             # Start from the mean score instead of 0, else the first advantages mostly measure how early a token is.
-            mean_score = learned_scores.mean()
-            with torch.no_grad():
-                self.value_head.linear.bias.add_(mean_score)
-            values = values + mean_score
+            self.value_head.start = learned_scores.mean().item()
+            values = values + self.value_head.start
 
         k1 = F.kl_k1(policy.logps, ref_logps)
         rewards = F.shaped_rewards(scores, k1, mask, self.kl_controller.coef)
@@ -181,23 +165,22 @@ class PPOTrainer(ResumeInOrder, GRPOTrainer):
         batch["returns"] = returns * mask
         batch["old_values"] = values
         batch["old_per_token_logps"] = policy.logps
+        batch["score"] = self._own_scores(len(inputs))
         if mode == "train":
-            self._guard(
-                torch.isfinite(scores).all() & torch.isfinite(advantages).all(), "a reward or an advantage", batch
-            )
-            self.kl_controller.update(sequence_kl, num_samples=all_scores.numel())
-            if self.args.kl_stop is not None and sequence_kl > self.args.kl_stop:
-                path = self._dump(batch)
-                logger.warning(
-                    f"Training stops: the KL to the reference is {sequence_kl:.1f} nats a completion, above "
-                    f"kl_stop={self.args.kl_stop}. The samples of this step are in {path}. Raise kl_stop or beta, or lower "
-                    "learning_rate."
+            finite = torch.isfinite(scores).all() & torch.isfinite(advantages).all()
+            self._guard(finite, "a reward or an advantage is not finite", batch)
+            if self.args.kl_stop is not None:
+                self._guard(
+                    torch.tensor(sequence_kl <= self.args.kl_stop, device=scores.device),
+                    f"the KL to the reference is {sequence_kl:.1f} nats a completion, above kl_stop={self.args.kl_stop}",
+                    batch,
+                    cure="Raise kl_stop or beta, or lower learning_rate.",
                 )
-                self.control.should_training_stop = True
+            self.kl_controller.update(sequence_kl, num_samples=all_scores.numel())
         return batch
 
     def _head_is_new(self) -> bool:
-        return self.state.global_step == 0 and self._step == 0 and not self.value_head.linear.weight.any()
+        return self.state.global_step == 0 and self._step == 0
 
     # ---------------------------------------------------------------- loss
 
@@ -217,7 +200,6 @@ class PPOTrainer(ResumeInOrder, GRPOTrainer):
         if mode == "train":
             tokens = tokens * self.current_gradient_accumulation_steps / self.args.steps_per_generation
         loss = ((policy_loss + self.args.vf_coef * value_loss) * mask).sum() / tokens
-        self._guard(torch.isfinite(loss), "the loss", inputs)
 
         with torch.no_grad():
             approx_kl = F.kl_k3(inputs["old_per_token_logps"], policy.logps)
@@ -253,37 +235,6 @@ class PPOTrainer(ResumeInOrder, GRPOTrainer):
         ]
         return F.explained_variance(*parts).item()
 
-    # ---------------------------------------------------------------- guards
-
-    def _guard(self, ok: Tensor, what: str, batch: dict[str, Any]) -> None:
-        # Decided by all processes together: one that stopped alone would leave the others waiting in their next reduction.
-        if self.accelerator.reduce((~ok).float(), reduction="sum") > 0:
-            path = self._dump(batch)
-            raise TrainingDiverged(
-                f"Training stops at step {self.state.global_step}: {what} is not finite. The samples of this step are in "
-                f"{path}; earlier checkpoints are untouched. Lower learning_rate or raise beta."
-            )
-
-    def _dump(self, batch: dict[str, Any]) -> Path:
-        """Write the completions of a bad step with their numbers as JSON lines, one file a process."""
-        path = (
-            Path(str(self.args.output_dir))
-            / f"bad_step_{self.state.global_step}_rank{self.accelerator.process_index}.jsonl"
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        columns = ("old_per_token_logps", "old_values", "advantages", "returns")
-        with path.open("w", encoding="utf-8") as file:
-            for i, (prompt, completion) in enumerate(
-                zip(
-                    self._tokenizer.batch_decode(batch["prompt_ids"], skip_special_tokens=True),
-                    self._tokenizer.batch_decode(batch["completion_ids"], skip_special_tokens=True),
-                    strict=True,
-                )
-            ):
-                numbers = {name: [_json_number(v) for v in batch[name][i].tolist()] for name in columns}
-                file.write(json.dumps({"prompt": prompt, "completion": completion, **numbers}) + "\n")
-        return path
-
     # ---------------------------------------------------------------- optimizer and checkpoints
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
@@ -301,14 +252,12 @@ class PPOTrainer(ResumeInOrder, GRPOTrainer):
             )
         return optimizer
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        with self._whole_value_head():
-            if self.args.should_save:
-                weights = {name: p.detach().cpu().contiguous() for name, p in self.value_head.state_dict().items()}
-                save_file(weights, folder / VALUE_HEAD_FILE)
-                (folder / PPO_STATE_FILE).write_text(json.dumps({"kl_controller": self.kl_controller.state_dict()}))
+    def _add_to_checkpoint(self, folder: Path) -> None:
+        weights = whole_weights(self.value_head)
+        if self.args.should_save:
+            save_file(weights, folder / VALUE_HEAD_FILE)
+            state = {"kl_controller": self.kl_controller.state_dict(), "value_start": self.value_head.start}
+            (folder / PPO_STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -316,18 +265,11 @@ class PPOTrainer(ResumeInOrder, GRPOTrainer):
         for name in (VALUE_HEAD_FILE, PPO_STATE_FILE):
             if not (folder / name).is_file():
                 raise UserError(f"resume_from_checkpoint={folder} is not a PPO checkpoint: {name} is missing.")
-        self.value_head.load_state_dict(load_file(folder / VALUE_HEAD_FILE))
-        self.kl_controller.load_state_dict(json.loads((folder / PPO_STATE_FILE).read_text())["kl_controller"])
+        load_whole_weights(self.value_head, load_file(folder / VALUE_HEAD_FILE))
 
-    def _whole_value_head(self) -> Any:
-        """Context in which the value head's weights are whole, also where DeepSpeed ZeRO-3 shards them."""
-        plugin = self.args.deepspeed_plugin
-        if self.is_deepspeed_enabled and plugin is not None and plugin.zero_stage == 3:
-            import deepspeed
-
-            return deepspeed.zero.GatheredParameters(list(self.value_head.parameters()))
-        return nullcontext()
-
-
-def _json_number(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            state = json.loads((Path(checkpoint) / PPO_STATE_FILE).read_text(encoding="utf-8"))
+            self.kl_controller.load_state_dict(state["kl_controller"])
+            self.value_head.start = state["value_start"]

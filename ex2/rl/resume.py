@@ -1,4 +1,4 @@
-"""Makes resumed runs of TRL's online trainers ask the prompts in the order that an uninterrupted run would."""
+"""Exact resume of TRL's online trainers: whole checkpoints, and the prompts in the order of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -8,22 +8,34 @@ from typing import Any
 
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ex2.checkpoints import UNFINISHED, clean_up, finish, rotate
+from ex2.survival import NotWritten, written_by_all
 
 
-class ResumeInOrder:
+class ExactResume:
     """Mixin for TRL's GRPOTrainer and RLOOTrainer.
+
+    The Trainer writes into `checkpoint-N` and deletes older ones file by file. Here all processes write into
+    `.unfinished/checkpoint-N`, which is renamed when the last of them is done; only then older ones go.
 
     TRL's sampler draws the order of each epoch from a generator of its own, which is not part of a checkpoint: a resumed run
     would begin again with the order of the first epoch. Goes away when TRL's RepeatSampler follows `set_epoch`.
     """
 
     _epochs_to_skip = 0
+    _saving = False
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-        state = Path(resume_from_checkpoint) / TRAINER_STATE_NAME
-        if state.is_file():
-            self._epochs_to_skip = int(json.loads(state.read_text(encoding="utf-8"))["epoch"])
+    def _inner_training_loop(self, *args: Any, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        trainer: Any = self
+        if trainer.args.should_save:
+            clean_up(Path(trainer.args.output_dir))
+        trainer.accelerator.wait_for_everyone()
+        if resume_from_checkpoint is not None:
+            state = json.loads((Path(resume_from_checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+            self._epochs_to_skip = int(state["epoch"])
+        return super()._inner_training_loop(*args, resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         sampler = super()._get_train_sampler(dataset)  # type: ignore[misc]
@@ -31,3 +43,63 @@ class ResumeInOrder:
             torch.randperm(sampler.num_samples, generator=sampler.generator)
         self._epochs_to_skip = 0
         return sampler
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        trainer: Any = self
+        if trainer.state.global_step >= trainer.state.max_steps:
+            # A finished run was resumed. The Trainer asks after each update whether it was the last, not before the first.
+            trainer.control.should_training_stop = True
+            self._rotate(Path(trainer.args.output_dir))  # it may have been killed after its last save
+            return
+        super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
+
+    # ---------------------------------------------------------------- saving
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder: str = super()._get_output_dir(trial)  # type: ignore[misc]
+        return str(Path(folder) / UNFINISHED) if self._saving else folder
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        trainer: Any = self
+        name = f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+        run = Path(self._get_output_dir(trial))
+        unfinished, target = run / UNFINISHED / name, run / name
+        try:
+            with written_by_all(name, run):
+                self._write(model, trial, unfinished, target)
+            # Now the files of all processes are there. `should_save` holds once a run, or once a machine with its own disk.
+            with written_by_all(name, run):
+                if trainer.args.should_save:
+                    finish(unfinished, target)
+        except NotWritten:
+            clean_up(run)
+            raise
+        self._rotate(run)
+        if trainer.args.push_to_hub:
+            self._push_from_checkpoint(str(target))
+
+    def _rotate(self, run: Path) -> None:
+        trainer: Any = self
+        if trainer.args.should_save:
+            best = trainer.state.best_model_checkpoint
+            rotate(run, trainer.args.save_total_limit, None if best is None else Path(best))
+
+    def _write(self, model: torch.nn.Module, trial: Any, unfinished: Path, target: Path) -> None:
+        trainer: Any = self
+        self._saving = True
+        try:
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+            self._add_to_checkpoint(unfinished)
+        finally:
+            self._saving = False
+        if trainer.state.best_model_checkpoint == str(unfinished):
+            trainer.state.best_model_checkpoint = str(target)
+            if trainer.args.should_save:
+                trainer.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+
+    def _add_to_checkpoint(self, folder: Path) -> None:
+        """Write what the Trainer does not know of; all processes call it."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._saving:  # else it would be renamed while it is uploaded
+            super()._push_from_checkpoint(checkpoint_folder)  # type: ignore[misc]

@@ -20,8 +20,12 @@ class ValueHead(nn.Module):
     and no second copy of any model exists. Within `listening(n)`, the hook also cuts the backbone's output to its last
     `n + 1` positions, so that the LM head scores the completion and not the prompt.
 
-    The weights start at 0: the first values are the bias, which the trainer sets to the mean of the first scores.
+    The weights start at 0: the first values are `start`, which the trainer sets to the mean of the first scores. It is a
+    plain number beside the weights because a weight that is set by hand in the middle of training is lost where DeepSpeed
+    or FSDP hold the copy that counts.
     """
+
+    start: float = 0.0
 
     def __init__(self, hidden_size: int, detach: bool = False) -> None:
         super().__init__()
@@ -40,7 +44,9 @@ class ValueHead(nn.Module):
         hidden = hidden.detach() if self.detach else hidden
         with torch.autocast(hidden.device.type, enabled=False):
             hidden = hidden.float()
-            return self.linear(nn.functional.rms_norm(hidden, hidden.shape[-1:], eps=1e-6)).squeeze(-1)
+            hidden = nn.functional.rms_norm(hidden, hidden.shape[-1:], eps=1e-6)
+            # DeepSpeed and FSDP may hold the weights in bfloat16.
+            return self.linear(hidden.to(self.linear.weight.dtype)).float().squeeze(-1) + self.start
 
     @contextmanager
     def listening(self, completion_length: int) -> Iterator[None]:
@@ -77,3 +83,9 @@ def attach_value_head(policy: PreTrainedModel | PeftModel, detach: bool = False)
     base.value_head = head
     base.base_model.register_forward_hook(head._hear)
     return head
+
+
+def hide_from_vllm(engine: Any) -> None:
+    """Leave the value head out of the weights that TRL's `VLLMGeneration` sends: vLLM knows no such layer and would stop."""
+    every = engine._iter_named_params
+    engine._iter_named_params = lambda: ((name, w) for name, w in every() if not name.startswith("value_head."))

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from ex2.bank import ImageBank
-from ex2.rewards.monitors import boilerplate_rate, distinct_2, duplicate_rate, hub_score, monitor, repetition_rate
+from ex2.rewards.monitors import (
+    boilerplate_rate,
+    distinct_2,
+    duplicate_rate,
+    hub_score,
+    monitor,
+    repetition_rate,
+    variety,
+)
 from ex2.rewards.quality import QUALITY_REWARDS, distinct_share, no_repetition, whole_sentence
 from ex2.rewards.scoring import TextScorer
 from ex2.vlm import VLM
@@ -110,12 +118,11 @@ def test_monitor(pictogram_vlm: VLM, pictogram_bank: ImageBank) -> None:
     texts = ["a cat", "A cat", "an icon of an ant", long.strip()]
     values = monitor(scorer, texts, [6, 6, 0, 0])
     assert set(values) == {
-        "monitors/reward_cosine", "monitors/heldout_cosine", "monitors/hub_score", "monitors/duplicate_rate",
-        "monitors/distinct_2", "monitors/repetition_rate", "monitors/boilerplate_rate", "monitors/truncated_share",
-        "monitors/words",
+        "monitors/reward_cosine", "monitors/heldout_cosine", "monitors/hub_score", "monitors/repetition_rate",
+        "monitors/boilerplate_rate", "monitors/truncated_share", "monitors/words",
     }  # fmt: skip
     assert all(type(value) is float for value in values.values())
-    assert values["monitors/duplicate_rate"] == 0.25
+    assert variety(texts) == {"monitors/duplicate_rate": 0.25, "monitors/distinct_2": distinct_2(texts)}
     assert values["monitors/boilerplate_rate"] == 0.25
     assert values["monitors/truncated_share"] == 0.25
     assert values["monitors/words"] == (2 + 2 + 5 + 2 * pictogram_vlm.max_text_tokens) / 4

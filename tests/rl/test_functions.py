@@ -142,6 +142,13 @@ def test_clipped_value_loss(value: float, target: float, loss: float, clipped: f
     close(new.grad, t([0.0 if clipped else value - target]))
 
 
+def test_rounding_is_not_counted_as_clipping() -> None:
+    old = torch.linspace(-30, 30, 1001)[None]
+    new = old + torch.linspace(-0.1, 0.1, 1001)[None]
+    _, clipped = F.clipped_value_loss(new, old, torch.ones_like(old), clip_range=0.2)
+    assert clipped.sum() == 0
+
+
 def test_value_loss_without_clipping() -> None:
     loss, clipped = F.clipped_value_loss(t([2.0]), t([1.0]), t([5.0]), clip_range=None)
     assert loss.tolist() == [[4.5]]  # (2 - 5)^2 / 2

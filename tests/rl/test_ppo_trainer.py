@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from ex2.errors import UserError
-from ex2.rl.ppo_trainer import PPO_STATE_FILE, VALUE_HEAD_FILE, PPOTrainer, TrainingDiverged
+from ex2.rl.guards import TrainingDiverged
+from ex2.rl.ppo_trainer import PPO_STATE_FILE, VALUE_HEAD_FILE, PPOTrainer
 
 MakeTrainer = Callable[..., PPOTrainer]
 
@@ -90,7 +91,7 @@ def test_adapter_and_head_learn_and_the_base_does_not(short_run: tuple[PPOTraine
 def test_value_head_starts_from_the_mean_score(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(reward_funcs=lambda completions, **columns: [3.0, 5.0] * 4, learning_rate=1e-9)
     trainer.train()
-    assert trainer.value_head.linear.bias.item() == pytest.approx(4.0, abs=1e-5)
+    assert trainer.value_head.start == 4.0
     assert logged(trainer, "value/mean") == [pytest.approx(4.0)]
     assert logged(trainer, "score") == [pytest.approx(4.0)]
 
@@ -411,7 +412,7 @@ def test_evaluation_leaves_training_alone(make_trainer: MakeTrainer) -> None:
 def test_evaluation_before_training_leaves_the_new_head_at_zero(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(eval_prompts=["a", "b c"], per_device_eval_batch_size=2)
     trainer.evaluate()
-    assert trainer.value_head.linear.bias.item() == 0.0
+    assert trainer.value_head.start == 0.0
 
 
 # ---------------------------------------------------------------- guards
@@ -438,7 +439,7 @@ def test_reward_that_is_not_finite_stops_training(make_trainer: MakeTrainer, tmp
     rows = read_dump(dump)
     assert len(rows) == 8
     assert all(
-        set(row) == {"prompt", "completion", "old_per_token_logps", "old_values", "advantages", "returns"}
+        set(row) == {"prompt", "completion", "old_per_token_logps", "old_values", "advantages", "returns", "score"}
         for row in rows
     )
     assert all(row["prompt"] for row in rows)
@@ -477,23 +478,39 @@ def test_loss_that_is_not_finite_stops_training(make_trainer: MakeTrainer, tmp_p
     assert len(read_dump(tmp_path / "bad_step_1_rank0.jsonl")) == 8
 
 
-def test_stops_at_the_kl_limit(make_trainer: MakeTrainer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_gradient_that_is_not_finite_reaches_no_weight(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer(output_dir=str(tmp_path), max_steps=3)
+    reached: list[dict[str, Tensor]] = []
+
+    def poison(gradient: Tensor) -> Tensor:
+        reached.append(weights(trainer))
+        return gradient * math.nan if trainer.state.global_step == 1 else gradient
+
+    next(p for name, p in trainer.model.named_parameters() if "lora_B" in name).register_hook(poison)
+    with pytest.raises(TrainingDiverged, match=r"at step 1: the gradient is not finite\. .*bad_step_1_rank0"):
+        trainer.train()
+    assert len(read_dump(tmp_path / "bad_step_1_rank0.jsonl")) == 8
+    assert all(torch.equal(p, reached[-1][name]) for name, p in weights(trainer).items())
+
+
+def test_kl_above_its_limit_ends_the_run(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     trainer = make_trainer(
         output_dir=str(tmp_path), beta=0.001, kl_stop=0.5, num_iterations=2, max_steps=200, learning_rate=3e-2
     )
-    with caplog.at_level(logging.WARNING, logger="ex2"):
+    with pytest.raises(TrainingDiverged) as error:
         trainer.train()
-    kl = logged(trainer, "kl")
-    assert trainer.state.global_step < 200
-    assert kl[-1] > 0.5
-    assert max(kl[:-1]) <= 0.5
-    (dump,) = tmp_path.glob("bad_step_*_rank0.jsonl")
+    step = trainer.state.global_step
+    assert 0 < step < 200
+    dump = tmp_path / f"bad_step_{step}_rank0.jsonl"
     assert len(read_dump(dump)) == 8
-    message = (
-        f"Training stops: the KL to the reference is {kl[-1]:.1f} nats a completion, above kl_stop=0.5. The samples of this "
-        f"step are in {dump}. Raise kl_stop or beta, or lower learning_rate."
+    kl = re.search(r"is ([\d.]+) nats", str(error.value))
+    assert kl is not None
+    assert float(kl[1]) > 0.5
+    assert str(error.value) == (
+        f"Training stops at step {step}: the KL to the reference is {kl[1]} nats a completion, above kl_stop=0.5. The samples "
+        f"of this step are in {dump}; earlier checkpoints are untouched. Raise kl_stop or beta, or lower learning_rate."
     )
-    assert any(line.endswith(message) for line in caplog.messages)
+    assert max(logged(trainer, "kl")) <= 0.5
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -524,7 +541,11 @@ def test_checkpoint_holds_head_and_controller(whole_run: PPOTrainer) -> None:
     assert set(head) == {"linear.weight", "linear.bias"}
     assert torch.equal(head["linear.weight"], whole_run.value_head.linear.weight)
     state = json.loads((folder / PPO_STATE_FILE).read_text())
-    assert state == {"kl_controller": {"coef": whole_run.kl_controller.coef, "target": 0.1, "horizon": 50}}
+    assert state == {
+        "kl_controller": {"coef": whole_run.kl_controller.coef, "target": 0.1, "horizon": 50},
+        "value_start": whole_run.value_head.start,
+    }
+    assert whole_run.value_head.start != 0.0
     assert whole_run.kl_controller.coef != 0.2
     for name in ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
         assert (folder / name).is_file()

@@ -69,6 +69,26 @@ def test_values_are_those_of_the_states_before_each_token(policy: Any, input_ids
     torch.testing.assert_close(values, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_weights_may_be_held_in_bfloat16(policy: Any, input_ids: Tensor) -> None:
+    """As DeepSpeed and FSDP hold them with bf16; the value they start from stays exact."""
+    head = with_weights(attach_value_head(policy))
+    head.start = 20.3
+    with head.listening(T):
+        policy(input_ids)
+    expected = head.take_values()
+    head.bfloat16()
+    with head.listening(T):
+        policy(input_ids)
+    values = head.take_values()
+    assert values.dtype == torch.float32
+    torch.testing.assert_close(values, expected, atol=0.1, rtol=0)
+    torch.nn.init.zeros_(head.linear.weight)
+    torch.nn.init.zeros_(head.linear.bias)
+    with head.listening(T):
+        policy(input_ids)
+    assert head.take_values().unique().tolist() == pytest.approx([20.3])
+
+
 def test_values_are_taken_once(policy: Any, input_ids: Tensor) -> None:
     head = attach_value_head(policy)
     policy(input_ids)  # not listening: nothing is heard
