@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,9 @@ from ex2.pairs import PairText, PairTexts
 
 
 def _load_benchmark() -> ModuleType:
-    path = Path(__file__).resolve().parent.parent / "benchmarks" / "fudd_speed.py"
-    spec = importlib.util.spec_from_file_location("fudd_speed", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).resolve().parent.parent / "benchmarks")
+        return importlib.import_module("fudd_speed")
 
 
 reference = _load_benchmark().reference
