@@ -290,3 +290,13 @@ def kill_once_written() -> Callable[[list[str], Path], None]:
             process.wait()
 
     return kill
+
+
+@pytest.fixture
+def wandb_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where wandb's offline runs of this test go: wandb reads its environment once a process, unless it is torn down."""
+    wandb = pytest.importorskip("wandb")
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    yield tmp_path / "wandb"
+    wandb.teardown()

@@ -301,23 +301,21 @@ def test_other_algorithms_stop_like_ppo(
 
 
 def test_a_resumed_run_goes_on_under_its_wandb_id(
-    short: Arguments, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: Arguments, whole: Path, tmp_path: Path, wandb_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     folder = tmp_path / "run"
     main("ppo", short(folder, report_to="wandb", max_steps=2))
     run_id = (folder / WANDB_ID).read_text().strip()
-    assert [path.name for path in tmp_path.glob(f"wandb/offline-run-*-{run_id}")]
+    assert [path.name for path in wandb_folder.glob(f"offline-run-*-{run_id}")]
     time.sleep(1.1)  # wandb names its folders by the second
     main("ppo", short(folder, report_to="wandb", resume_from_checkpoint="true"))
     assert (folder / WANDB_ID).read_text().strip() == run_id
-    assert {path.name.rpartition("-")[2] for path in tmp_path.glob("wandb/offline-run-*")} == {run_id}
-    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
+    assert {path.name.rpartition("-")[2] for path in wandb_folder.glob("offline-run-*")} == {run_id}
+    assert len(list(wandb_folder.glob("offline-run-*"))) == 2
 
     monkeypatch.setenv("WANDB_RUN_ID", "mine1234")
     main("ppo", short(folder, report_to="wandb", resume_from_checkpoint="true"))
-    assert list(tmp_path.glob("wandb/offline-run-*-mine1234"))
+    assert list(wandb_folder.glob("offline-run-*-mine1234"))
 
 
 def test_wandb_out_of_reach_ends_soon_in_one_line(short: Arguments, tmp_path: Path) -> None:
