@@ -65,7 +65,7 @@ def build(size: str, vlm: Any, device: str, dtype: str, folder: str, **options: 
     from ex2.options import parse_options
     from ex2.questions import build_prompts
     from ex2.rewards import TextScorer
-    from ex2.training import build_trainer
+    from ex2.trainers import build_trainer
 
     config = policy_config(size)
     torch.manual_seed(0)

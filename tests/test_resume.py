@@ -202,7 +202,7 @@ def test_true_falls_back_to_an_older_checkpoint(
 @contextmanager
 def at_second_rollout(action: Callable[[Any], None]) -> Iterator[None]:
     """Call `action` with the trainer in the middle of the second rollout of a run."""
-    from ex2.training import SampleLog
+    from ex2.trainers import SampleLog
 
     original = SampleLog._calculate_rewards
 

@@ -66,7 +66,7 @@ def goes_on(short: Arguments, folder: Path, whole: Path) -> None:
 @pytest.fixture
 def during_rollout(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Any], None]], None]:
     """`during_rollout(step, action)`: call `action` with the trainer while it samples after that step."""
-    from ex2.training import SampleLog
+    from ex2.trainers import SampleLog
 
     original = SampleLog._calculate_rewards
 
@@ -354,6 +354,6 @@ def test_saves_do_not_ask_the_hub(short: Arguments, tmp_path: Path, monkeypatch:
         raise AssertionError("PEFT asked the hub")
 
     monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", asked)
-    monkeypatch.setattr("ex2.training.public_name", lambda name: "some/model")
+    monkeypatch.setattr("ex2.trainers.public_name", lambda name: "some/model")
     main("ppo", short(tmp_path / "run", max_steps=2))
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()

@@ -132,9 +132,8 @@ def clipped_value_loss(
     unclipped = (values - returns).square()
     if clip_range is None:
         return 0.5 * unclipped, torch.zeros_like(unclipped)
-    kept = values.clamp(
-        old_values - clip_range, old_values + clip_range
-    )  # a value within the range stays as it is, bit for bit
+    # Not old + clamp(new - old): a value within the range stays as it is, bit for bit.
+    kept = values.clamp(old_values - clip_range, old_values + clip_range)
     clipped = (kept - returns).square()
     return 0.5 * torch.maximum(unclipped, clipped), (clipped > unclipped).to(values.dtype)
 

@@ -18,7 +18,7 @@ class TrainingDiverged(RunStopped):
 
 
 class Guards:
-    """Mixin for TRL's GRPOTrainer and RLOOTrainer: guards loss and gradient, and keeps the scores of a rollout."""
+    """Mixin for TRL's online trainers and PPOTrainer: guards loss and gradient, and keeps the scores of a rollout."""
 
     _scores: Tensor | None = None
     _micro_batch: dict[str, Any]

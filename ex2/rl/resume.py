@@ -15,7 +15,7 @@ from ex2.survival import NotWritten, written_by_all
 
 
 class ExactResume:
-    """Mixin for TRL's GRPOTrainer and RLOOTrainer.
+    """Mixin for TRL's online trainers and PPOTrainer.
 
     The Trainer writes into `checkpoint-N` and deletes older ones file by file. Here all processes write into
     `.unfinished/checkpoint-N`, which is renamed when the last of them is done; only then older ones go.

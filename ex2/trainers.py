@@ -1,0 +1,118 @@
+"""TRL's online trainers as EX2 uses them: with its rewards, a log of every sample, and the monitors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import Tensor
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import GRPOTrainer, RLOOTrainer
+
+from ex2 import run_folder
+from ex2.generation import TextGenerator
+from ex2.options import RunOptions
+from ex2.policy import embeddings_adapted, lora_config, public_name
+from ex2.rewards import RewardStats, TextScorer, build_rewards
+from ex2.rewards.monitors import monitor, variety
+from ex2.rewards.scoring import completion_text
+from ex2.rl.guards import GuardedRollouts
+from ex2.rl.ppo_trainer import PPOTrainer
+from ex2.rl.resume import ExactResume
+from ex2.survival import written_by_all
+
+_SAMPLE_COLUMNS = ("class_id", "class_name", "other_id", "other_name", "question")
+
+
+class SampleLog:
+    """Mixin for TRL's online trainers: writes every sample with every reward term, and logs the monitors."""
+
+    scorer: TextScorer
+    samples_path: Path
+
+    def _calculate_rewards(self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, ids: Any) -> Tensor:
+        rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, ids)  # type: ignore[misc]
+        trainer: Any = self
+        texts = [completion_text(completion) for completion in completions]
+        class_ids = [row["class_id"] for row in inputs]
+        other_ids = [row["other_id"] for row in inputs] if "other_id" in inputs[0] else None
+        first = trainer.accelerator.process_index * len(texts)
+        own = rewards[first : first + len(texts)].tolist()
+        heldout = self.scorer.cosine(texts, class_ids, split="heldout").tolist()
+        rows = [
+            {
+                "step": trainer.state.global_step,
+                **{name: row[name] for name in _SAMPLE_COLUMNS if name in row},
+                "text": text,
+                "scores": {**dict(zip(trainer.reward_func_names, terms, strict=True)), "heldout_cosine": cosine},
+            }
+            for row, text, terms, cosine in zip(inputs, texts, own, heldout, strict=True)
+        ]
+        rows = gather_object(rows)
+        monitors = monitor(self.scorer, texts, class_ids, other_ids) | variety([row["text"] for row in rows])
+        for name, value in monitors.items():
+            trainer._log_metric(name, value)
+        if trainer.model.training:
+            with written_by_all(self.samples_path.name, self.samples_path.parent):
+                if trainer.accelerator.is_main_process:
+                    with self.samples_path.open("a", encoding="utf-8") as file:
+                        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return rewards
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL writes its own card at each checkpoint; the run's card is written once, by EX2, with results in it."""
+
+
+class EX2PPOTrainer(SampleLog, PPOTrainer):
+    """PPO with EX2's sample log and monitors."""
+
+
+class EX2GRPOTrainer(SampleLog, GuardedRollouts, ExactResume, GRPOTrainer):
+    """TRL's GRPO with EX2's sample log and monitors."""
+
+
+class EX2RLOOTrainer(SampleLog, GuardedRollouts, ExactResume, RLOOTrainer):
+    """TRL's RLOO with EX2's sample log and monitors."""
+
+
+TRAINERS: dict[str, Any] = {"ppo": EX2PPOTrainer, "grpo": EX2GRPOTrainer, "rloo": EX2RLOOTrainer}
+
+
+def build_trainer(
+    options: RunOptions, generator: TextGenerator, prompts: Dataset, scorer: TextScorer, stats: RewardStats | None
+) -> Any:
+    """The TRL trainer of the chosen algorithm with EX2's rewards and sample log."""
+    rewards: list[Callable[..., list[float]]] = build_rewards(
+        options.ex2.reward_funcs, scorer, scale=options.ex2.reward_scale, stats=stats
+    )
+    if options.trainer.ddp_find_unused_parameters is None:
+        options.trainer.ddp_find_unused_parameters = False  # every LoRA weight and the value head is used in each pass
+    fresh = options.ex2.adapter_name_or_path is None
+    trainer = TRAINERS[options.algorithm](
+        model=generator.model,
+        reward_funcs=rewards,
+        args=options.trainer,
+        train_dataset=prompts,
+        processing_class=generator.tokenizer,
+        peft_config=lora_config(options.policy) if fresh else None,
+    )
+    if options.ex2.reference == "base" and "ref" in trainer.model.peft_config:
+        trainer.model.delete_adapter("ref")  # TRL keeps a copy of the starting adapter; the base model was asked for
+    if trainer.is_fsdp_enabled:
+        # transformers cannot see that the model will be sharded, and would let a process stop sampling before the others.
+        trainer.model.get_base_model()._is_fsdp_managed_module = True
+    # Without this, every saved adapter would name a folder of this machine as its base.
+    trainer.model.peft_config["default"].base_model_name_or_path = public_name(options.policy.model_name_or_path)
+    if not embeddings_adapted(trainer.model):
+        # Else PEFT would ask the hub at every save whether the vocabulary was resized, which EX2 never does.
+        trainer.model.save_pretrained = partial(trainer.model.save_pretrained, save_embedding_layers=False)
+    trainer.scorer = scorer
+    trainer.samples_path = options.output_dir / run_folder.SAMPLES
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
