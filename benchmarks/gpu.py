@@ -202,7 +202,7 @@ def outputs(device: str, dtype: str, size: str) -> dict[str, Any]:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
     vlm = random_open_clip("ViT-S-32-alt", device)
-    count, prompt, tokens = 4, 6, 8
+    count, prompt, tokens = 4, 10, 8
     with tempfile.TemporaryDirectory() as folder:
         trainer, _ = build(
             size, vlm, device, dtype, folder,
@@ -218,6 +218,7 @@ def outputs(device: str, dtype: str, size: str) -> dict[str, Any]:
         for parameter in learned:
             parameter.data.copy_(0.05 * draw(*parameter.shape))
         ids = torch.randint(3, 4000, (count, prompt + tokens), generator=random)
+        ids[1:, :6] = ids[0, 2:8]  # what all prompts begin with
         mask = torch.ones_like(ids)
         mask[0, :2] = mask[1, -3:] = 0
         batch: dict[str, Any] = {

@@ -49,17 +49,16 @@ class TextScorer:
             index = {text: i for i, text in enumerate(dict.fromkeys(batch))}
             unique = self.vlm.encode_texts(list(index), batch_size=self.batch_size)
             self.texts_encoded += len(index)
-            # TRL would take a reward of NaN for one that does not apply, and go on without it.
-            finite = unique.isfinite().all(dim=1)
-            if not finite.all():
-                text = list(index)[int(finite.int().argmin())]
+            # TRL would take a reward of NaN for one that does not apply, and go on without it. A sum is finite only if all are.
+            if not unique.sum().isfinite():
+                text = list(index)[int(unique.isfinite().all(dim=1).int().argmin())]
                 raise UserError(
                     f"vlm {self.vlm.name}: the embedding of the text {text!r} is not finite; load the VLM with "
                     "vlm_dtype=float32."
                 )
-            self._embeddings = unique[
-                torch.tensor([index[text] for text in batch], device=unique.device, dtype=torch.long)
-            ]
+            if len(index) < len(batch):
+                unique = unique[torch.tensor([index[text] for text in batch], device=unique.device)]
+            self._embeddings = unique
             self._batch = batch
         return self._embeddings
 

@@ -32,6 +32,13 @@ class PPOConfig(GRPOConfig):
     disable_dropout: bool = field(
         default=True, metadata={"help": "Switch dropout off, so that equal policies have a probability ratio of 1."}
     )
+    share_prefix: bool = field(
+        default=True,
+        metadata={
+            "help": "Compute what the prompts of a micro-batch begin with once for all of its texts: fewer tokens, the same "
+            "result up to rounding. Left out where it does not pay, and with dropout or attention other than SDPA."
+        },
+    )
     group_baseline: bool = field(
         default=False,
         metadata={

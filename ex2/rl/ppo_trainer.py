@@ -13,6 +13,8 @@ accelerate, DeepSpeed and FSDP, and checkpoints. This class replaces what makes 
 from __future__ import annotations
 
 import json
+import logging
+import math
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +35,14 @@ from ex2.rl.kl_control import KLController
 from ex2.rl.ppo_config import PPOConfig
 from ex2.rl.resume import ExactResume
 from ex2.rl.sharding import load_whole_weights, whole_weights
+from ex2.rl.shared_prefix import States, packed, packing_saves, padded
 from ex2.rl.value_head import attach_value_head, hide_from_vllm
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 PPO_STATE_FILE = "ppo_state.json"
+TEXTS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")  # of a rollout, one row a completion
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -80,6 +86,8 @@ class PPOTrainer(Guards, ExactResume, GRPOTrainer):
         self.kl_controller = KLController(self.args.beta, self.args.kl_target, self.args.kl_horizon)
         self.beta = 0.0  # TRL's own KL term in the loss stays off: PPO puts the KL in the reward
         self.value_head = attach_value_head(self.model, self.args.detach_value_head)
+        self._shares_prefix = self.args.share_prefix and self.args.disable_dropout  # texts would share dropout as well
+        self._checked_prefix = False
         if self.use_vllm:
             hide_from_vllm(self.vllm_generation)
 
@@ -87,22 +95,44 @@ class PPOTrainer(Guards, ExactResume, GRPOTrainer):
 
     def _score(self, model: torch.nn.Module, inputs: dict[str, Tensor], batch_size: int | None = None) -> PolicyOutput:
         """Log-probs, entropy and values of the completions in `inputs`, in chunks of `batch_size` (None: all at once)."""
-        input_ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-        attention_mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-        length = inputs["completion_ids"].size(1)
-        # One label more than tokens to score: TRL's fused LM head shifts labels against hidden states itself.
-        labels = input_ids.masked_fill(attention_mask == 0, -100)[:, -length - 1 :]
+        size = inputs["completion_ids"].size(0)
         chunks = []
-        for rows in torch.arange(input_ids.size(0), device=input_ids.device).split(batch_size or input_ids.size(0)):
-            with self.accelerator.autocast(), self.value_head.listening(length):
-                out = model(
-                    input_ids=input_ids[rows],
-                    attention_mask=attention_mask[rows],
-                    labels=labels[rows],
-                    fused_lm_head=True,
-                )
+        for start in range(0, size, batch_size or size):
+            part = {name: inputs[name][start : start + (batch_size or size)] for name in TEXTS}
+            arguments, states = self._layout(part)
+            labels = part["completion_ids"].masked_fill(part["completion_mask"] == 0, -100)
+            with self.accelerator.autocast(), self.value_head.listening(states):
+                out = model(**arguments, shift_labels=labels, fused_lm_head=True)
             chunks.append((out.log_probs, out.entropy, self.value_head.take_values()))
         return PolicyOutput(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
+
+    def _layout(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], States]:
+        """The tokens of one forward pass, with the prompts' common prefix once where that is right and pays."""
+        arguments, states = padded(inputs)
+        config = self.accelerator.unwrap_model(self.model).config.get_text_config()
+        rows, width = arguments["input_ids"].shape
+        # Only SDPA takes a boolean mask of tokens by tokens, which replaces that of a sliding window.
+        within_window = width < (getattr(config, "sliding_window", None) or math.inf)
+        if self._shares_prefix and config._attn_implementation == "sdpa" and within_window:
+            shared = packed(inputs)
+            if packing_saves((rows, width), shared[0]["input_ids"].size(1), config.hidden_size):
+                return shared
+        return arguments, states
+
+    def _check_shared_prefix(self, inputs: dict[str, Tensor]) -> None:
+        """Share no prefix where that changes log-probs: the backbone's layers see more than tokens, mask and positions say."""
+        self._checked_prefix = True
+        shared = self._score(self.model, inputs).logps
+        self._shares_prefix = False
+        off = F.masked_mean((self._score(self.model, inputs).logps - shared).abs(), inputs["completion_mask"]).item()
+        half = self.args.bf16 or self.args.fp16 or self.model.dtype != torch.float32
+        self._shares_prefix = off <= (0.05 if half else 1e-3)
+        if not self._shares_prefix:
+            logger.warning(
+                "Log-probs change by %.2g nats where prompts share the computation of their common prefix; it is done for each "
+                "text instead.",
+                off,
+            )
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[None, None, None]:
         """TRL asks for the rollout's log-probs here; PPO computes them itself, with the values, in one forward pass."""
@@ -135,6 +165,8 @@ class PPOTrainer(Guards, ExactResume, GRPOTrainer):
         checkpointing = self.args.gradient_checkpointing_kwargs
         assert not isinstance(checkpointing, str), "transformers turns the option's JSON text into a dict"
         with torch.no_grad(), disable_gradient_checkpointing(self.model, checkpointing):
+            if self._shares_prefix and not self._checked_prefix:
+                self._check_shared_prefix({name: batch[name][:batch_size] for name in TEXTS})
             policy = self._score(self.model, batch, batch_size)
             ref_logps = policy.logps if self.args.beta == 0.0 else self._reference_logps(batch, batch_size)
 

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from ex2.rl.shared_prefix import States
+
 
 class ValueHead(nn.Module):
     """Linear map from the hidden state before a token to the value of that state, in reward units.
 
     It listens to the policy's backbone through a forward hook, so log-probs and values come from the same forward pass
-    and no second copy of any model exists. Within `listening(n)`, the hook also cuts the backbone's output to its last
-    `n + 1` positions, so that the LM head scores the completion and not the prompt.
+    and no second copy of any model exists. Within `listening(states)`, the hook also cuts the backbone's output down to
+    `states(hidden)`, those before each completion token, so that the LM head scores the completion and not the prompt.
 
     The weights start at 0: the first values are `start`, which the trainer sets to the mean of the first scores. It is a
     plain number beside the weights because a weight that is set by hand in the middle of training is lost where DeepSpeed
@@ -33,7 +35,7 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
         self.detach = detach
-        self._completion_length: int | None = None
+        self._states: States | None = None
         self._values: Tensor | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -49,13 +51,13 @@ class ValueHead(nn.Module):
             return self.linear(hidden.to(self.linear.weight.dtype)).float().squeeze(-1) + self.start
 
     @contextmanager
-    def listening(self, completion_length: int) -> Iterator[None]:
-        """Within this context, the backbone's next forward pass leaves values for `take_values`."""
-        self._completion_length = completion_length
+    def listening(self, states: States) -> Iterator[None]:
+        """Within this context, the backbone's next forward pass leaves values of `states(hidden)` for `take_values`."""
+        self._states = states
         try:
             yield
         finally:
-            self._completion_length = None
+            self._states = None
 
     def take_values(self) -> Tensor:
         """Values (B, T) of the states before each of the T completion tokens in the last forward pass heard."""
@@ -64,12 +66,10 @@ class ValueHead(nn.Module):
         return values
 
     def _hear(self, module: nn.Module, args: Any, output: BaseModelOutputWithPast) -> BaseModelOutputWithPast:
-        if self._completion_length is not None:
-            # The state before token t is the hidden state at t - 1; the last position predicts nothing that was sampled.
+        if self._states is not None:
             assert output.last_hidden_state is not None
-            hidden = output.last_hidden_state[:, -self._completion_length - 1 :]
-            output.last_hidden_state = hidden
-            self._values = self(hidden[:, :-1])
+            output.last_hidden_state = self._states(output.last_hidden_state)
+            self._values = self(output.last_hidden_state)
         return output
 
 

@@ -30,6 +30,11 @@ def input_ids() -> Tensor:
     return torch.tensor([[2, 3, 4, 5, 6, 7, 8], [0, 0, 9, 2, 3, 4, 5]])
 
 
+def states(hidden: Tensor) -> Tensor:
+    """Those before each of the last T tokens."""
+    return hidden[:, -T - 1 : -1]
+
+
 def with_weights(head: ValueHead) -> ValueHead:
     torch.manual_seed(2)
     torch.nn.init.normal_(head.linear.weight)
@@ -39,7 +44,7 @@ def with_weights(head: ValueHead) -> ValueHead:
 
 def test_starts_at_zero(policy: Any, input_ids: Tensor) -> None:
     head = attach_value_head(policy)
-    with head.listening(T):
+    with head.listening(states):
         policy(input_ids)
     assert head.take_values().tolist() == [[0.0] * T] * 2
 
@@ -49,17 +54,17 @@ def test_logits_of_the_completion_are_the_same_with_and_without(policy: Any, inp
     expected = policy(input_ids, attention_mask=mask).logits
     assert expected.shape == (2, 7, 10)
     head = with_weights(attach_value_head(policy))
-    with head.listening(T):
+    with head.listening(states):
         heard = policy(input_ids, attention_mask=mask).logits
-    assert heard.shape == (2, T + 1, 10)  # the LM head scored the completion and the token before it only
-    torch.testing.assert_close(heard, expected[:, -T - 1 :], atol=1e-6, rtol=1e-6)
+    assert heard.shape == (2, T, 10)  # the LM head scored the completion only
+    torch.testing.assert_close(heard, expected[:, -T - 1 : -1], atol=1e-6, rtol=1e-6)
     assert torch.equal(policy(input_ids, attention_mask=mask).logits, expected)  # outside the context: as before
 
 
 def test_values_are_those_of_the_states_before_each_token(policy: Any, input_ids: Tensor) -> None:
     hidden = policy(input_ids, output_hidden_states=True).hidden_states[-1]  # after the final norm, (2, 7, 32)
     head = with_weights(attach_value_head(policy))
-    with head.listening(T):
+    with head.listening(states):
         policy(input_ids)
     values = head.take_values()
     assert values.shape == (2, T)
@@ -73,18 +78,18 @@ def test_weights_may_be_held_in_bfloat16(policy: Any, input_ids: Tensor) -> None
     """As DeepSpeed and FSDP hold them with bf16; the value they start from stays exact."""
     head = with_weights(attach_value_head(policy))
     head.start = 20.3
-    with head.listening(T):
+    with head.listening(states):
         policy(input_ids)
     expected = head.take_values()
     head.bfloat16()
-    with head.listening(T):
+    with head.listening(states):
         policy(input_ids)
     values = head.take_values()
     assert values.dtype == torch.float32
     torch.testing.assert_close(values, expected, atol=0.1, rtol=0)
     torch.nn.init.zeros_(head.linear.weight)
     torch.nn.init.zeros_(head.linear.bias)
-    with head.listening(T):
+    with head.listening(states):
         policy(input_ids)
     assert head.take_values().unique().tolist() == pytest.approx([20.3])
 
@@ -94,7 +99,7 @@ def test_values_are_taken_once(policy: Any, input_ids: Tensor) -> None:
     policy(input_ids)  # not listening: nothing is heard
     with pytest.raises(AssertionError, match="no forward pass was heard"):
         head.take_values()
-    with head.listening(T):
+    with head.listening(states):
         policy(input_ids)
     head.take_values()
     with pytest.raises(AssertionError, match="no forward pass was heard"):
@@ -103,7 +108,7 @@ def test_values_are_taken_once(policy: Any, input_ids: Tensor) -> None:
 
 def test_stops_listening_after_an_error(policy: Any, input_ids: Tensor) -> None:
     head = attach_value_head(policy)
-    with pytest.raises(RuntimeError, match="interrupted"), head.listening(T):
+    with pytest.raises(RuntimeError, match="interrupted"), head.listening(states):
         raise RuntimeError("interrupted")
     assert policy(input_ids).logits.shape == (2, 7, 10)
 
@@ -120,7 +125,7 @@ def test_generation_is_unaffected(policy: Any) -> None:
 @pytest.mark.parametrize("detach", [False, True])
 def test_detach_keeps_the_value_loss_from_the_adapter(policy: Any, input_ids: Tensor, detach: bool) -> None:
     head = with_weights(attach_value_head(policy, detach=detach))
-    with head.listening(T):
+    with head.listening(states):
         policy(input_ids)
     head.take_values().square().sum().backward()
     assert head.linear.weight.grad is not None
@@ -143,7 +148,7 @@ def test_works_without_lora(words_model: Callable[[], LlamaForCausalLM], input_i
     model = words_model()
     head = attach_value_head(model)
     assert model.value_head is head
-    with head.listening(T):
+    with head.listening(states):
         model(input_ids)
     assert head.take_values().shape == (2, T)
 
@@ -160,7 +165,7 @@ def test_is_not_part_of_the_saved_adapter(policy: Any, tmp_path: Path) -> None:
 def test_computes_in_float32_for_a_bfloat16_policy(policy: Any, input_ids: Tensor) -> None:
     policy.to(torch.bfloat16)
     head = with_weights(attach_value_head(policy))
-    with head.listening(T), torch.autocast("cpu", dtype=torch.bfloat16):
+    with head.listening(states), torch.autocast("cpu", dtype=torch.bfloat16):
         policy(input_ids)
     values = head.take_values()
     assert head.linear.weight.dtype == torch.float32
