@@ -6,7 +6,8 @@
 Policy: the Mistral-7B architecture in bfloat16 with LoRA r 16, prompts of about 20 tokens, 32 new tokens, 4 epochs, one update an
 epoch. Reward: the cosine of a ViT-L/14-size text tower in float32. Monitors and the sample log are on. A part's floor is what it
 would take at the peaks measured in the same run: each decoding step reads all weights once, or multiplies at the peak,
-whichever takes longer; a pass forward multiplies 2 FLOPs a weight and token, forward and backward with frozen weights 4.
+whichever takes longer; a pass forward multiplies 2 FLOPs a weight and token, forward and backward with frozen weights 4. All
+tokens count, also those that EX2 computes once for several texts.
 
 Correctness: a small policy with random adapter and value head, the same on both sides, on the device in float32 and bfloat16
 against the CPU in float32: log-probs, reference log-probs, values, rewards, gradient of the PPO loss, greedy tokens.

@@ -124,7 +124,10 @@ def layouts(trainer: PPOTrainer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[
     return shapes
 
 
-def test_training_packs_and_learns_the_same(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_packs_and_learns_the_same(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+) -> None:
     options: dict[str, Any] = {
         "prompts": SYSTEM,
         "optim": "sgd",
@@ -134,7 +137,7 @@ def test_training_packs_and_learns_the_same(make_trainer: MakeTrainer, monkeypat
     }
     trained = []
     for share in (True, False):
-        trainer = make_trainer(share_prefix=share, **options)
+        trainer = make_trainer(share_prefix=share, gradient_checkpointing=checkpointing, **options)
         shapes = layouts(trainer, monkeypatch)
         torch.manual_seed(0)
         trainer.train()
