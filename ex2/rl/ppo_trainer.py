@@ -108,16 +108,12 @@ class PPOTrainer(Guards, ExactResume, GRPOTrainer):
 
     def _layout(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], States]:
         """The tokens of one forward pass, with the prompts' common prefix once where that is right and pays."""
-        arguments, states = padded(inputs)
         config = self.accelerator.unwrap_model(self.model).config.get_text_config()
-        rows, width = arguments["input_ids"].shape
+        width = inputs["prompt_ids"].size(1) + inputs["completion_ids"].size(1)
         # Only SDPA takes a boolean mask of tokens by tokens, which replaces that of a sliding window.
         within_window = width < (getattr(config, "sliding_window", None) or math.inf)
-        if self._shares_prefix and config._attn_implementation == "sdpa" and within_window:
-            shared = packed(inputs)
-            if packing_saves((rows, width), shared[0]["input_ids"].size(1), config.hidden_size):
-                return shared
-        return arguments, states
+        can_share = self._shares_prefix and config._attn_implementation == "sdpa" and within_window
+        return packed(inputs) if can_share and packing_saves(inputs, config.hidden_size) else padded(inputs)
 
     def _check_shared_prefix(self, inputs: dict[str, Tensor]) -> None:
         """Share no prefix where that changes log-probs: the backbone's layers see more than tokens, mask and positions say."""

@@ -75,11 +75,13 @@ def common_prefix(prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
     return alike.long().cumprod(dim=0).sum()
 
 
-def packing_saves(padded_shape: tuple[int, int], packed_length: int, hidden_size: int) -> bool:
-    """Whether one packed row takes fewer multiplications than the padded rows (B, W + T).
+def packing_saves(inputs: dict[str, Tensor], hidden_size: int) -> bool:
+    """Whether one packed row of L tokens takes fewer multiplications than the padded rows (B, W + T).
 
     A layer multiplies about 12 H^2 times a token outside attention and 2 H times for each pair of tokens within it; one long
     row has more pairs, most of them masked.
     """
-    rows, width = padded_shape
+    rows, width = inputs["prompt_ids"].size(0), inputs["prompt_ids"].size(1) + inputs["completion_ids"].size(1)
+    repeated = (rows - 1) * common_prefix(inputs["prompt_ids"], inputs["prompt_mask"])
+    packed_length = int(inputs["prompt_mask"].sum() + inputs["completion_mask"].sum() - rows - repeated)
     return 6 * hidden_size * (rows * width - packed_length) > packed_length**2 - rows * width**2

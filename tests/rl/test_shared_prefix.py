@@ -74,10 +74,12 @@ def test_common_prefix(prompts: list[list[int]], length: int) -> None:
 
 
 def test_packing_saves() -> None:
-    """8 rows of 69 tokens or one of 340, H = 576: 6 x 576 x 212 = 732,672 against 115,600 - 38,088."""
-    assert packing_saves((8, 69), 340, 576)
-    assert not packing_saves((8, 69), 552, 576)  # nothing is shared
-    assert not packing_saves((8, 69), 340, 50)  # so narrow a model spends its time on pairs of tokens: 63,600 < 77,512
+    """8 rows of 37 + 32 tokens, 26 of them alike: 552 tokens or 26 + 8 x (11 + 31) = 362, and 131,044 - 38,088 pairs more."""
+    alike = batch_of([([2] * 26 + [3 + i] * 11, [4] * 32) for i in range(8)])
+    assert packing_saves(alike, 576)  # 6 x 576 x 190 = 656,640
+    assert packing_saves(alike, 82)  # 93,480 > 92,956
+    assert not packing_saves(alike, 81)  # so narrow a model spends its time on pairs of tokens
+    assert not packing_saves(batch_of([([3 + i] * 37, [4] * 32) for i in range(8)]), 576)  # nothing is alike
 
 
 def random_pairs(seed: int) -> Pairs:
