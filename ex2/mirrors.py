@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,8 @@ def _on_main_process(action: Callable[[], Any]) -> None:
             action()
         except (wandb.Error, OSError) as error:
             problem = [first_line(error).rstrip(".")]
+            if wandb.run is None:
+                _stop_service()
     broadcast_object_list(problem)
     if problem[0]:
         if not state.is_main_process:
@@ -99,3 +102,16 @@ def _on_main_process(action: Callable[[], Any]) -> None:
             f"report_to=wandb: {problem[0]}. Log in (`wandb login`, or WANDB_API_KEY), check WANDB_BASE_URL and the "
             "connection, write to disk only (WANDB_MODE=offline; `wandb sync` uploads later), or do without (--report_to none)."
         )
+
+
+def _stop_service() -> None:
+    """End wandb's own process: at exit wandb would wait for it, and it for a server that may never answer."""
+    import psutil
+    import wandb
+
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if child.name().startswith("wandb"):
+                child.kill()
+    with suppress(Exception, SystemExit):  # it would take over the exit status of the process that was killed
+        wandb.teardown()

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -318,17 +319,26 @@ def test_a_resumed_run_goes_on_under_its_wandb_id(
     assert list(wandb_folder.glob("offline-run-*-mine1234"))
 
 
-def test_wandb_out_of_reach_ends_soon_in_one_line(short: Arguments, tmp_path: Path) -> None:
+@pytest.mark.parametrize("silent", [False, True])
+def test_wandb_out_of_reach_ends_soon_in_one_line(
+    short: Arguments, tmp_path: Path, silent: bool, request: pytest.FixtureRequest
+) -> None:
+    """The connection is refused, or taken by a server that never answers: wandb's own process would go on trying."""
     pytest.importorskip("wandb")
+    server = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{server.getsockname()[1]}"
+    request.addfinalizer(server.close)
+    if not silent:
+        server.close()
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     own |= {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    own |= {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_HTTP_TIMEOUT": "3"}
+    own |= {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": url, "WANDB_HTTP_TIMEOUT": "3"}
     line = [sys.executable, str(ROOT / "train" / "ppo_ex2.py"), *short(tmp_path / "run", report_to="wandb")]
     result = subprocess.run(line, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
     (error,) = [row for row in result.stderr.splitlines() if row.startswith("error:")]
-    for part in ("report_to=wandb", "http://127.0.0.1:9", "WANDB_MODE=offline", "--report_to none"):
+    for part in ("report_to=wandb", url, "WANDB_MODE=offline", "--report_to none"):
         assert part in error
     assert not (tmp_path / "run").exists()
 
