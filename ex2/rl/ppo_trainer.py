@@ -35,7 +35,7 @@ from ex2.rl.kl_control import KLController
 from ex2.rl.ppo_config import PPOConfig
 from ex2.rl.resume import ExactResume
 from ex2.rl.sharding import load_whole_weights, whole_weights
-from ex2.rl.shared_prefix import States, packed, packing_saves, padded
+from ex2.rl.shared_prefix import States, common_prefix, packed, packing_saves, padded
 from ex2.rl.value_head import attach_value_head, hide_from_vllm
 
 VALUE_HEAD_FILE = "value_head.safetensors"
@@ -112,8 +112,11 @@ class PPOTrainer(Guards, ExactResume, GRPOTrainer):
         width = inputs["prompt_ids"].size(1) + inputs["completion_ids"].size(1)
         # Only SDPA takes a boolean mask of tokens by tokens, which replaces that of a sliding window.
         within_window = width < (getattr(config, "sliding_window", None) or math.inf)
-        can_share = self._shares_prefix and config._attn_implementation == "sdpa" and within_window
-        return packed(inputs) if can_share and packing_saves(inputs, config.hidden_size) else padded(inputs)
+        if self._shares_prefix and config._attn_implementation == "sdpa" and within_window:
+            prefix = common_prefix(inputs["prompt_ids"], inputs["prompt_mask"])
+            if packing_saves(inputs, prefix, config.hidden_size):
+                return packed(inputs, prefix)
+        return padded(inputs)
 
     def _check_shared_prefix(self, inputs: dict[str, Tensor]) -> None:
         """Share no prefix where that changes log-probs: the backbone's layers see more than tokens, mask and positions say."""

@@ -33,18 +33,18 @@ def padded(inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], States]:
     return arguments, lambda hidden: hidden[:, -length - 1 : -1]  # the last position predicts nothing that was sampled
 
 
-def packed(inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], States]:
+def packed(inputs: dict[str, Tensor], prefix: Tensor) -> tuple[dict[str, Tensor], States]:
     """Arguments of a forward pass with one row of L tokens: the common prefix, then what is left of each row.
 
     Args:
         inputs: As for `padded`; each prompt has at least one token.
+        prefix: Tokens that all prompts begin with, a scalar: `common_prefix`.
 
     Returns:
         `input_ids` and `position_ids` (1, L), `attention_mask` (1, 1, L, L), boolean; and the states.
     """
     prompt_mask, completion_mask = inputs["prompt_mask"].bool(), inputs["completion_mask"].bool()
     (rows, width), length = prompt_mask.shape, completion_mask.size(1)
-    prefix = common_prefix(inputs["prompt_ids"], prompt_mask)
     # The last token of a completion predicts nothing that was sampled.
     used = torch.cat([prompt_mask, completion_mask[:, 1:]], dim=1)
     tokens = torch.cat([inputs["prompt_ids"], inputs["completion_ids"][:, :-1]], dim=1)
@@ -75,13 +75,13 @@ def common_prefix(prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
     return alike.long().cumprod(dim=0).sum()
 
 
-def packing_saves(inputs: dict[str, Tensor], hidden_size: int) -> bool:
+def packing_saves(inputs: dict[str, Tensor], prefix: Tensor, hidden_size: int) -> bool:
     """Whether one packed row of L tokens takes fewer multiplications than the padded rows (B, W + T).
 
     A layer multiplies about 12 H^2 times a token outside attention and 2 H times for each pair of tokens within it; one long
     row has more pairs, most of them masked.
     """
     rows, width = inputs["prompt_ids"].size(0), inputs["prompt_ids"].size(1) + inputs["completion_ids"].size(1)
-    repeated = (rows - 1) * common_prefix(inputs["prompt_ids"], inputs["prompt_mask"])
-    packed_length = int(inputs["prompt_mask"].sum() + inputs["completion_mask"].sum() - rows - repeated)
+    used = inputs["prompt_mask"].sum() + inputs["completion_mask"].sum() - rows
+    packed_length = int(used - (rows - 1) * prefix)
     return 6 * hidden_size * (rows * width - packed_length) > packed_length**2 - rows * width**2

@@ -40,9 +40,14 @@ def batch_of(pairs: Pairs) -> dict[str, Tensor]:
     }
 
 
+def prefix_of(batch: dict[str, Tensor]) -> Tensor:
+    return common_prefix(batch["prompt_ids"], batch["prompt_mask"])
+
+
 def test_packed_row_by_hand() -> None:
     """Prompts 2 3 4 and 2 3, completions 5 6 and 7 8 9: the prefix is 2 3, and last tokens predict nothing."""
-    arguments, states = packed(batch_of([([2, 3, 4], [5, 6]), ([2, 3], [7, 8, 9])]))
+    batch = batch_of([([2, 3, 4], [5, 6]), ([2, 3], [7, 8, 9])])
+    arguments, states = packed(batch, prefix_of(batch))
     assert arguments["input_ids"].tolist() == [[2, 3, 4, 5, 7, 8]]
     assert arguments["position_ids"].tolist() == [[0, 1, 2, 3, 2, 3]]
     assert arguments["attention_mask"].int().tolist() == [[[
@@ -70,16 +75,17 @@ def test_packed_row_by_hand() -> None:
 )
 def test_common_prefix(prompts: list[list[int]], length: int) -> None:
     batch = batch_of([(prompt, [1]) for prompt in prompts])
-    assert common_prefix(batch["prompt_ids"], batch["prompt_mask"]).item() == length
+    assert prefix_of(batch).item() == length
 
 
 def test_packing_saves() -> None:
     """8 rows of 37 + 32 tokens, 26 of them alike: 552 tokens or 26 + 8 x (11 + 31) = 362, and 131,044 - 38,088 pairs more."""
     alike = batch_of([([2] * 26 + [3 + i] * 11, [4] * 32) for i in range(8)])
-    assert packing_saves(alike, 576)  # 6 x 576 x 190 = 656,640
-    assert packing_saves(alike, 82)  # 93,480 > 92,956
-    assert not packing_saves(alike, 81)  # so narrow a model spends its time on pairs of tokens
-    assert not packing_saves(batch_of([([3 + i] * 37, [4] * 32) for i in range(8)]), 576)  # nothing is alike
+    assert packing_saves(alike, prefix_of(alike), 576)  # 6 x 576 x 190 = 656,640
+    assert packing_saves(alike, prefix_of(alike), 82)  # 93,480 > 92,956
+    assert not packing_saves(alike, prefix_of(alike), 81)  # so narrow a model spends its time on pairs of tokens
+    unlike = batch_of([([3 + i] * 37, [4] * 32) for i in range(8)])
+    assert not packing_saves(unlike, prefix_of(unlike), 576)
 
 
 def random_pairs(seed: int) -> Pairs:
@@ -100,9 +106,8 @@ def test_states_and_gradients_are_those_of_padded_rows(words_model: Callable[[],
     batch = batch_of(random_pairs(seed))
     weight = torch.randn(32, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
     found = []
-    for layout in (padded, packed):
+    for arguments, states in (padded(batch), packed(batch, prefix_of(batch))):
         model.zero_grad()
-        arguments, states = layout(batch)
         before = states(model.model(**arguments).last_hidden_state) * batch["completion_mask"].unsqueeze(-1)
         (before @ weight).square().mean().backward()
         found.append([before.detach(), *(p.grad.clone() for p in model.model.parameters() if p.grad is not None)])
