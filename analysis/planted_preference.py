@@ -23,8 +23,8 @@ import pandas as pd
 from pipeline import ROOT, train_generate_analyze
 
 from ex2.analysis.study import Study
+from ex2.base.files import write_atomically
 from ex2.categories import CATEGORIES
-from ex2.files import write_atomically
 
 
 def run_one(out: Path, kind: str, seed: int, extra: list[str]) -> None:

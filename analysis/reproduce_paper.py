@@ -23,9 +23,9 @@ import yaml
 from pipeline import ROOT, train_generate_analyze
 
 from ex2.analysis.study import Study
+from ex2.base.errors import UserError
+from ex2.base.files import write_atomically
 from ex2.categories import CATEGORIES
-from ex2.errors import UserError
-from ex2.files import write_atomically
 
 
 def read_grid(path: Path) -> tuple[dict[str, str], dict[str, str]]:

@@ -26,7 +26,7 @@ from typing import Any
 
 from _common import PASSES, ROOT, Profile, peak_memory, verdict
 
-from ex2.config import cache_folder
+from ex2.base.cache import cache_folder
 from ex2.launch import use_cores_well
 
 TRL = "1.12.0"
@@ -166,7 +166,7 @@ def train_ex2(args: argparse.Namespace, bf16: bool, folder: str) -> list[float]:
     """Seconds of each update of EX2's PPOTrainer."""
     from datasets import Dataset
 
-    from ex2.bf16 import cpu_has_bf16
+    from ex2.base.bf16 import cpu_has_bf16
     from ex2.rl.ppo_config import PPOConfig
     from ex2.rl.ppo_trainer import PPOTrainer
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from ex2.base.errors import UserError
 from ex2.descriptions import Description, append_descriptions, read_descriptions
-from ex2.errors import UserError
 from ex2.generation import Ask, about, sampling_seed
 
 ATTEMPTS = 4

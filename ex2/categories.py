@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 
 CATEGORIES = ("visual", "habitat", "non_visual", "spurious")
 """Order of the probabilities that judges give; the first three are informative, the last is not."""

@@ -14,8 +14,8 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from ex2.errors import UserError
-from ex2.files import to_json, write_atomically
+from ex2.base.errors import UserError
+from ex2.base.files import to_json, write_atomically
 
 UNFINISHED = ".unfinished"
 MANIFEST = "manifest.json"

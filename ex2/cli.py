@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from ex2.base.errors import UserError
 from ex2.commands import (
     analyze,
     classify,
@@ -23,7 +24,6 @@ from ex2.commands import (
     verify_goldens,
 )
 from ex2.commands import list as list_names
-from ex2.errors import UserError
 from ex2.launch import use_cores_well
 
 

@@ -6,13 +6,11 @@ A run has three groups of options in one flat YAML file: these, TRL's ModelConfi
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
+from ex2.base.ranges import check_ranges
 
 
 def _option(default: Any, text: str, **metadata: Any) -> Any:
@@ -98,24 +96,3 @@ class EX2Config:
             value, choices = getattr(self, option.name), option.metadata.get("choices")
             if choices and value not in choices:
                 raise UserError(f"{option.name}={value} is unknown: choose one of {', '.join(choices)}.")
-
-
-def check_ranges(options: Any, ranges: Mapping[str, tuple[float, float | None]]) -> None:
-    """Raise UserError where an option is a number outside of its range (low, high); `high` None: no limit.
-
-    Args:
-        options: Has an attribute for each name; one that is None has no value to check.
-        ranges: Range of each name, ends included.
-    """
-    for name, (low, high) in ranges.items():
-        value = getattr(options, name)
-        if value is not None and not low <= value <= (math.inf if high is None else high):  # NaN is out of range, too
-            limit = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise UserError(f"{name}={value} is out of range: it must be {limit}.")
-
-
-def cache_folder(cache_dir: str | None = None) -> Path:
-    """Folder for banks and converted models: `cache_dir`, else $EX2_CACHE, else ~/.cache/ex2."""
-    import os
-
-    return Path(cache_dir or os.environ.get("EX2_CACHE") or "~/.cache/ex2").expanduser()

@@ -8,7 +8,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
 

@@ -16,8 +16,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ex2.errors import UserError
-from ex2.files import write_atomically
+from ex2.base.errors import UserError
+from ex2.base.files import write_atomically
 
 REQUIRED_KEYS = ("dataset", "class_id", "class_name", "question", "text", "model", "seed", "scores")
 KNOWN_KEYS = (*REQUIRED_KEYS, "category")

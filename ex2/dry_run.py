@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
+from ex2.base.errors import UserError, first_line
 from ex2.config import EX2Config
 from ex2.confusion import check_pair_count
 from ex2.data import load_images
-from ex2.errors import UserError, first_line
 from ex2.options import RunOptions, num_processes
 from ex2.policy import EMBEDDED, adapter_config, embedded_gguf, load_tokenizer, lora_config, model_folder
 from ex2.policy_checks import adopt_adapter, check_adapter_kind, check_prompt_format, empty_model
@@ -267,7 +267,7 @@ def _config(folder: Path | None, name: str, option: str, revision: str = "main")
     """The transformers configuration in a folder or on the hub."""
     from transformers import AutoConfig
 
-    from ex2.hub import require_repository
+    from ex2.base.hub import require_repository
 
     offline = False
     if folder is None:

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 from tqdm import tqdm
 
+from ex2.base.errors import UserError
 from ex2.classify import TOP, Predictions, TextSums, predict, ranked
-from ex2.errors import UserError
 from ex2.pairs import PairTexts
 
 DEFAULT_K = 10

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ex2.base.errors import UserError
 from ex2.config import EX2Config
-from ex2.errors import UserError
 from ex2.policy import (
     ADAPTER_WEIGHTS,
     EMBEDDED,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.questions import build_prompt
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ex2.errors import RunStopped, UserError
+from ex2.base.errors import RunStopped, UserError
 
 
 def main(algorithm: str, argv: Sequence[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from ex2.errors import UserError, first_line
+from ex2.base.errors import UserError, first_line
 
 WANDB_ID = "wandb_id.txt"
 

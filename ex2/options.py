@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 
 import yaml
 
-from ex2.bf16 import cpu_has_bf16
-from ex2.config import EX2Config, check_ranges
-from ex2.errors import UserError
+from ex2.base.bf16 import cpu_has_bf16
+from ex2.base.errors import UserError
+from ex2.base.ranges import check_ranges
+from ex2.config import EX2Config
 
 ALGORITHMS = ("ppo", "grpo", "rloo")
 

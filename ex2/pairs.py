@@ -18,9 +18,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from ex2.base.errors import UserError
+from ex2.base.files import read_json, write_atomically
 from ex2.descriptions import Description
-from ex2.errors import UserError
-from ex2.files import read_json, write_atomically
 from ex2.questions import attribute_of
 
 _TWICE = "the key {!r} is there twice: merge the two"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from ex2.config import cache_folder
-from ex2.errors import UserError, first_line
-from ex2.hub import looks_like_path, require_repository
+from ex2.base.cache import cache_folder
+from ex2.base.errors import UserError, first_line
+from ex2.base.hub import looks_like_path, require_repository
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

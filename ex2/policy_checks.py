@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ex2.errors import UserError, first_line
+from ex2.base.errors import UserError, first_line
 from ex2.policy import (
     ADAPTER_WEIGHTS,
     adapter_config,

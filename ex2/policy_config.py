@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from trl import ModelConfig
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 
 if TYPE_CHECKING:
     from ex2.options import RunOptions

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset

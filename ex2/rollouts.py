@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.options import num_processes
 from ex2.policy import public_name
 

@@ -15,10 +15,10 @@ import yaml
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from ex2.base.errors import UserError
+from ex2.base.files import to_json, write_atomically
 from ex2.checkpoints import UNFINISHED
 from ex2.descriptions import Description
-from ex2.errors import UserError
-from ex2.files import to_json, write_atomically
 from ex2.mirrors import WANDB_ID
 from ex2.survival import written_by_all
 

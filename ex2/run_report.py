@@ -10,7 +10,7 @@ import numpy as np
 from ex2 import run_folder
 from ex2.analysis import before_after, pair_accuracy
 from ex2.analysis.plots import plot_learning_curve
-from ex2.files import write_atomically
+from ex2.base.files import write_atomically
 from ex2.generation import Ask
 from ex2.options import RunOptions
 from ex2.policy import EMBEDDED

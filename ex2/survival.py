@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
+from ex2.base.errors import RunStopped, first_line
 from ex2.checkpoints import checkpoints, damage
-from ex2.errors import RunStopped, first_line
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments

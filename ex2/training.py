@@ -22,12 +22,12 @@ from trl.models import unwrap_model_for_generation
 
 from ex2 import run_folder
 from ex2.bank import ImageBank, build_bank
+from ex2.base.cache import cache_folder
+from ex2.base.errors import UserError
+from ex2.base.files import write_atomically
 from ex2.checkpoints import UNFINISHED, damage, newest_whole, put_in_place
-from ex2.config import cache_folder
 from ex2.confusion import check_pair_count, confused_pairs
 from ex2.data import load_images
-from ex2.errors import UserError
-from ex2.files import write_atomically
 from ex2.generation import Ask, TextGenerator, about, spread_asks
 from ex2.mirrors import check_wandb, start_wandb
 from ex2.model_card import run_card

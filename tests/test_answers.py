@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ex2.answers import ATTEMPTS, Plan, plan_asks, recorded, write_answers
+from ex2.base.errors import UserError
 from ex2.descriptions import Description, read_descriptions
-from ex2.errors import UserError
 from ex2.generation import Ask, sampling_seed
 
 NAMES = ("cat", "owl", "bat")

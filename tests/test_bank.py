@@ -27,10 +27,10 @@ from PIL import Image
 
 import ex2.bank
 from ex2.bank import ImageBank, build_bank, default_cache_dir
+from ex2.base.errors import UserError
 from ex2.data import LabelledImages, load_images
 from ex2.data.images import SPLITS
 from ex2.data.selection import choose_images, some_of
-from ex2.errors import UserError
 
 
 class FakeVLM:
@@ -634,7 +634,7 @@ import torch
 rank, work = int(sys.argv[1]), Path(sys.argv[2])
 sys.path.insert(0, sys.argv[3])
 from test_bank import FakeVLM, build, same
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", init_method=f"file://{work}/rendezvous", rank=rank, world_size=2)
 os.environ["LOCAL_RANK"] = str(rank)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ex2.base.errors import UserError
 from ex2.categories import (
     ABSTAIN_BELOW,
     ALL_TAGS,
@@ -23,7 +24,6 @@ from ex2.categories import (
     strip_name,
     tags_by_category,
 )
-from ex2.errors import UserError
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "categories.md"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ex2.base.errors import UserError
 from ex2.checkpoints import MANIFEST, UNFINISHED, checkpoints, clean_up, damage, discard, finish, newest_whole, rotate
-from ex2.errors import UserError
 
 
 def write(run: Path, step: int, content: str = "weights") -> Path:

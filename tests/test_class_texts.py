@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ex2.bank import ImageBank
+from ex2.base.errors import UserError
 from ex2.class_texts import TEMPLATE_SET, ClassTexts, read_class_texts, text_sums
 from ex2.descriptions import Description, write_descriptions
-from ex2.errors import UserError
 from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
 

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from ex2 import classify
 from ex2.bank import ImageBank
+from ex2.base.errors import UserError
 from ex2.classify import (
     Predictions,
     TextSums,
@@ -23,7 +24,6 @@ from ex2.classify import (
     share_by_class,
     zero_shot_by_class,
 )
-from ex2.errors import UserError
 
 
 def units(*shape: int, seed: int = 0) -> Tensor:

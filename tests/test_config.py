@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from ex2.config import EX2Config, cache_folder
-from ex2.errors import UserError
+from ex2.base.cache import cache_folder
+from ex2.base.errors import UserError
+from ex2.config import EX2Config
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import ex2
+from ex2.base.errors import UserError
 from ex2.describe import DescriptionGenerator
 from ex2.descriptions import Description
-from ex2.errors import UserError
 from ex2.export import Bundle, write_bundle
 from ex2.export.merge import merge_adapter
 from ex2.pairs import read_pairs, write_pairs

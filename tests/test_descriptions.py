@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ex2.base.errors import UserError
 from ex2.descriptions import (
     Description,
     append_descriptions,
@@ -15,7 +16,6 @@ from ex2.descriptions import (
     write_atomically,
     write_descriptions,
 )
-from ex2.errors import UserError
 
 NAMES = ("Gull", "Puffin", "Truck")
 

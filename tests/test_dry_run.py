@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from ex2.base.errors import UserError
 from ex2.config import EX2Config
 from ex2.dry_run import PolicySize, base_weight_bytes, describe, policy_size
-from ex2.errors import UserError
 from ex2.launch import main
 from ex2.options import parse_options
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.export import Bundle, read_bundle, write_bundle
 from ex2.export.bundle import weights_in
 from ex2.export.card import bundle_card

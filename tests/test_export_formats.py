@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
+from ex2.base.rgb import to_rgb
 from ex2.export import Bundle, read_bundle, write_bundle
 from ex2.export.formats import build_classifier, class_keys
-from ex2.images import to_rgb
 from ex2.vlm.openclip import quiet_root_logger
 from ex2.vlm.pictogram import ASSETS, text_tower_folder
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ex2 import fudd
+from ex2.base.errors import UserError
 from ex2.classify import Predictions, TextSums, predict
-from ex2.errors import UserError
 from ex2.fudd import PairSums, choose_gate, follow_up, gated, margins, pair_sums
 from ex2.pairs import PairText, PairTexts
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.generation import Ask, find_policy, load_generator, spread_asks
 from ex2.questions import QUESTION_SETS
 

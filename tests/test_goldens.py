@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ex2 import goldens
+from ex2.base.errors import UserError
 from ex2.cli import main
 from ex2.data import LabelledImages, load_images
-from ex2.errors import UserError
 from ex2.goldens import GOLDENS, Golden, check, find_golden, official_images
 from ex2.pairs import PairText, PairTexts, write_pairs
 

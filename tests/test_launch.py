@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ex2 import cli
-from ex2.errors import RunStopped
+from ex2.base.errors import RunStopped
 from ex2.launch import main, use_cores_well
 from ex2.rl.guards import TrainingDiverged
 from ex2.survival import Preempted

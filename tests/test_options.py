@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.options import RunOptions, num_processes, parse_options
 
 SMALL = ["--per_device_train_batch_size", "4", "--num_generations", "2", "--use_cpu", "true"]

@@ -14,7 +14,7 @@ from peft import get_peft_model
 from trl import ModelConfig
 
 from ex2 import policy
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.generation import Ask, find_policy
 from ex2.launch import main
 from ex2.policy_config import PolicyConfig

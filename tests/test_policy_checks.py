@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from trl import ModelConfig
 
 from ex2 import policy
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.generation import Ask, TextGenerator
 from ex2.generation_vllm import VLLMGenerator
 from ex2.launch import main

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.options import parse_options
 from ex2.policy_config import PolicyConfig
 

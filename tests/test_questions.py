@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.questions import (
     PAIR_QUESTIONS,
     QUESTION_SETS,

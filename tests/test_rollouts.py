@@ -11,7 +11,7 @@ import pytest
 import transformers
 
 from ex2 import rollouts
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.launch import main
 from ex2.options import RunOptions, parse_options
 from ex2.rollouts import check_rollouts, require_rollout_engine

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ex2 import run_folder
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.options import RunOptions, parse_options
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.generation import Ask
 from ex2.launch import main
 from ex2.options import parse_options

@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 
 from ex2.analysis.plots import before_after_png
 from ex2.analysis.statistics import Interval, cluster_bootstrap_mean, paired_difference
-from ex2.errors import UserError
-from ex2.files import to_json, write_atomically
+from ex2.base.errors import UserError
+from ex2.base.files import to_json, write_atomically
 
 SYSTEM_ORDER = (
     "class_name", "template", "random_words", "base", "best_of_n", "scrambled", "swapped", "renamed", "aligned",

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ex2.bf16 import fast_matmul
+from ex2.base.bf16 import fast_matmul
 from ex2.categories import Passage, strip_name
 from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer

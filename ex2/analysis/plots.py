@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ex2.errors import UserError
-from ex2.files import write_atomically
+from ex2.base.errors import UserError
+from ex2.base.files import write_atomically
 
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 WIDTH_INCHES, DPI = 9.0, 200

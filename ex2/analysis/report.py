@@ -25,8 +25,8 @@ from ex2.analysis.findings import SHOWN
 from ex2.analysis.plots import SYSTEM_LABELS
 from ex2.analysis.study import APART_PER_CLASS, Study
 from ex2.bank import BROKEN_IMAGE
+from ex2.base.files import write_atomically
 from ex2.data import LabelledImages, PlantedImages
-from ex2.files import write_atomically
 from ex2.questions import TEMPLATE
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "report"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 
 _RESAMPLES_AT_ONCE = 1_000  # keeps the count matrix at 8 MB for 1,000 classes
 

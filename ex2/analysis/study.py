@@ -32,11 +32,11 @@ from ex2.analysis.findings import (
     shares_by,
     verdict,
 )
+from ex2.base.errors import UserError
+from ex2.base.files import to_json, write_atomically
 from ex2.categories import CATEGORIES, Judge, Judgement, Passage, of_text
 from ex2.classify import class_vectors, images_of, zero_shot_by_class
 from ex2.descriptions import Description
-from ex2.errors import UserError
-from ex2.files import to_json, write_atomically
 from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
 

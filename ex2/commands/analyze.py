@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ex2.base.errors import UserError
 from ex2.commands.common import bank_options, check_out, check_seed, open_scorer, torch_device
-from ex2.errors import UserError
 
 if TYPE_CHECKING:
     from ex2.descriptions import Description

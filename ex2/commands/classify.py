@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ex2.base.errors import UserError
 from ex2.commands.common import bank_options, check_out, check_seed, open_scorer, torch_device
-from ex2.errors import UserError
 
 _RESERVED = ("class_name", "template", "template_set", "random_words")
 _RECORDED = (
@@ -88,8 +88,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Classify, print and write."""
     check_seed(arguments.seed)
     _check_options(arguments)
+    from ex2.base.cache import cache_folder
     from ex2.class_texts import TEMPLATE_SET, ClassTexts, read_class_texts
-    from ex2.config import cache_folder
     from ex2.data import load_images
     from ex2.pairs import read_pairs
     from ex2.questions import TEMPLATE, read_templates

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ex2.config import EX2Config, cache_folder
-from ex2.errors import UserError
+from ex2.base.cache import cache_folder
+from ex2.base.errors import UserError
+from ex2.config import EX2Config
 
 if TYPE_CHECKING:
     from pathlib import Path

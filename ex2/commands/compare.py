@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ex2.analysis.compare import compare, comparison_tables, format_comparison, study_names
     from ex2.analysis.plots import comparison_png
     from ex2.analysis.study import Study
-    from ex2.files import write_atomically
+    from ex2.base.files import write_atomically
 
     studies = [Study.read(folder) for folder in arguments.folders]
     names = study_names(folders, [str(study.summary["meta"].get("vlm")) for study in studies])

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ex2.base.errors import UserError
 from ex2.commands.common import (
     bank_options,
     check_sampling,
@@ -17,7 +18,6 @@ from ex2.commands.common import (
     sampling_plan,
     torch_device,
 )
-from ex2.errors import UserError
 
 if TYPE_CHECKING:
     from ex2.generation import PolicySource

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ex2.base.errors import UserError
 from ex2.commands.common import torch_device
-from ex2.errors import UserError
 
 if TYPE_CHECKING:
     from ex2.descriptions import Description
@@ -84,8 +84,8 @@ def run(arguments: argparse.Namespace) -> None:
     if base is not None and Path(base).is_dir():
         print(f"The adapter names the folder {base} as its base model: elsewhere, say where that is (base_model=...).")
     if arguments.push_to_hub:
+        from ex2.base.hub import push_folder
         from ex2.export.folder import MANIFEST
-        from ex2.hub import push_folder
 
         print(f"Pushed to {push_folder(out, arguments.push_to_hub, '--push_to_hub', MANIFEST)}.")
 

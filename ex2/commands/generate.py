@@ -7,6 +7,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ex2.base.errors import UserError
 from ex2.commands.common import (
     SPLITS,
     bank_options,
@@ -18,7 +19,6 @@ from ex2.commands.common import (
     sampling_plan,
     torch_device,
 )
-from ex2.errors import UserError
 from ex2.generation_vllm import require_vllm
 
 if TYPE_CHECKING:

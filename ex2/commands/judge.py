@@ -8,8 +8,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ex2.base.errors import UserError
 from ex2.commands.common import torch_device
-from ex2.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     rows = read_labels(arguments.labels)
     from ex2.analysis.agreement import agreement, format_agreement
     from ex2.analysis.judges import load_judge
+    from ex2.base.files import write_atomically
     from ex2.categories import Passage, of_text
-    from ex2.files import write_atomically
 
     passages = [Passage.of(row["class_name"], row["text"]) for row in rows]
     classes = [row["class_name"] for row in rows]

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ex2.base.errors import UserError
 from ex2.commands.common import bank_options, open_scorer, torch_device
-from ex2.errors import UserError
 
 
 def add(commands: Any) -> None:

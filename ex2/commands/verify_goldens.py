@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ex2.base.errors import UserError
 from ex2.commands.common import open_scorer, torch_device
-from ex2.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -52,9 +52,9 @@ def run(arguments: argparse.Namespace) -> None:
     pairs = None if arguments.pairs is None else read_pairs(arguments.pairs, images.class_names)
     from functools import partial
 
+    from ex2.base.cache import cache_folder
     from ex2.class_texts import ClassTexts, text_sums
     from ex2.classify import TOP, predict
-    from ex2.config import cache_folder
     from ex2.fudd import follow_up, pair_sums
     from ex2.questions import TEMPLATE
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ex2.base.errors import UserError
 from ex2.data import layouts
 from ex2.data.images import ImageFile, LabelledImages, images_of_files
 from ex2.data.layouts import Entry, Listing, NotAsExpected
-from ex2.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from ex2.base.errors import UserError
 from ex2.data.images import SPLITS, ImageFile, LabelledImages, images_of_files
 from ex2.data.names import class_name_of
-from ex2.errors import UserError
 
 _LAYOUT = "expected the columns path,class[,split], with paths relative to the file"
 _SPLIT_OF = {split: split for split in SPLITS} | {"train": "reward", "test": "heldout", "val": "validation"}

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+from ex2.base.errors import UserError, first_line
+from ex2.base.hub import looks_like_path
 from ex2.data.images import LabelledImages, fingerprint_of, open_image
 from ex2.data.names import class_name_of
-from ex2.errors import UserError, first_line
-from ex2.hub import looks_like_path
 
 if TYPE_CHECKING:
     import datasets

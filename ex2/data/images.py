@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from ex2.base.errors import UserError
+from ex2.base.rgb import to_rgb
 from ex2.data.names import class_name_of
-from ex2.errors import UserError
-from ex2.images import to_rgb
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ex2.base.errors import UserError
 from ex2.categories import CATEGORIES, strip_name
-from ex2.errors import UserError
 
 if TYPE_CHECKING:
     import torch

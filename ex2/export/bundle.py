@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ex2.base.errors import UserError
+from ex2.base.files import to_json
 from ex2.descriptions import Description, read_descriptions, write_descriptions
-from ex2.errors import UserError
 from ex2.export import formats
 from ex2.export.card import bundle_card
 from ex2.export.folder import new_folder, read_manifest, write_manifest
-from ex2.files import to_json
 from ex2.pairs import PairTexts, read_pairs, write_pairs
 
 CLASSES, QUESTIONS, CARD = "classes.json", "questions.json", "README.md"

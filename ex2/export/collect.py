@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from ex2 import run_folder
+from ex2.base.errors import UserError
 from ex2.config import EX2Config
 from ex2.descriptions import Description, read_descriptions
-from ex2.errors import UserError
 from ex2.export.bundle import ADAPTER
 from ex2.export.formats import check_coverage
 from ex2.generation import PolicySource, find_policy

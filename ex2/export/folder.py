@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ex2.errors import UserError
-from ex2.files import temporary_beside, to_json
+from ex2.base.errors import UserError
+from ex2.base.files import temporary_beside, to_json
 
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "ex2-bundle", 1

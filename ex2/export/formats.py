@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ex2.base.errors import UserError
 from ex2.descriptions import Description
-from ex2.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow

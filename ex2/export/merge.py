@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.policy import load_adapter, load_base, load_tokenizer
 
 

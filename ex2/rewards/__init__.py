@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.rewards.quality import QUALITY_REWARDS
 from ex2.rewards.scoring import RewardStats, TextScorer
 from ex2.rewards.similarity import SIMILARITY_REWARDS, similarity_reward

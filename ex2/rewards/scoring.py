@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ex2.bank import ImageBank
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.vlm import VLM
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.rewards.scoring import RewardStats, TextScorer, completion_text, reward_groups
 
 NEAREST = 3  # other classes that `margin` compares with

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ex2.errors import RunStopped
+from ex2.base.errors import RunStopped
 
 
 class TrainingDiverged(RunStopped):

@@ -7,7 +7,7 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from ex2.config import check_ranges
+from ex2.base.ranges import check_ranges
 
 # Options of TRL's GRPO that have no meaning in PPO: changing one would silently do nothing, so it is refused.
 _GRPO_ONLY = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, cast
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.vlm.base import VLM
 
 if TYPE_CHECKING:

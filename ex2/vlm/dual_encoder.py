@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
-from ex2.images import to_rgb
+from ex2.base.rgb import to_rgb
 from ex2.vlm.fingerprint import model_fingerprint
 
 Item = TypeVar("Item")

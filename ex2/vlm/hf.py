@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from ex2.errors import UserError, first_line
-from ex2.hub import looks_like_path, require_repository
+from ex2.base.errors import UserError, first_line
+from ex2.base.hub import looks_like_path, require_repository
 from ex2.vlm.dual_encoder import DualEncoder
 from ex2.vlm.fingerprint import describe_tokenizer, stable_config
 

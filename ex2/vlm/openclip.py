@@ -19,8 +19,8 @@ from open_clip.transformer import text_global_pool
 from PIL import Image
 from safetensors import SafetensorError
 
-from ex2.errors import UserError
-from ex2.hub import require_repository
+from ex2.base.errors import UserError
+from ex2.base.hub import require_repository
 from ex2.vlm.dual_encoder import DualEncoder
 from ex2.vlm.fingerprint import describe_tokenizer, stable_config
 

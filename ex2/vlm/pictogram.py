@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.vlm.openclip import OpenClipVLM, quiet_root_logger
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "pictograms" / "vlm"

@@ -21,8 +21,8 @@ from ex2.analysis.agreement import (
     f1_scores,
     format_agreement,
 )
+from ex2.base.errors import UserError
 from ex2.categories import CATEGORIES
-from ex2.errors import UserError
 
 V, H, N, S = CATEGORIES
 # label, answer (None: unsure), class

@@ -19,7 +19,7 @@ from ex2.analysis.before_after import (
     to_markdown,
     write_report,
 )
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 
 NAMES = tuple(f"{letter}{letter} bird" for letter in "jcahgbfdei")
 CLASSES = len(NAMES)

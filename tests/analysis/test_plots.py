@@ -18,7 +18,7 @@ from ex2.analysis.plots import (
     plot_before_after,
     plot_learning_curve,
 )
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 
 
 def interval(mean: float) -> dict[str, float]:

@@ -688,7 +688,7 @@ def test_a_full_disk_leaves_the_old_report(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ex2.files.os.fsync", full)
+    monkeypatch.setattr("ex2.base.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_report(study, tmp_path)
     assert old.read_text() == "old"

@@ -21,7 +21,7 @@ from ex2.analysis.statistics import (
     paired_difference,
     sign_flip_p,
 )
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 
 NUMBERS = st.lists(st.integers(-50, 50).map(lambda tenths: tenths / 10), min_size=2, max_size=9)
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)

@@ -29,10 +29,10 @@ from ex2.analysis.findings import (
 from ex2.analysis.statistics import holm, sign_flip_p
 from ex2.analysis.study import Study, analyse, judge_all
 from ex2.bank import ImageBank, build_bank
+from ex2.base.errors import UserError
 from ex2.categories import CATEGORIES, Judge, Judgement, Passage
 from ex2.data import load_images
 from ex2.descriptions import Description
-from ex2.errors import UserError
 from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
 from ex2.vlm import VLM

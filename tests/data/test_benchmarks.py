@@ -16,10 +16,10 @@ import torchvision.datasets
 from PIL import Image
 from scipy.io import savemat
 
+from ex2.base.errors import UserError
 from ex2.data import LabelledImages, load_images
 from ex2.data.benchmarks import BENCHMARKS
 from ex2.data.selection import choose_images
-from ex2.errors import UserError
 
 SYNSETS = {"n01440764": "tench, Tinca tinca", "n02012849": "crane", "n03126707": "crane"}
 

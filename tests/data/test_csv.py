@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ex2.base.errors import UserError
 from ex2.data import LabelledImages, load_images
-from ex2.errors import UserError
 
 
 def table(folder: Path, *lines: str) -> Path:

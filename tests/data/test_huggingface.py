@@ -12,9 +12,9 @@ import datasets
 import pytest
 from PIL import Image
 
+from ex2.base.errors import UserError
 from ex2.data import LabelledImages, load_images
 from ex2.data.huggingface import _first_rows
-from ex2.errors import UserError
 
 CLASSES = ["red_fox", "ant"]
 GREYS = {"train": [10, 20, 30, 40], "test": [50, 60, 70, 80]}

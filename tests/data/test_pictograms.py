@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ex2.base.errors import UserError
 from ex2.data import load_images
 from ex2.data.pictograms import PICTOGRAMS, load_pictograms
-from ex2.errors import UserError
 
 
 def test_classes_splits_and_images_of_the_embedded_set() -> None:

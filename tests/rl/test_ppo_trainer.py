@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.rl.guards import TrainingDiverged
 from ex2.rl.ppo_trainer import PPO_STATE_FILE, VALUE_HEAD_FILE, PPOTrainer
 

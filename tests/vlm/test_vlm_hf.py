@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-from ex2.errors import UserError
-from ex2.images import to_rgb
+from ex2.base.errors import UserError
+from ex2.base.rgb import to_rgb
 from ex2.vlm import load_vlm
 
 FAMILIES = ["clip", "align", "siglip", "siglip2"]

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ex2.errors import UserError
-from ex2.images import to_rgb
+from ex2.base.errors import UserError
+from ex2.base.rgb import to_rgb
 from ex2.vlm import load_vlm
 from ex2.vlm import openclip as back_end
 from ex2.vlm.openclip import OpenClipVLM, trimmed_text_features

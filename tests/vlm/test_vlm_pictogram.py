@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 from ex2.vlm import load_vlm
 from ex2.vlm import pictogram as back_end
 

@@ -12,8 +12,8 @@ import huggingface_hub
 import pytest
 import torch
 
-from ex2.errors import UserError
-from ex2.hub import require_repository
+from ex2.base.errors import UserError
+from ex2.base.hub import require_repository
 from ex2.vlm import list_vlms, load_vlm
 
 

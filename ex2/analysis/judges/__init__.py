@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
+from ex2.base.cache import cache_folder
+from ex2.base.errors import UserError
 from ex2.categories import Judge
-from ex2.config import cache_folder
-from ex2.errors import UserError
 
 __all__ = ["JUDGE_FORMS", "load_judge"]
 

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tqdm import tqdm
 
+from ex2.base.cache import cache_folder
+from ex2.base.errors import UserError
 from ex2.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, check_category
-from ex2.config import cache_folder
-from ex2.errors import UserError
 
 if TYPE_CHECKING:
     import openai

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 
 _TIMEOUT_SECONDS = 10.0
 

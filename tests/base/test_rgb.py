@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from ex2.images import to_rgb
+from ex2.base.rgb import to_rgb
 
 
 def test_rgb_image_is_passed_through() -> None:

@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from ex2.errors import UserError
+from ex2.base.errors import UserError
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
