@@ -31,8 +31,8 @@ import yaml
 from _common import train_run
 from numpy.typing import NDArray
 
-from ex2.analysis.statistics import Interval, cluster_bootstrap_mean
 from ex2.base.files import write_atomically
+from ex2.stats.intervals import Interval, cluster_bootstrap_mean
 
 CONFIGS = {"ppo": "quickstart.yaml", "grpo": "quickstart_grpo.yaml", "rloo": "quickstart_rloo.yaml"}
 LABELS = {"ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO", "best_of_n": "best of N"}

@@ -20,8 +20,8 @@ import numpy as np
 from _common import train_run
 from numpy.typing import NDArray
 
-from ex2.analysis.statistics import Interval, cluster_bootstrap_mean
 from ex2.base.files import write_atomically
+from ex2.stats.intervals import Interval, cluster_bootstrap_mean
 
 TRAINED = "aligned"
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ex2.analysis.statistics import Interval, cluster_bootstrap_mean, paired_difference
 from ex2.bank import ImageBank
 from ex2.base.errors import UserError
+from ex2.stats.intervals import Interval, cluster_bootstrap_mean, paired_difference
 
 Average = Literal["embeddings", "scores"]
 TOP = 5  # classes that a prediction names

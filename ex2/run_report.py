@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ex2 import run_folder
-from ex2.analysis import before_after, pair_accuracy
-from ex2.analysis.plots import plot_learning_curve
+from ex2.analysis import pair_accuracy
 from ex2.base.files import write_atomically
 from ex2.generation import Ask
 from ex2.options import RunOptions
@@ -17,6 +16,8 @@ from ex2.policy import EMBEDDED
 from ex2.questions import TEMPLATE, attribute_of
 from ex2.rewards import TextScorer
 from ex2.rewards.similarity import raw_rewards
+from ex2.stats import before_after
+from ex2.stats.plots import plot_learning_curve
 
 Samples = Sequence[tuple[Ask, str]]
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from ex2.analysis.plots import sweep_png
 from ex2.bank import ImageBank
 from ex2.base.files import to_json, write_atomically
 from ex2.class_texts import ClassTexts, text_sums
@@ -19,6 +18,7 @@ from ex2.classify import TOP, Average, Predictions, evaluate, images_of, predict
 from ex2.fudd import PairSums, choose_gate, follow_up, gated, margins, pair_sums
 from ex2.pairs import PairTexts
 from ex2.rewards.scoring import TextScorer
+from ex2.stats.plots import sweep_png
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from ex2.analysis.findings import SHOWN, added_contrast
-from ex2.analysis.statistics import cluster_bootstrap_mean, holm, sign_flip_p
 from ex2.analysis.study import Study
 from ex2.base.errors import UserError
 from ex2.categories import CATEGORIES, TAGS
+from ex2.stats.intervals import cluster_bootstrap_mean, holm, sign_flip_p
 
 _LEVEL = 0.95
 

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from ex2.analysis import contribution
-from ex2.analysis.before_after import SystemScores, summarise
 from ex2.analysis.contribution import Similarity
 from ex2.analysis.findings import (
     UNSURE,
@@ -39,6 +38,7 @@ from ex2.classify import class_vectors, images_of, zero_shot_by_class
 from ex2.descriptions import Description
 from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
+from ex2.stats.before_after import SystemScores, summarise
 
 CHANGED_PER_CLASS = 32  # descriptions that are scrambled, swapped and renamed at most
 APART_PER_CLASS = 64  # descriptions of a system that are tried with clauses in other order or left out, at most

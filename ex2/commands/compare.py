@@ -30,9 +30,9 @@ def run(arguments: argparse.Namespace) -> None:
     if len(set(folders)) < len(folders):
         raise UserError("a folder is named twice: a comparison is between different analyses.")
     from ex2.analysis.compare import compare, comparison_tables, format_comparison, study_names
-    from ex2.analysis.plots import comparison_png
     from ex2.analysis.study import Study
     from ex2.base.files import write_atomically
+    from ex2.stats.plots import comparison_png
 
     studies = [Study.read(folder) for folder in arguments.folders]
     names = study_names(folders, [str(study.summary["meta"].get("vlm")) for study in studies])

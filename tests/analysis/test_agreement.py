@@ -159,7 +159,7 @@ def test_intervals_hold_the_mean_and_the_seed_decides() -> None:
 
 def test_intervals_are_those_of_accuracy_over_classes_expanded() -> None:
     """Classes of one size: the accuracy is the mean over classes, whose interval EX2 has elsewhere."""
-    from ex2.analysis.statistics import cluster_bootstrap_mean
+    from ex2.stats.intervals import cluster_bootstrap_mean
 
     rows = many()
     accuracy = compare(rows, n_boot=10_000).accuracy

@@ -26,7 +26,6 @@ from ex2.analysis.findings import (
     question_warnings,
     verdict,
 )
-from ex2.analysis.statistics import holm, sign_flip_p
 from ex2.analysis.study import Study, analyse, judge_all
 from ex2.bank import ImageBank, build_bank
 from ex2.base.errors import UserError
@@ -35,6 +34,7 @@ from ex2.data import load_images
 from ex2.descriptions import Description
 from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
+from ex2.stats.intervals import holm, sign_flip_p
 from ex2.vlm import VLM
 
 NO_STATEMENT = "No statement about preference: there are no texts of the untrained policy to compare with."

@@ -9,7 +9,8 @@ from matplotlib import figure as figure_module
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from ex2.analysis.plots import (
+from ex2.base.errors import UserError
+from ex2.stats.plots import (
     BLUE,
     GREEN,
     VERMILION,
@@ -18,7 +19,6 @@ from ex2.analysis.plots import (
     plot_before_after,
     plot_learning_curve,
 )
-from ex2.base.errors import UserError
 
 
 def interval(mean: float) -> dict[str, float]:
@@ -183,8 +183,8 @@ def test_no_pyplot_and_no_torch():
     code = """if True:
         import sys
         import ex2.descriptions
-        from ex2.analysis.before_after import summarise
-        from ex2.analysis.plots import learning_curve_png
+        from ex2.stats.before_after import summarise
+        from ex2.stats.plots import learning_curve_png
         assert learning_curve_png([{"step": 1, "kl": 0.5}]).startswith(b"\\x89PNG")
         print(sorted({"torch", "matplotlib.pyplot"} & set(sys.modules)))
     """

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm, t
 
-from ex2.analysis.statistics import (
+from ex2.base.errors import UserError
+from ex2.stats.intervals import (
     Interval,
     cluster_bootstrap_mean,
     cluster_means,
@@ -21,7 +22,6 @@ from ex2.analysis.statistics import (
     paired_difference,
     sign_flip_p,
 )
-from ex2.base.errors import UserError
 
 NUMBERS = st.lists(st.integers(-50, 50).map(lambda tenths: tenths / 10), min_size=2, max_size=9)
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)

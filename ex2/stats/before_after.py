@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ex2.analysis.plots import before_after_png
-from ex2.analysis.statistics import Interval, cluster_bootstrap_mean, paired_difference
 from ex2.base.errors import UserError
 from ex2.base.files import to_json, write_atomically
+from ex2.stats.intervals import Interval, cluster_bootstrap_mean, paired_difference
+from ex2.stats.plots import before_after_png
 
 SYSTEM_ORDER = (
     "class_name", "template", "random_words", "base", "best_of_n", "scrambled", "swapped", "renamed", "aligned",

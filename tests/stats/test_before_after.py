@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ex2.analysis import before_after
-from ex2.analysis.before_after import (
+from ex2.base.errors import UserError
+from ex2.stats import before_after
+from ex2.stats.before_after import (
     SystemScores,
     distinct_share,
     find_warnings,
@@ -19,7 +20,6 @@ from ex2.analysis.before_after import (
     to_markdown,
     write_report,
 )
-from ex2.base.errors import UserError
 
 NAMES = tuple(f"{letter}{letter} bird" for letter in "jcahgbfdei")
 CLASSES = len(NAMES)
