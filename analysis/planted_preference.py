@@ -24,7 +24,7 @@ from pipeline import ROOT, train_generate_analyze
 
 from ex2.analysis.study import Study
 from ex2.base.files import write_atomically
-from ex2.categories import CATEGORIES
+from ex2.texts.categories import CATEGORIES
 
 
 def run_one(out: Path, kind: str, seed: int, extra: list[str]) -> None:

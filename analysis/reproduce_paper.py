@@ -25,7 +25,7 @@ from pipeline import ROOT, train_generate_analyze
 from ex2.analysis.study import Study
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
-from ex2.categories import CATEGORIES
+from ex2.texts.categories import CATEGORIES
 
 
 def read_grid(path: Path) -> tuple[dict[str, str], dict[str, str]]:

@@ -23,10 +23,10 @@ from pathlib import Path
 from ex2.analysis.contribution import all_texts
 from ex2.analysis.judges.local import ASSETS
 from ex2.analysis.study import Judged
-from ex2.categories import Passage
 from ex2.data import load_images
-from ex2.descriptions import Description, write_descriptions
 from ex2.launch import use_cores_well
+from ex2.texts.categories import Passage
+from ex2.texts.descriptions import Description, write_descriptions
 
 
 def write(path: Path, count: int, seed: int) -> Judged:

@@ -23,7 +23,7 @@ from torch.nn.functional import normalize
 
 from ex2.classify import TextSums, predict
 from ex2.fudd import follow_up, pair_sums
-from ex2.pairs import PairText, PairTexts
+from ex2.texts.pairs import PairText, PairTexts
 
 SIZE = 512
 

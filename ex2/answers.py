@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from ex2.base.errors import UserError
-from ex2.descriptions import Description, append_descriptions, read_descriptions
 from ex2.generation import Ask, about, sampling_seed
+from ex2.texts.descriptions import Description, append_descriptions, read_descriptions
 
 ATTEMPTS = 4
 """A blank text is sampled again this often, less one; a class that stays blank gets no record."""

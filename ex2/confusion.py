@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ex2.base.errors import UserError
-from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
+from ex2.texts.questions import TEMPLATE
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from typing import Any
 
 from ex2.base.errors import UserError
 from ex2.base.hub import looks_like_path, require_repository
-from ex2.descriptions import Description
 from ex2.export.bundle import ADAPTER, MERGED, read_bundle
 from ex2.generation import Ask, TextGenerator, about, base_of_adapter, sampling_seed, spread_asks
-from ex2.pairs import PairText, PairTexts, both_ways
 from ex2.policy import load_adapter, load_base, load_tokenizer, resolve_model
-from ex2.questions import PAIR_QUESTIONS, attribute_of, check_questions, wants_chat
+from ex2.texts.descriptions import Description
+from ex2.texts.pairs import PairText, PairTexts, both_ways
+from ex2.texts.questions import PAIR_QUESTIONS, attribute_of, check_questions, wants_chat
 
 _ATTEMPTS = 4  # a blank answer is sampled again this often, less one
 _MAX_SEED = 2**31 - 1
@@ -146,7 +146,7 @@ class DescriptionGenerator:
             batch_size: Texts sampled at once.
 
         Returns:
-            Sentences of pairs, which `ex2.pairs.write_pairs` writes in FuDD's format. Class names are in the order in
+            Sentences of pairs, which `ex2.texts.pairs.write_pairs` writes in FuDD's format. Class names are in the order in
             which they first occur in `pairs`. An attribute with a text that stays blank is left out.
 
         Raises:

@@ -18,8 +18,8 @@ from ex2.data import load_images
 from ex2.options import RunOptions, num_processes
 from ex2.policy import EMBEDDED, adapter_config, embedded_gguf, load_tokenizer, lora_config, model_folder
 from ex2.policy_checks import adopt_adapter, check_adapter_kind, check_prompt_format, empty_model
-from ex2.questions import check_questions, load_questions
 from ex2.rewards import check_rewards
+from ex2.texts.questions import check_questions, load_questions
 from ex2.vlm import check_spec
 
 PROMPT_TOKENS = 64

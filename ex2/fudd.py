@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ex2.base.errors import UserError
 from ex2.classify import TOP, Predictions, TextSums, predict, ranked
-from ex2.pairs import PairTexts
+from ex2.texts.pairs import PairTexts
 
 DEFAULT_K = 10
 

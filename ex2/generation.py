@@ -24,7 +24,7 @@ from ex2.policy import (
     load_tokenizer,
     resolve_model,
 )
-from ex2.questions import build_prompt, load_questions, wants_chat
+from ex2.texts.questions import build_prompt, load_questions, wants_chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ex2.base.errors import UserError
-from ex2.questions import build_prompt
+from ex2.texts.questions import build_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

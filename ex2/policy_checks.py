@@ -19,7 +19,7 @@ from ex2.policy import (
     quantization_config,
     resolve_model,
 )
-from ex2.questions import build_prompt, wants_chat
+from ex2.texts.questions import build_prompt, wants_chat
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -18,9 +18,9 @@ from transformers import TrainerCallback
 from ex2.base.errors import UserError
 from ex2.base.files import to_json, write_atomically
 from ex2.checkpoints import UNFINISHED
-from ex2.descriptions import Description
 from ex2.mirrors import WANDB_ID
 from ex2.survival import written_by_all
+from ex2.texts.descriptions import Description
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments

@@ -13,11 +13,11 @@ from ex2.base.files import write_atomically
 from ex2.generation import Ask
 from ex2.options import RunOptions
 from ex2.policy import EMBEDDED
-from ex2.questions import TEMPLATE, attribute_of
 from ex2.rewards import TextScorer
 from ex2.rewards.similarity import raw_rewards
 from ex2.stats import before_after
 from ex2.stats.plots import plot_learning_curve
+from ex2.texts.questions import TEMPLATE, attribute_of
 
 Samples = Sequence[tuple[Ask, str]]
 

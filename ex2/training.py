@@ -32,10 +32,8 @@ from ex2.generation import Ask, TextGenerator, about, spread_asks
 from ex2.mirrors import check_wandb, start_wandb
 from ex2.model_card import run_card
 from ex2.options import RunOptions, num_processes
-from ex2.pairs import both_ways
 from ex2.policy import EMBEDDED, load_policy
 from ex2.policy_checks import PolicyFiles, inspect_policy
-from ex2.questions import build_prompts, check_questions, load_questions
 from ex2.rewards import RewardStats, TextScorer, check_rewards
 from ex2.rewards.scoring import reward_groups
 from ex2.rewards.similarity import SIMILARITY_REWARDS, raw_rewards
@@ -43,6 +41,8 @@ from ex2.rl.sharding import loading_whole, whole_weights
 from ex2.rollouts import require_rollout_engine
 from ex2.run_report import write_report
 from ex2.survival import LeaveOnSigterm, written_by_all
+from ex2.texts.pairs import both_ways
+from ex2.texts.questions import build_prompts, check_questions, load_questions
 from ex2.trainers import build_trainer
 from ex2.vlm import load_vlm
 

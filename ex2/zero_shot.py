@@ -16,9 +16,9 @@ from ex2.base.files import to_json, write_atomically
 from ex2.class_texts import ClassTexts, text_sums
 from ex2.classify import TOP, Average, Predictions, evaluate, images_of, predict, share_by_class
 from ex2.fudd import PairSums, choose_gate, follow_up, gated, margins, pair_sums
-from ex2.pairs import PairTexts
 from ex2.rewards.scoring import TextScorer
 from ex2.stats.plots import sweep_png
+from ex2.texts.pairs import PairTexts
 
 if TYPE_CHECKING:
     import pandas as pd

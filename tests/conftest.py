@@ -210,9 +210,9 @@ def bundle(tiny_adapter: Path) -> Bundle:
     """A bundle with everything but a merged model; its class names are awkward, and two of them are equal."""
     import numpy as np
 
-    from ex2.descriptions import Description
     from ex2.export import Bundle
-    from ex2.pairs import PairText, PairTexts
+    from ex2.texts.descriptions import Description
+    from ex2.texts.pairs import PairText, PairTexts
 
     names = ("crane", 'the "big/small" \\ one', "пингвин", "crane")
     records = tuple(

@@ -14,9 +14,9 @@ from torch import Tensor
 from ex2.bank import ImageBank
 from ex2.base.errors import UserError
 from ex2.class_texts import TEMPLATE_SET, ClassTexts, read_class_texts, text_sums
-from ex2.descriptions import Description, write_descriptions
-from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
+from ex2.texts.descriptions import Description, write_descriptions
+from ex2.texts.questions import TEMPLATE
 
 NAMES = ("great auk", "owl", "elk")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ex2.cli import main
-from ex2.descriptions import read_descriptions
-from ex2.questions import QUESTION_SETS
+from ex2.texts.descriptions import read_descriptions
+from ex2.texts.questions import QUESTION_SETS
 
 
 def _generate(policy: Path, out: Path, *options: str) -> None:

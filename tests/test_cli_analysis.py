@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from ex2.cli import main
-from ex2.descriptions import Description, read_descriptions, write_descriptions
+from ex2.texts.descriptions import Description, read_descriptions, write_descriptions
 
 TEXTS = {
     "cat": ["The cat has soft fur and long whiskers.", "It lives in houses and barns all over the world."],

@@ -12,8 +12,8 @@ import pytest
 
 from ex2.cli import main
 from ex2.commands.classify import _labels
-from ex2.descriptions import Description, write_descriptions
-from ex2.pairs import PairText, PairTexts, write_pairs
+from ex2.texts.descriptions import Description, write_descriptions
+from ex2.texts.pairs import PairText, PairTexts, write_pairs
 
 NAMES = ("cat", "eagle", "ear of corn", "whale")
 TEXTS = {

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from ex2.cli import main
-from ex2.descriptions import read_descriptions
 from ex2.launch import main as train
-from ex2.pairs import read_pairs
-from ex2.questions import PAIR_QUESTIONS
 from ex2.run_folder import base_descriptions, read_jsonl
+from ex2.texts.descriptions import read_descriptions
+from ex2.texts.pairs import read_pairs
+from ex2.texts.questions import PAIR_QUESTIONS
 
 NAMES = ("cat", "eagle", "ear of corn", "whale")
 PAIRS = {"pairs": 3, "questions": "pairs", "reward_funcs": ["pair_margin"], "reward_weights": None}

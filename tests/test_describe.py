@@ -13,11 +13,11 @@ import pytest
 import ex2
 from ex2.base.errors import UserError
 from ex2.describe import DescriptionGenerator
-from ex2.descriptions import Description
 from ex2.export import Bundle, write_bundle
 from ex2.export.merge import merge_adapter
-from ex2.pairs import read_pairs, write_pairs
-from ex2.questions import PAIR_QUESTIONS
+from ex2.texts.descriptions import Description
+from ex2.texts.pairs import read_pairs, write_pairs
+from ex2.texts.questions import PAIR_QUESTIONS
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from ex2 import fudd
 from ex2.base.errors import UserError
 from ex2.classify import Predictions, TextSums, predict
 from ex2.fudd import PairSums, choose_gate, follow_up, gated, margins, pair_sums
-from ex2.pairs import PairText, PairTexts
+from ex2.texts.pairs import PairText, PairTexts
 
 
 def _load_benchmark() -> ModuleType:

@@ -11,7 +11,7 @@ import yaml
 
 from ex2.base.errors import UserError
 from ex2.generation import Ask, find_policy, load_generator, spread_asks
-from ex2.questions import QUESTION_SETS
+from ex2.texts.questions import QUESTION_SETS
 
 ASKS = [Ask(i, name, "Describe a {}.") for i, name in enumerate(("puffin", "tiger", "hammer", "cat", "axe"))]
 

@@ -13,7 +13,7 @@ import pytest
 from ex2.cli import main
 from ex2.data import load_images
 from ex2.data.planted import SENTENCES
-from ex2.descriptions import Description, write_descriptions
+from ex2.texts.descriptions import Description, write_descriptions
 
 ANALYSIS = Path(__file__).resolve().parent.parent / "analysis"
 

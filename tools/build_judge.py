@@ -19,7 +19,7 @@ from torch import Tensor
 from ex2.analysis.agreement import Agreement, agreement, format_agreement
 from ex2.analysis.judges.local import ASSETS, HEAD, LAYERS, LocalJudge, SentenceFeatures
 from ex2.base.files import write_atomically
-from ex2.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, of_text, strip_name
+from ex2.texts.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, of_text, strip_name
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "judge.md"
 PENALTY = 0.05  # of the squared weights, on standardised features

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ex2.base.errors import UserError
-from ex2.categories import CATEGORIES
 from ex2.stats.intervals import Interval, expanded_tail
+from ex2.texts.categories import CATEGORIES
 
 UNSURE = "unsure"
 _BINS = 10  # of the calibration error

@@ -13,8 +13,8 @@ import pandas as pd
 from ex2.analysis.findings import SHOWN, added_contrast
 from ex2.analysis.study import Study
 from ex2.base.errors import UserError
-from ex2.categories import CATEGORIES, TAGS
 from ex2.stats.intervals import cluster_bootstrap_mean, holm, sign_flip_p
+from ex2.texts.categories import CATEGORIES, TAGS
 
 _LEVEL = 0.95
 

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ex2.base.bf16 import fast_matmul
-from ex2.categories import Passage, strip_name
-from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
+from ex2.texts.categories import Passage, strip_name
+from ex2.texts.questions import TEMPLATE
 
 TEXT_TESTS = ("gain", "specificity", "stripped", "shuffle_drop")
 CLAUSE_TESTS = ("clause_drop", "added")

@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ex2.analysis.contribution import CLAUSE_TESTS, TEXT_TESTS
-from ex2.categories import CATEGORIES, TAGS
 from ex2.stats.intervals import cluster_bootstrap_mean, cluster_means, holm, sign_flip_p
+from ex2.texts.categories import CATEGORIES, TAGS
 
 UNSURE = "unsure"
 SHOWN = (*CATEGORIES, UNSURE)

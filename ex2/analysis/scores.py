@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm import tqdm
 
-from ex2.descriptions import Description
 from ex2.rewards.monitors import hub_score
 from ex2.rewards.scoring import TextScorer
 from ex2.stats.intervals import Interval, cluster_bootstrap_mean, cluster_means
+from ex2.texts.descriptions import Description
 
 SCORE_OF = {"reward": "reward_cosine", "heldout": "heldout_cosine"}
 """Split of the images and the name of the score that compares with them."""

@@ -25,8 +25,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ex2.analysis.findings import SHOWN
-from ex2.categories import CATEGORIES
 from ex2.stats.plots import HELDOUT_COSINE_KEYS, KL_KEYS, REWARD_COSINE_KEYS, SYSTEM_LABELS, X_KEYS
+from ex2.texts.categories import CATEGORIES
 
 COLOURS = {
     "visual": "#0072B2", "habitat": "#009E73", "non_visual": "#CC79A7", "spurious": "#D55E00", "unsure": "#8A8A8A",

@@ -11,8 +11,8 @@ from ex2.base.errors import UserError
 from ex2.commands.common import bank_options, check_out, check_seed, open_scorer, torch_device
 
 if TYPE_CHECKING:
-    from ex2.descriptions import Description
     from ex2.rewards.scoring import TextScorer
+    from ex2.texts.descriptions import Description
 
 
 def add(commands: Any) -> None:
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_seed(arguments.seed)
     from ex2.analysis.judges import load_judge
     from ex2.data import LabelledImages, load_images
-    from ex2.descriptions import read_descriptions
+    from ex2.texts.descriptions import read_descriptions
 
     check_out(arguments.out, "summary.json", "analysis")
     records = read_descriptions(arguments.descriptions)
@@ -142,8 +142,8 @@ def _read_run(folder: Path | None) -> tuple[dict[str, Any], list[dict[str, Any]]
 
 def _base(path: Path | None, run_folder: Path | None, dataset: str, class_names: Sequence[str]) -> list[Description]:
     """The untrained policy's descriptions: a file's, or those that the run kept; none where there are neither."""
-    from ex2.descriptions import read_descriptions
     from ex2.run_folder import base_descriptions
+    from ex2.texts.descriptions import read_descriptions
 
     if path is not None:
         return read_descriptions(path, class_names)

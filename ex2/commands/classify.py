@@ -91,8 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
     from ex2.base.cache import cache_folder
     from ex2.class_texts import TEMPLATE_SET, ClassTexts, read_class_texts
     from ex2.data import load_images
-    from ex2.pairs import read_pairs
-    from ex2.questions import TEMPLATE, read_templates
+    from ex2.texts.pairs import read_pairs
+    from ex2.texts.questions import TEMPLATE, read_templates
 
     images = load_images(arguments.dataset)
     names = images.class_names

@@ -77,8 +77,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     from ex2.analysis.pair_accuracy import format_table, name_texts, score_pairs, summarise
     from ex2.answers import plan_asks, recorded, write_answers
-    from ex2.descriptions import read_descriptions
-    from ex2.pairs import both_ways, pair_texts, write_pairs
+    from ex2.texts.descriptions import read_descriptions
+    from ex2.texts.pairs import both_ways, pair_texts, write_pairs
 
     confused = [pair.classes for pair in confused_pairs(scorer, most)]
     asks = plan_asks(names, policy.questions, arguments.samples, pairs=both_ways(confused))
@@ -116,7 +116,7 @@ def _answers_path(out: Path) -> Path:
 
 def _about_pairs(policy: PolicySource, arguments: argparse.Namespace) -> PolicySource:
     """The policy with questions about pairs."""
-    from ex2.questions import QUESTION_SETS, check_questions
+    from ex2.texts.questions import QUESTION_SETS, check_questions
 
     if arguments.questions is None and not any("{other}" in question for question in policy.questions):
         policy = replace(policy, questions=QUESTION_SETS["pairs"])

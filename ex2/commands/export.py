@@ -10,9 +10,9 @@ from ex2.base.errors import UserError
 from ex2.commands.common import torch_device
 
 if TYPE_CHECKING:
-    from ex2.descriptions import Description
     from ex2.export.bundle import Bundle
     from ex2.generation import PolicySource
+    from ex2.texts.descriptions import Description
 
 _PROMPTS = 8  # texts that the merged model is compared on
 
@@ -96,7 +96,7 @@ def _gather(arguments: argparse.Namespace, policy: PolicySource) -> Bundle:
     from ex2.export.bundle import Bundle
     from ex2.export.collect import adapter_files, portable, run_descriptions, run_facts
     from ex2.export.formats import build_classifier
-    from ex2.pairs import read_pairs
+    from ex2.texts.pairs import read_pairs
 
     images = load_images(arguments.dataset or policy.settings["dataset"])
     dataset = arguments.dataset_name or portable(images.name).rpartition(":")[2]

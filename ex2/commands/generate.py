@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
         require_vllm()
     from ex2.answers import plan_asks, recorded, write_answers
     from ex2.data import load_images
-    from ex2.questions import check_questions
+    from ex2.texts.questions import check_questions
 
     policy = chosen_policy(arguments)
     check_questions(policy.questions, about_pairs=False)

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ex2.analysis.agreement import agreement, format_agreement
     from ex2.analysis.judges import load_judge
     from ex2.base.files import write_atomically
-    from ex2.categories import Passage, of_text
+    from ex2.texts.categories import Passage, of_text
 
     passages = [Passage.of(row["class_name"], row["text"]) for row in rows]
     classes = [row["class_name"] for row in rows]
@@ -77,7 +77,7 @@ def read_labels(path: Path) -> list[dict[str, str]]:
     Raises:
         UserError: No such file, a broken line (named by number), a missing or empty field, an unknown category, or no labels.
     """
-    from ex2.categories import check_category
+    from ex2.texts.categories import check_category
 
     if not path.is_file():
         raise UserError(f"--labels {path}: no such file.")

@@ -46,7 +46,7 @@ def _list_judges() -> str:
 
 
 def _list_questions() -> str:
-    from ex2.questions import QUESTION_SETS
+    from ex2.texts.questions import QUESTION_SETS
 
     sets = [
         f"{name} ({len(questions)})\n" + "\n".join(f"  {question}" for question in questions)

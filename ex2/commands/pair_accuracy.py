@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Score and print the table."""
     from ex2.data import load_images
-    from ex2.pairs import read_pairs
+    from ex2.texts.pairs import read_pairs
 
     if len(set(arguments.files)) < len(arguments.files):
         raise UserError("A file is named twice: name each once.")

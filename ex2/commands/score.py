@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Score and print the means."""
     from ex2.data import load_images
-    from ex2.descriptions import read_descriptions, write_descriptions
+    from ex2.texts.descriptions import read_descriptions, write_descriptions
 
     images = load_images(arguments.dataset)
     records = read_descriptions(arguments.descriptions, images.class_names)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ex2.base.errors import UserError
-from ex2.categories import CATEGORIES, strip_name
+from ex2.texts.categories import CATEGORIES, strip_name
 
 if TYPE_CHECKING:
     import torch

@@ -14,11 +14,11 @@ from typing import Any
 
 from ex2.base.errors import UserError
 from ex2.base.files import to_json
-from ex2.descriptions import Description, read_descriptions, write_descriptions
 from ex2.export import formats
 from ex2.export.card import bundle_card
 from ex2.export.folder import new_folder, read_manifest, write_manifest
-from ex2.pairs import PairTexts, read_pairs, write_pairs
+from ex2.texts.descriptions import Description, read_descriptions, write_descriptions
+from ex2.texts.pairs import PairTexts, read_pairs, write_pairs
 
 CLASSES, QUESTIONS, CARD = "classes.json", "questions.json", "README.md"
 RECORDS, BY_CLASS, BY_DATASET, TABLE = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ex2.descriptions import Description
 from ex2.model_card import front_matter
+from ex2.texts.descriptions import Description
 
 _EXAMPLES = 5
 _REPORTS = {"before_after": "held-out cosine", "pair_accuracy": "held-out pair accuracy"}

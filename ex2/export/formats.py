@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ex2.base.errors import UserError
-from ex2.descriptions import Description
+from ex2.texts.descriptions import Description
 
 if TYPE_CHECKING:
     import pyarrow

@@ -22,7 +22,7 @@ from ex2.analysis.agreement import (
     format_agreement,
 )
 from ex2.base.errors import UserError
-from ex2.categories import CATEGORIES
+from ex2.texts.categories import CATEGORIES
 
 V, H, N, S = CATEGORIES
 # label, answer (None: unsure), class

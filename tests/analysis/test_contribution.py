@@ -30,9 +30,9 @@ from ex2.analysis.contribution import (
     text_tests,
 )
 from ex2.bank import ImageBank
-from ex2.categories import Passage
-from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
+from ex2.texts.categories import Passage
+from ex2.texts.questions import TEMPLATE
 
 
 class TableVLM:

@@ -24,11 +24,11 @@ from ex2.analysis import report, study_plots
 from ex2.analysis.findings import SHOWN
 from ex2.analysis.report import ASSETS, render, write_report
 from ex2.analysis.study import Study, analyse
-from ex2.categories import CATEGORIES, Judgement, Passage
 from ex2.data import LabelledImages, load_images
 from ex2.data.images import fingerprint_of
-from ex2.descriptions import Description
 from ex2.rewards.scoring import TextScorer
+from ex2.texts.categories import CATEGORIES, Judgement, Passage
+from ex2.texts.descriptions import Description
 
 QUESTIONS = ("Describe a {}.", "What does a {} look like?")
 CLASSES = ("tiger", "owl", "banana", "whale", "ear of corn")

@@ -29,12 +29,12 @@ from ex2.analysis.findings import (
 from ex2.analysis.study import Study, analyse, judge_all
 from ex2.bank import ImageBank, build_bank
 from ex2.base.errors import UserError
-from ex2.categories import CATEGORIES, Judge, Judgement, Passage
 from ex2.data import load_images
-from ex2.descriptions import Description
-from ex2.questions import TEMPLATE
 from ex2.rewards.scoring import TextScorer
 from ex2.stats.intervals import holm, sign_flip_p
+from ex2.texts.categories import CATEGORIES, Judge, Judgement, Passage
+from ex2.texts.descriptions import Description
+from ex2.texts.questions import TEMPLATE
 from ex2.vlm import VLM
 
 NO_STATEMENT = "No statement about preference: there are no texts of the untrained policy to compare with."

@@ -182,7 +182,7 @@ def test_nothing_to_draw(tmp_path, metrics, message):
 def test_no_pyplot_and_no_torch():
     code = """if True:
         import sys
-        import ex2.descriptions
+        import ex2.texts.descriptions
         from ex2.stats.before_after import summarise
         from ex2.stats.plots import learning_curve_png
         assert learning_curve_png([{"step": 1, "kl": 0.5}]).startswith(b"\\x89PNG")

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from ex2.base.cache import cache_folder
 from ex2.base.errors import UserError
-from ex2.categories import Judge
+from ex2.texts.categories import Judge
 
 __all__ = ["JUDGE_FORMS", "load_judge"]
 

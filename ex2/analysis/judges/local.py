@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ex2.base.bf16 import fast_matmul
 from ex2.base.errors import UserError
-from ex2.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, strip_name
+from ex2.texts.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, strip_name
 from ex2.vlm.pictogram import text_tower_folder
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "judge"

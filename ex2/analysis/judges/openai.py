@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ex2.base.cache import cache_folder
 from ex2.base.errors import UserError
-from ex2.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, check_category
+from ex2.texts.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, check_category
 
 if TYPE_CHECKING:
     import openai

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, GPT2C
 from ex2.analysis.judges import load_judge
 from ex2.analysis.judges.hf import CONTENT_FREE, LABELS, HFJudge, _contexts
 from ex2.base.errors import UserError
-from ex2.categories import Judge, Judgement, Passage
+from ex2.texts.categories import Judge, Judgement, Passage
 
 PASSAGES = [
     Passage("tiger", ("It has orange fur with black stripes", "and lives in Siberia.")),

@@ -19,7 +19,7 @@ from ex2.analysis.judges import load_judge
 from ex2.analysis.judges import local as module
 from ex2.analysis.judges.local import HEAD, WORDS, LocalJudge
 from ex2.base.errors import UserError
-from ex2.categories import ALL_TAGS, CATEGORIES, TAGS, Judge, Judgement, Passage, of_text, strip_name
+from ex2.texts.categories import ALL_TAGS, CATEGORIES, TAGS, Judge, Judgement, Passage, of_text, strip_name
 from ex2.vlm import pictogram
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -24,7 +24,7 @@ from ex2.analysis.judges import JUDGE_FORMS, load_judge
 from ex2.analysis.judges import openai as module
 from ex2.analysis.judges.openai import OpenAIJudge
 from ex2.base.errors import UserError
-from ex2.categories import CATEGORIES, TAGS, Passage
+from ex2.texts.categories import CATEGORIES, TAGS, Passage
 
 TIGER = Passage("tiger", ("It has orange fur", "and lives in Siberia."))
 OWL = Passage("owl", ("It hunts at night",))

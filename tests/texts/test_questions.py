@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from ex2.base.errors import UserError
-from ex2.questions import (
+from ex2.texts.questions import (
     PAIR_QUESTIONS,
     QUESTION_SETS,
     TEMPLATE,

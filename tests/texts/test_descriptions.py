@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ex2.base.errors import UserError
-from ex2.descriptions import (
+from ex2.texts.descriptions import (
     Description,
     append_descriptions,
     read_descriptions,

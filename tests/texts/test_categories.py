@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ex2.base.errors import UserError
-from ex2.categories import (
+from ex2.texts.categories import (
     ABSTAIN_BELOW,
     ALL_TAGS,
     CATEGORIES,
@@ -25,7 +25,7 @@ from ex2.categories import (
     tags_by_category,
 )
 
-DOCS = Path(__file__).resolve().parents[1] / "docs" / "categories.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "categories.md"
 
 # What clauses are cut at, and what could be mistaken for it.
 PIECES = st.sampled_from(

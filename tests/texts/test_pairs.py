@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ex2.base.errors import UserError
-from ex2.descriptions import Description
-from ex2.pairs import PairText, PairTexts, both_ways, class_list_path, pair_texts, read_pairs, write_pairs
-from ex2.questions import PAIR_QUESTIONS
+from ex2.texts.descriptions import Description
+from ex2.texts.pairs import PairText, PairTexts, both_ways, class_list_path, pair_texts, read_pairs, write_pairs
+from ex2.texts.questions import PAIR_QUESTIONS
 
 NAMES = ("cat", "owl", "bat")
 

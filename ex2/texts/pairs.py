@@ -20,8 +20,8 @@ from typing import Any
 
 from ex2.base.errors import UserError
 from ex2.base.files import read_json, write_atomically
-from ex2.descriptions import Description
-from ex2.questions import attribute_of
+from ex2.texts.descriptions import Description
+from ex2.texts.questions import attribute_of
 
 _TWICE = "the key {!r} is there twice: merge the two"
 _KEY = re.compile(r"(0|[1-9][0-9]*)_(0|[1-9][0-9]*)", re.ASCII)
