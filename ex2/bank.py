@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
-from ex2.data.images import SPLITS, LabelledImages, fingerprint_of
+from ex2.data.labelled import SPLITS, LabelledImages, fingerprint_of
 from ex2.data.planted import PlantedImages, plant
 from ex2.data.selection import check_classes, choose_images, some_of
 from ex2.vlm.base import VLM

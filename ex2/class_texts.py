@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ex2.base.errors import UserError
 from ex2.base.files import read_json, write_atomically
 from ex2.classify import TextSums
-from ex2.data.images import fingerprint_of
+from ex2.data.labelled import fingerprint_of
 from ex2.data.selection import some_of
 from ex2.rewards.scoring import TextScorer
 from ex2.texts.categories import strip_name

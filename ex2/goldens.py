@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ex2.base.errors import UserError
-from ex2.data.images import LabelledImages, fingerprint_of
+from ex2.data.labelled import LabelledImages, fingerprint_of
 
 _FUDD = "Esfandiarpoor and Bach, ICLR 2024"
 _USUAL = "usual values for OpenAI's weights"

@@ -29,7 +29,7 @@ import ex2.bank
 from ex2.bank import ImageBank, build_bank, default_cache_dir
 from ex2.base.errors import UserError
 from ex2.data import LabelledImages, load_images
-from ex2.data.images import SPLITS
+from ex2.data.labelled import SPLITS
 from ex2.data.selection import choose_images, some_of
 
 

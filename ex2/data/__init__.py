@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ex2.base.errors import UserError
 from ex2.data.benchmarks import BENCHMARKS, load_benchmark
-from ex2.data.images import LabelledImages, read_folder
+from ex2.data.labelled import LabelledImages, read_folder
 from ex2.data.planted import PlantedImages
 
 __all__ = ["LabelledImages", "PlantedImages", "list_datasets", "load_images"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ex2.base.errors import UserError
 from ex2.data import layouts
-from ex2.data.images import ImageFile, LabelledImages, images_of_files
+from ex2.data.labelled import ImageFile, LabelledImages, images_of_files
 from ex2.data.layouts import Entry, Listing, NotAsExpected
 
 

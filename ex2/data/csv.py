@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from ex2.base.errors import UserError
-from ex2.data.images import SPLITS, ImageFile, LabelledImages, images_of_files
+from ex2.data.labelled import SPLITS, ImageFile, LabelledImages, images_of_files
 from ex2.data.names import class_name_of
 
 _LAYOUT = "expected the columns path,class[,split], with paths relative to the file"

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 
 from ex2.base.errors import UserError, first_line
 from ex2.base.hub import looks_like_path
-from ex2.data.images import LabelledImages, fingerprint_of, open_image
+from ex2.data.labelled import LabelledImages, fingerprint_of, open_image
 from ex2.data.names import class_name_of
 
 if TYPE_CHECKING:

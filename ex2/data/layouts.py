@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ex2.data import names
-from ex2.data.images import IMAGE_EXTENSIONS
+from ex2.data.labelled import IMAGE_EXTENSIONS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from ex2.base.errors import UserError
-from ex2.data.images import LabelledImages, PathLoader, class_name_of, fingerprint_of
+from ex2.data.labelled import LabelledImages, PathLoader, class_name_of, fingerprint_of
 
 PICTOGRAMS = Path(__file__).resolve().parent.parent / "assets" / "pictograms"
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ex2.base.errors import UserError
-from ex2.data.images import SPLITS, LabelledImages
+from ex2.data.labelled import SPLITS, LabelledImages
 
 
 class Choice(NamedTuple):

@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 from ex2.base.errors import UserError
 from ex2.data import LabelledImages, list_datasets, load_images
 from ex2.data.benchmarks import BENCHMARKS
-from ex2.data.images import class_name_of, fingerprint_of
+from ex2.data.labelled import class_name_of, fingerprint_of
 
 
 def save(path: Path, colour: tuple[int, ...] = (10, 20, 30), size: tuple[int, int] = (4, 3)) -> Path:
