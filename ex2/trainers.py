@@ -22,9 +22,9 @@ from ex2.rewards import RewardStats, TextScorer, build_rewards
 from ex2.rewards.monitors import monitor, variety
 from ex2.rewards.scoring import completion_text
 from ex2.rl.guards import GuardedRollouts
+from ex2.rl.interruptions import written_by_all
 from ex2.rl.ppo_trainer import PPOTrainer
 from ex2.rl.resume import ExactResume
-from ex2.survival import written_by_all
 
 _SAMPLE_COLUMNS = ("class_id", "class_name", "other_id", "other_name", "question")
 

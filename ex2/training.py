@@ -25,7 +25,6 @@ from ex2.bank import ImageBank, build_bank
 from ex2.base.cache import cache_folder
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
-from ex2.checkpoints import UNFINISHED, damage, newest_whole, put_in_place
 from ex2.confusion import check_pair_count, confused_pairs
 from ex2.data import load_images
 from ex2.generation import Ask, TextGenerator, about, spread_asks
@@ -37,10 +36,11 @@ from ex2.policy_checks import PolicyFiles, inspect_policy
 from ex2.rewards import RewardStats, TextScorer, check_rewards
 from ex2.rewards.scoring import reward_groups
 from ex2.rewards.similarity import SIMILARITY_REWARDS, raw_rewards
+from ex2.rl.checkpoints import UNFINISHED, damage, newest_whole, put_in_place
+from ex2.rl.interruptions import LeaveOnSigterm, written_by_all
 from ex2.rl.sharding import loading_whole, whole_weights
 from ex2.rollouts import require_rollout_engine
 from ex2.run_report import write_report
-from ex2.survival import LeaveOnSigterm, written_by_all
 from ex2.texts.pairs import both_ways
 from ex2.texts.questions import build_prompts, check_questions, load_questions
 from ex2.trainers import build_trainer

@@ -18,7 +18,7 @@ from ex2 import cli
 from ex2.base.errors import RunStopped
 from ex2.launch import main, use_cores_well
 from ex2.rl.guards import TrainingDiverged
-from ex2.survival import Preempted
+from ex2.rl.interruptions import Preempted
 
 ROOT = Path(__file__).resolve().parent.parent
 Arguments = Callable[..., list[str]]

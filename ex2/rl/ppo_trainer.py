@@ -29,7 +29,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from ex2.base.errors import UserError
-from ex2.rl import functions as F
+from ex2.rl import objectives as F
 from ex2.rl.guards import Guards
 from ex2.rl.kl_control import KLController
 from ex2.rl.ppo_config import PPOConfig

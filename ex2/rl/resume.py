@@ -10,8 +10,8 @@ import torch
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ex2.checkpoints import UNFINISHED, clean_up, finish, rotate
-from ex2.survival import NotWritten, written_by_all
+from ex2.rl.checkpoints import UNFINISHED, clean_up, finish, rotate
+from ex2.rl.interruptions import NotWritten, written_by_all
 
 
 class ExactResume:

@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from ex2.base.errors import RunStopped, first_line
-from ex2.checkpoints import checkpoints, damage
+from ex2.rl.checkpoints import checkpoints, damage
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments

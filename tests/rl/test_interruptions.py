@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 
 from ex2.base.errors import UserError
-from ex2.checkpoints import UNFINISHED, checkpoints, damage
 from ex2.launch import main
 from ex2.mirrors import WANDB_ID, check_wandb
+from ex2.rl.checkpoints import UNFINISHED, checkpoints, damage
 from ex2.run_folder import read_jsonl
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 Arguments = Callable[..., list[str]]
 
 

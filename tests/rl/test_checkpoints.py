@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from ex2.base.errors import UserError
-from ex2.checkpoints import MANIFEST, UNFINISHED, checkpoints, clean_up, damage, discard, finish, newest_whole, rotate
+from ex2.rl.checkpoints import (
+    MANIFEST,
+    UNFINISHED,
+    checkpoints,
+    clean_up,
+    damage,
+    discard,
+    finish,
+    newest_whole,
+    rotate,
+)
 
 
 def write(run: Path, step: int, content: str = "weights") -> Path:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ex2.rl import functions as F
+from ex2.rl import objectives as F
 
 LN2 = math.log(2)
 
