@@ -11,12 +11,13 @@ from typing import Any
 
 import yaml
 
+from ex2.base.embedded_llm import EMBEDDED, embedded_gguf
 from ex2.base.errors import UserError, first_line
-from ex2.config import EX2Config
 from ex2.confusion import check_pair_count
 from ex2.data import load_images
-from ex2.options import RunOptions, num_processes
-from ex2.policy import EMBEDDED, adapter_config, embedded_gguf, load_tokenizer, lora_config, model_folder
+from ex2.options.ex2_options import EX2Config
+from ex2.options.run_options import RunOptions, num_processes
+from ex2.policy import adapter_config, load_tokenizer, lora_config, model_folder
 from ex2.policy_checks import adopt_adapter, check_adapter_kind, check_prompt_format, empty_model
 from ex2.rewards import check_rewards
 from ex2.texts.questions import check_questions, load_questions
@@ -167,7 +168,7 @@ def _policy_rows(options: RunOptions, size: PolicySize) -> list[tuple[str, float
     weights, how = base_weight_bytes(size, load_in_8bit=policy.load_in_8bit, load_in_4bit=policy.load_in_4bit)
     copies = 2 if options.ex2.reference == "start" else 1
     width = 2.0 if trainer.bf16 or trainer.fp16 else _BYTES[size.dtype]
-    length = PROMPT_TOKENS + trainer.max_completion_length
+    length = PROMPT_TOKENS + options.max_new_tokens
     batch = trainer.per_device_train_batch_size
     generated = options.samples_per_rollout // num_processes()
     rows: list[tuple[str, float | None, str]] = [

@@ -11,19 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ex2.base.embedded_llm import EMBEDDED, EMBEDDED_ID, embedded_installed
 from ex2.base.errors import UserError
-from ex2.config import EX2Config
-from ex2.policy import (
-    ADAPTER_WEIGHTS,
-    EMBEDDED,
-    EMBEDDED_ID,
-    adapter_config,
-    embedded_installed,
-    load_adapter,
-    load_policy,
-    load_tokenizer,
-    resolve_model,
-)
+from ex2.options.ex2_options import EX2Config
+from ex2.policy import ADAPTER_WEIGHTS, adapter_config, load_adapter, load_policy, load_tokenizer, resolve_model
 from ex2.texts.questions import build_prompt, load_questions, wants_chat
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
     """
     use_cores_well()
     try:
-        from ex2.options import parse_options
+        from ex2.options.parse import parse_options
 
         options = parse_options(algorithm, argv)
         if options.ex2.dry_run:

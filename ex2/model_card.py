@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from ex2.policy import public_name
+from ex2.base.embedded_llm import public_name
 
 _SHOWN = (
     "model_name_or_path", "vlm", "dataset", "reward_funcs", "reward_normalization", "reward_scale", "questions", "pairs",

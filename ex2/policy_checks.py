@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError, first_line
 from ex2.policy import (
     ADAPTER_WEIGHTS,
@@ -15,7 +16,6 @@ from ex2.policy import (
     check_lora_targets,
     load_error,
     load_tokenizer,
-    public_name,
     quantization_config,
     resolve_model,
 )
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import ModelConfig
 
-    from ex2.options import RunOptions
+    from ex2.options.run_options import RunOptions
 
 # Initialisations that move a part of the base weights into the adapter: without it, the base is another model.
 _CHANGING_BASE = ("pissa", "olora", "corda", "loftq")
@@ -91,7 +91,7 @@ def check_prompt_format(options: RunOptions, tokenizer: PreTrainedTokenizerBase)
     messages: Any = build_prompt("Describe a {}.", "cat", chat=True, system_prompt=system_prompt)
     try:
         tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False, **(options.trainer.chat_template_kwargs or {})
+            messages, add_generation_prompt=True, tokenize=False, **options.chat_template_kwargs
         )
     except TemplateError as error:
         cure = "leave out system_prompt (--system_prompt '')" if system_prompt else "use prompt_format=plain"

@@ -25,7 +25,7 @@ from ex2.texts.descriptions import Description
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    from ex2.options import RunOptions
+    from ex2.options.run_options import RunOptions
 
 CONFIG, ENVIRONMENT, METRICS, SAMPLES, BASE_SAMPLES, CARD, ADAPTER = (
     "config.yaml", "environment.json", "metrics.jsonl", "samples.jsonl", "base_samples.jsonl", "README.md", "adapter",

@@ -15,9 +15,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOTrainer, RLOOTrainer
 
 from ex2 import run_folder
+from ex2.base.embedded_llm import public_name
 from ex2.generation import TextGenerator
-from ex2.options import RunOptions
-from ex2.policy import embeddings_adapted, lora_config, public_name
+from ex2.options.run_options import RunOptions
+from ex2.policy import embeddings_adapted, lora_config
 from ex2.rewards import RewardStats, TextScorer, build_rewards
 from ex2.rewards.monitors import monitor, variety
 from ex2.rewards.scoring import completion_text

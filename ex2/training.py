@@ -23,6 +23,7 @@ from trl.models import unwrap_model_for_generation
 from ex2 import run_folder
 from ex2.bank import ImageBank, build_bank
 from ex2.base.cache import cache_folder
+from ex2.base.embedded_llm import EMBEDDED
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
 from ex2.confusion import check_pair_count, confused_pairs
@@ -30,8 +31,9 @@ from ex2.data import load_images
 from ex2.generation import Ask, TextGenerator, about, spread_asks
 from ex2.mirrors import check_wandb, start_wandb
 from ex2.model_card import run_card
-from ex2.options import RunOptions, num_processes
-from ex2.policy import EMBEDDED, load_policy
+from ex2.options.run_options import RunOptions, num_processes
+from ex2.options.vllm import require_rollout_engine
+from ex2.policy import load_policy
 from ex2.policy_checks import PolicyFiles, inspect_policy
 from ex2.rewards import RewardStats, TextScorer, check_rewards
 from ex2.rewards.scoring import reward_groups
@@ -39,7 +41,6 @@ from ex2.rewards.similarity import SIMILARITY_REWARDS, raw_rewards
 from ex2.rl.checkpoints import UNFINISHED, damage, newest_whole, put_in_place
 from ex2.rl.interruptions import LeaveOnSigterm, written_by_all
 from ex2.rl.sharding import loading_whole, whole_weights
-from ex2.rollouts import require_rollout_engine
 from ex2.run_report import write_report
 from ex2.texts.pairs import both_ways
 from ex2.texts.questions import build_prompts, check_questions, load_questions
@@ -78,7 +79,7 @@ def run(options: RunOptions) -> Path:
     files = inspect_policy(options)
     run_folder.check_folder(options)
     checkpoint = _checkpoint(options, state)
-    check_wandb(options.trainer.report_to)
+    check_wandb(options.report_to)
     require_rollout_engine(options)
     clock = Clock()
 
@@ -116,7 +117,7 @@ def run(options: RunOptions) -> Path:
 
     trainer = build_trainer(options, generator, prompts, scorer, stats)
     encoded_before = scorer.texts_encoded
-    mirror = start_wandb(options.trainer.report_to, options.output_dir, options.trainer.run_name)
+    mirror = start_wandb(options.report_to, options.output_dir, options.trainer.run_name)
     with clock.time("training"):
         _train(options, trainer, checkpoint)
     # A resumed run counted only its own part.
@@ -224,10 +225,10 @@ def _policy(options: RunOptions, files: PolicyFiles) -> TextGenerator:
         tokenizer=files.tokenizer,
         chat=files.chat,
         system_prompt=options.ex2.system_prompt,
-        chat_template_kwargs=options.trainer.chat_template_kwargs or {},
-        max_new_tokens=options.trainer.max_completion_length,
+        chat_template_kwargs=options.chat_template_kwargs,
+        max_new_tokens=options.max_new_tokens,
         temperature=options.trainer.temperature,
-        bf16=options.trainer.bf16,
+        bf16=bool(options.trainer.bf16),
     )
 
 

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from ex2.base.errors import UserError
-from ex2.config import EX2Config
 from ex2.dry_run import PolicySize, base_weight_bytes, describe, policy_size
 from ex2.launch import main
-from ex2.options import parse_options
+from ex2.options.ex2_options import EX2Config
+from ex2.options.parse import parse_options
 
 Arguments = Callable[..., list[str]]
 
@@ -103,8 +103,8 @@ def test_the_embedded_policy_is_not_converted(tmp_path: Path, monkeypatch: pytes
 def test_the_embedded_shape_is_the_files() -> None:
     """Header of the GGUF file against the constants; only the fields in question are decoded."""
     gguf = pytest.importorskip("gguf")
+    from ex2.base.embedded_llm import embedded_gguf
     from ex2.dry_run import _EMBEDDED_SHAPE
-    from ex2.policy import embedded_gguf
 
     reader = gguf.GGUFReader(embedded_gguf())
     names = {
@@ -201,7 +201,7 @@ def test_only_one_process_prints(
     for rank, printed in (("0", "the plan\n"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         monkeypatch.setattr(
-            "ex2.options.parse_options", lambda algorithm, argv: SimpleNamespace(ex2=EX2Config(dry_run=True))
+            "ex2.options.parse.parse_options", lambda algorithm, argv: SimpleNamespace(ex2=EX2Config(dry_run=True))
         )
         main("ppo", [])
         assert capsys.readouterr().out == printed

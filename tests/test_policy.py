@@ -14,10 +14,11 @@ from peft import get_peft_model
 from trl import ModelConfig
 
 from ex2 import policy
+from ex2.base.embedded_llm import embedded_gguf
 from ex2.base.errors import UserError
 from ex2.generation import Ask, find_policy
 from ex2.launch import main
-from ex2.policy_config import PolicyConfig
+from ex2.options.policy_options import PolicyConfig
 from ex2.run_folder import read_jsonl
 
 
@@ -67,7 +68,7 @@ def test_missing_embedded_package_says_how_to_install(monkeypatch: pytest.Monkey
 
 
 def test_a_converted_embedded_model_is_used_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    size = policy.embedded_gguf().stat().st_size
+    size = embedded_gguf().stat().st_size
     folder = tmp_path / "models" / f"smollm2-135m-instruct-{size:x}"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")

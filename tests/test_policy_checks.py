@@ -20,7 +20,8 @@ from ex2.base.errors import UserError
 from ex2.generation import Ask, TextGenerator
 from ex2.generation_vllm import VLLMGenerator
 from ex2.launch import main
-from ex2.options import RunOptions, parse_options
+from ex2.options.parse import parse_options
+from ex2.options.run_options import RunOptions
 from ex2.policy_checks import inspect_policy
 
 Arguments = Callable[..., list[str]]

@@ -22,7 +22,7 @@ import torch
 
 from ex2.base.errors import UserError
 from ex2.launch import main
-from ex2.options import parse_options
+from ex2.options.parse import parse_options
 from ex2.rl.checkpoints import checkpoints
 from ex2.run_folder import read_jsonl
 from ex2.training import run

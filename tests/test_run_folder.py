@@ -13,7 +13,8 @@ import yaml
 
 from ex2 import run_folder
 from ex2.base.errors import UserError
-from ex2.options import RunOptions, parse_options
+from ex2.options.parse import parse_options
+from ex2.options.run_options import RunOptions
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.cache import cache_folder
 from ex2.base.errors import UserError
-from ex2.config import EX2Config
+from ex2.options.ex2_options import EX2Config
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,12 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
 
+from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError
-from ex2.options import num_processes
-from ex2.policy import public_name
+from ex2.options.run_options import num_processes
 
 if TYPE_CHECKING:
-    from ex2.options import RunOptions
+    from ex2.options.run_options import RunOptions
 
 _OF_THE_SERVER = {"vllm_tensor_parallel_size": 1, "vllm_gpu_memory_utilization": 0.3, "vllm_enable_sleep_mode": False}
 

@@ -7,7 +7,7 @@ import difflib
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +16,8 @@ import yaml
 from ex2.base.bf16 import cpu_has_bf16
 from ex2.base.errors import UserError
 from ex2.base.ranges import check_ranges
-from ex2.config import EX2Config
+from ex2.options.ex2_options import EX2Config
+from ex2.options.run_options import RunOptions
 
 ALGORITHMS = ("ppo", "grpo", "rloo")
 
@@ -28,86 +29,6 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "max_completion_length": (1, None), "temperature": (1e-6, None), "beta": (0, None), "epsilon": (0, 1),
     "save_total_limit": (1, None),
 }  # fmt: skip
-
-
-@dataclass
-class RunOptions:
-    """All options of one run.
-
-    Attributes:
-        algorithm: ppo, grpo or rloo.
-        ex2: EX2's own options.
-        policy: TRL's ModelConfig: the base model and its LoRA adapter.
-        trainer: PPOConfig, GRPOConfig or RLOOConfig.
-    """
-
-    algorithm: str
-    ex2: EX2Config
-    policy: Any
-    trainer: Any
-
-    @property
-    def resuming(self) -> bool:
-        """Whether the run goes on from a checkpoint."""
-        return str(self.trainer.resume_from_checkpoint or "false").lower() != "false"
-
-    @property
-    def defining_options(self) -> list[str]:
-        """Options that make a run what it is: with another value of one of them it would be another run."""
-        free = {"before_after", "eval_samples", "best_of_n", "eval_batch_size", "cache_dir", "overwrite", "dry_run"}
-        own = [f.name for part in (self.ex2, self.policy) for f in fields(part)]
-        sampling = ["max_completion_length", "temperature", "chat_template_kwargs", "seed"]
-        return [name for name in own if name not in free] + sampling
-
-    @property
-    def output_dir(self) -> Path:
-        return Path(self.trainer.output_dir)
-
-    @property
-    def samples_per_rollout(self) -> int:
-        """Completions sampled between two rounds of updates, over all processes."""
-        return int(self.trainer.generation_batch_size)
-
-    @property
-    def updates_per_rollout(self) -> int:
-        """Optimizer steps taken on each rollout."""
-        return (
-            self.trainer.num_iterations * self.trainer.steps_per_generation // self.trainer.gradient_accumulation_steps
-        )
-
-    @property
-    def prompts_per_rollout(self) -> int:
-        """Different prompts in a rollout; each is answered `num_generations` times."""
-        return self.samples_per_rollout // int(self.trainer.num_generations)
-
-    def planned_samples(self, prompts: int) -> int:
-        """Completions that the whole run samples, given the number of prompts (questions x classes or ordered pairs)."""
-        if self.trainer.max_steps > 0:
-            rollouts = -(-self.trainer.max_steps // self.updates_per_rollout)
-        else:
-            rollouts = int(prompts // self.prompts_per_rollout * self.trainer.num_train_epochs)
-        return rollouts * self.samples_per_rollout
-
-    def check_prompts(self, prompts: int) -> None:
-        """Raise UserError where a rollout needs more different prompts than there are."""
-        if prompts < self.prompts_per_rollout:
-            subjects = "classes" if self.ex2.pairs is None else "ordered pairs"
-            raise UserError(
-                f"A rollout takes {self.prompts_per_rollout} different prompts, but there are only {prompts} (questions x "
-                f"{subjects}): lower per_device_train_batch_size or steps_per_generation, raise num_generations, or add "
-                "questions."
-            )
-
-    def as_dict(self) -> dict[str, Any]:
-        """The resolved options as one flat mapping, in the form that a config file has."""
-        merged: dict[str, Any] = {}
-        for part in (self.ex2, self.policy):
-            merged.update(asdict(part))
-        merged.update(self.trainer.to_dict())
-        # Not options of the user's: TRL derives the first from the others; the token is a secret.
-        for name in ("generation_batch_size", "push_to_hub_token", "hub_token", "dry_run", "overwrite"):
-            merged.pop(name, None)
-        return {name: _plain(merged[name]) for name in sorted(merged)}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -129,9 +50,9 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
     """
     from trl import GRPOConfig, RLOOConfig, TrlParser
 
-    from ex2.policy_config import PolicyConfig, check_combination
+    from ex2.options.policy_options import PolicyConfig, check_combination
+    from ex2.options.vllm import check_rollouts
     from ex2.rl.ppo_config import PPOConfig
-    from ex2.rollouts import check_rollouts
 
     trainer_type = {"ppo": PPOConfig, "grpo": GRPOConfig, "rloo": RLOOConfig}[algorithm]
     types = (EX2Config, PolicyConfig, trainer_type)
@@ -233,7 +154,7 @@ def _check_numbers(options: RunOptions) -> None:
     check_ranges(trainer, _RANGES)
     if trainer.max_steps != -1:  # else num_train_epochs holds
         check_ranges(trainer, {"max_steps": (1, None)})
-    passes = trainer.num_iterations * trainer.steps_per_generation
+    passes = trainer.num_iterations * options.micro_batches_per_rollout
     if passes % trainer.gradient_accumulation_steps:
         raise UserError(
             f"gradient_accumulation_steps={trainer.gradient_accumulation_steps} must divide num_iterations x "
@@ -256,19 +177,5 @@ def _description(algorithm: str) -> str:
     )
 
 
-def _plain(value: Any) -> Any:
-    """A value as YAML can hold it."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def num_processes() -> int:
-    """Processes of this run, as the launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

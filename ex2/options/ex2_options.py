@@ -1,7 +1,7 @@
 """EX2's own options of a training run, with validation. Importing this module imports no torch.
 
 A run has three groups of options in one flat YAML file: these, TRL's ModelConfig (policy and LoRA), and the trainer's
-(PPOConfig, GRPOConfig or RLOOConfig). `ex2.options` parses and checks all three.
+(PPOConfig, GRPOConfig or RLOOConfig). `ex2.options.parse` parses and checks all three.
 """
 
 from __future__ import annotations

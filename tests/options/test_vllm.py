@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import transformers
 
-from ex2 import rollouts
 from ex2.base.errors import UserError
 from ex2.launch import main
-from ex2.options import RunOptions, parse_options
-from ex2.rollouts import check_rollouts, require_rollout_engine
+from ex2.options.parse import parse_options
+from ex2.options.parse import vllm as rollouts
+from ex2.options.run_options import RunOptions
+from ex2.options.vllm import check_rollouts, require_rollout_engine
 
 Arguments = Callable[..., list[str]]
 

@@ -11,7 +11,7 @@ import pytest
 
 from ex2.base.cache import cache_folder
 from ex2.base.errors import UserError
-from ex2.config import EX2Config
+from ex2.options.ex2_options import EX2Config
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_configuration_and_command_line_help_import_no_torch() -> None:
     code = (
-        "import sys, ex2, ex2.config, ex2.cli\n"
+        "import sys, ex2, ex2.options.ex2_options, ex2.cli\n"
         "try:\n    ex2.cli.main(['--help'])\n"
         "except SystemExit as stop:\n    assert not stop.code\n"
         "assert not {'torch', 'transformers', 'trl', 'numpy'} & set(sys.modules)\n"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ex2.base.errors import UserError
-from ex2.options import parse_options
-from ex2.policy_config import PolicyConfig
+from ex2.options.parse import parse_options
+from ex2.options.policy_options import PolicyConfig
 
 SMALL = ["--per_device_train_batch_size", "4", "--num_generations", "2", "--use_cpu", "true"]
 
@@ -94,12 +94,12 @@ FSDP2 = {
 def test_settings_of_fsdp_that_lose_weights(
     monkeypatch: pytest.MonkeyPatch, change: dict[str, str], message: str
 ) -> None:
-    monkeypatch.setattr("ex2.policy_config.os.environ", FSDP2)
+    monkeypatch.setattr("ex2.options.policy_options.os.environ", FSDP2)
     assert parse_options("ppo", SMALL).policy.use_peft
-    monkeypatch.setattr("ex2.policy_config.os.environ", FSDP2 | change)
+    monkeypatch.setattr("ex2.options.policy_options.os.environ", FSDP2 | change)
     with pytest.raises(UserError, match=message):
         parse_options("ppo", SMALL)
-    monkeypatch.setattr("ex2.policy_config.os.environ", FSDP2 | change | {"ACCELERATE_USE_FSDP": "false"})
+    monkeypatch.setattr("ex2.options.policy_options.os.environ", FSDP2 | change | {"ACCELERATE_USE_FSDP": "false"})
     assert parse_options("ppo", SMALL).policy.use_peft
 
 
@@ -113,12 +113,12 @@ def test_quantised_weights_are_not_sharded(
     environment = FSDP2 | {"ACCELERATE_USE_FSDP": "false", variable: value}
     for line in (EIGHT, FOUR):
         assert parse_options("ppo", [*SMALL, *line]).policy.use_peft
-    monkeypatch.setattr("ex2.policy_config.os.environ", environment)
+    monkeypatch.setattr("ex2.options.policy_options.os.environ", environment)
     with pytest.raises(UserError, match=f"load_in_8bit=true with {name}, which cannot shard.*data parallel.$"):
         parse_options("ppo", [*SMALL, *EIGHT])
     with pytest.raises(UserError, match=f"load_in_4bit=true with {name}.*or set bnb_4bit_quant_storage=bfloat16"):
         parse_options("ppo", [*SMALL, *FOUR])
     stored = [*SMALL, *FOUR, "--bnb_4bit_quant_storage", "bfloat16"]
     assert parse_options("ppo", stored).policy.load_in_4bit
-    monkeypatch.setattr("ex2.policy_config.os.environ", {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"})
+    monkeypatch.setattr("ex2.options.policy_options.os.environ", {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"})
     assert parse_options("ppo", [*SMALL, *EIGHT]).policy.load_in_8bit

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from ex2.base.errors import UserError
-from ex2.options import RunOptions, num_processes, parse_options
+from ex2.options.parse import parse_options
+from ex2.options.run_options import RunOptions, num_processes
 
 SMALL = ["--per_device_train_batch_size", "4", "--num_generations", "2", "--use_cpu", "true"]
 

@@ -14,7 +14,7 @@ from trl import ModelConfig
 from ex2.base.errors import UserError
 
 if TYPE_CHECKING:
-    from ex2.options import RunOptions
+    from ex2.options.run_options import RunOptions
 
 _FOUR_BITS_ONLY = {"bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": False, "bnb_4bit_quant_storage": None}
 
