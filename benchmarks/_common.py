@@ -177,7 +177,7 @@ def random_bank(vlm: Any, classes: int, images: int) -> Any:
     """A bank of `images` random unit vectors a class on each side of the split."""
     import torch
 
-    from ex2.bank import ImageBank
+    from ex2.scoring.bank import ImageBank
 
     count = 2 * classes * images
     embeddings = torch.randn(count, vlm.dim, generator=torch.Generator().manual_seed(0))

@@ -40,8 +40,8 @@ def write_jpegs(root: Path, count: int) -> None:
 
 def rate(vlm: Any, folder: Path, repeats: int) -> None:
     """Images a second from files and from memory, and their ratio."""
-    from ex2.bank import build_bank
     from ex2.data import load_images
+    from ex2.scoring.bank import build_bank
 
     images = load_images(f"folder:{folder}")
     decoded = [images.load(i) for i in range(len(images))]
@@ -74,8 +74,8 @@ def cached_load(count: int, repeats: int) -> None:
     """Seconds to read a bank of `count` images from its cache."""
     from PIL import Image
 
-    from ex2.bank import build_bank
     from ex2.data import LabelledImages
+    from ex2.scoring.bank import build_bank
 
     classes = min(200, count // 4)
     pixel = Image.new("RGB", (1, 1))

@@ -61,11 +61,11 @@ class BaseTexts:
 
 def score_base(run: Path) -> BaseTexts:
     """Read and score the texts that a run sampled from the untrained policy."""
-    from ex2.bank import build_bank
     from ex2.data import load_images
     from ex2.policy import load_tokenizer, resolve_model
     from ex2.rewards import TextScorer
     from ex2.run_folder import BASE_SAMPLES, CONFIG, read_jsonl
+    from ex2.scoring.bank import build_bank
     from ex2.vlm import load_vlm
 
     config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))

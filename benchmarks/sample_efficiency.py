@@ -20,10 +20,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from ex2.bank import build_bank
 from ex2.data import load_images
 from ex2.rewards import TextScorer
 from ex2.run_folder import BASE_SAMPLES, CONFIG, SAMPLES, read_jsonl
+from ex2.scoring.bank import build_bank
 from ex2.vlm import load_vlm
 
 

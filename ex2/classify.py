@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ex2.bank import ImageBank
 from ex2.base.errors import UserError
+from ex2.scoring.bank import ImageBank
 from ex2.stats.intervals import Interval, cluster_bootstrap_mean, paired_difference
 
 Average = Literal["embeddings", "scores"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ex2.base.errors import UserError
-from ex2.rewards.scoring import TextScorer
+from ex2.scoring.scorer import TextScorer
 from ex2.texts.questions import TEMPLATE
 
 

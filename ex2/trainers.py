@@ -21,11 +21,11 @@ from ex2.options.run_options import RunOptions
 from ex2.policy import embeddings_adapted, lora_config
 from ex2.rewards import RewardStats, TextScorer, build_rewards
 from ex2.rewards.monitors import monitor, variety
-from ex2.rewards.scoring import completion_text
 from ex2.rl.guards import GuardedRollouts
 from ex2.rl.interruptions import written_by_all
 from ex2.rl.ppo_trainer import PPOTrainer
 from ex2.rl.resume import ExactResume
+from ex2.scoring.scorer import completion_text
 
 _SAMPLE_COLUMNS = ("class_id", "class_name", "other_id", "other_name", "question")
 

@@ -21,7 +21,6 @@ from tqdm import tqdm
 from trl.models import unwrap_model_for_generation
 
 from ex2 import run_folder
-from ex2.bank import ImageBank, build_bank
 from ex2.base.cache import cache_folder
 from ex2.base.embedded_llm import EMBEDDED
 from ex2.base.errors import UserError
@@ -36,12 +35,13 @@ from ex2.options.vllm import require_rollout_engine
 from ex2.policy import load_policy
 from ex2.policy_checks import PolicyFiles, inspect_policy
 from ex2.rewards import RewardStats, TextScorer, check_rewards
-from ex2.rewards.scoring import reward_groups
+from ex2.rewards.normalization import reward_groups
 from ex2.rewards.similarity import SIMILARITY_REWARDS, raw_rewards
 from ex2.rl.checkpoints import UNFINISHED, damage, newest_whole, put_in_place
 from ex2.rl.interruptions import LeaveOnSigterm, written_by_all
 from ex2.rl.sharding import loading_whole, whole_weights
 from ex2.run_report import write_report
+from ex2.scoring.bank import ImageBank, build_bank
 from ex2.texts.pairs import both_ways
 from ex2.texts.questions import build_prompts, check_questions, load_questions
 from ex2.trainers import build_trainer

@@ -21,8 +21,8 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from ex2.bank import ImageBank
     from ex2.export import Bundle
+    from ex2.scoring.bank import ImageBank
     from ex2.vlm import VLM
 
 CHAT_TEMPLATE = (
@@ -59,8 +59,8 @@ def pictogram_vlm() -> VLM:
 @pytest.fixture(scope="session")
 def pictogram_bank(pictogram_vlm: VLM, tmp_path_factory: pytest.TempPathFactory) -> ImageBank:
     """The image bank of the embedded pictograms with the default split."""
-    from ex2.bank import build_bank
     from ex2.data import load_images
+    from ex2.scoring.bank import build_bank
 
     cache = tmp_path_factory.mktemp("banks")
     return build_bank(pictogram_vlm, load_images("pictograms"), cache_dir=cache, progress=False)

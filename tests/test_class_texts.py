@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ex2.bank import ImageBank
 from ex2.base.errors import UserError
 from ex2.class_texts import TEMPLATE_SET, ClassTexts, read_class_texts, text_sums
-from ex2.rewards.scoring import TextScorer
+from ex2.scoring.bank import ImageBank
+from ex2.scoring.scorer import TextScorer
 from ex2.texts.descriptions import Description, write_descriptions
 from ex2.texts.questions import TEMPLATE
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ex2 import classify
-from ex2.bank import ImageBank
 from ex2.base.errors import UserError
 from ex2.classify import (
     Predictions,
@@ -24,6 +23,7 @@ from ex2.classify import (
     share_by_class,
     zero_shot_by_class,
 )
+from ex2.scoring.bank import ImageBank
 
 
 def units(*shape: int, seed: int = 0) -> Tensor:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ex2.base.bf16 import fast_matmul
-from ex2.rewards.scoring import TextScorer
+from ex2.scoring.scorer import TextScorer
 from ex2.texts.categories import Passage, strip_name
 from ex2.texts.questions import TEMPLATE
 

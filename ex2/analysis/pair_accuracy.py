@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ex2.confusion import nearer_share
-from ex2.rewards.scoring import TextScorer
+from ex2.scoring.scorer import TextScorer
 from ex2.stats.intervals import Interval, cluster_bootstrap_mean
 from ex2.texts.pairs import both_ways
 from ex2.texts.questions import TEMPLATE

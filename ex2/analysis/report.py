@@ -22,9 +22,9 @@ from markupsafe import Markup
 from ex2.analysis import study_plots
 from ex2.analysis.findings import SHOWN
 from ex2.analysis.study import APART_PER_CLASS, Study
-from ex2.bank import BROKEN_IMAGE
 from ex2.base.files import write_atomically
 from ex2.data import LabelledImages, PlantedImages
+from ex2.scoring.bank import BROKEN_IMAGE
 from ex2.stats.before_after import SPOKEN_NAMES
 from ex2.stats.plots import SYSTEM_LABELS
 from ex2.texts.questions import TEMPLATE

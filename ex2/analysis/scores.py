@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from ex2.rewards.monitors import hub_score
-from ex2.rewards.scoring import TextScorer
+from ex2.scoring.scorer import TextScorer
 from ex2.stats.intervals import Interval, cluster_bootstrap_mean, cluster_means
 from ex2.texts.descriptions import Description
 

@@ -11,7 +11,7 @@ from ex2.base.errors import UserError
 from ex2.commands.common import bank_options, check_out, check_seed, open_scorer, torch_device
 
 if TYPE_CHECKING:
-    from ex2.rewards.scoring import TextScorer
+    from ex2.scoring.scorer import TextScorer
     from ex2.texts.descriptions import Description
 
 

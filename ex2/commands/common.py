@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ex2.answers import Plan
     from ex2.data import LabelledImages, PlantedImages
     from ex2.generation import Ask, PolicySource
-    from ex2.rewards.scoring import TextScorer
+    from ex2.scoring.scorer import TextScorer
 
 SPLITS = {"reward": ("reward",), "heldout": ("heldout",), "both": ("reward", "heldout")}
 _MAX_SEED = 2**31 - 1
@@ -152,8 +152,8 @@ def open_scorer(
     device: str,
 ) -> TextScorer:
     """The VLM and the bank of `images`; options on the command line win over a run's settings, those over defaults."""
-    from ex2.bank import build_bank
-    from ex2.rewards.scoring import TextScorer
+    from ex2.scoring.bank import build_bank
+    from ex2.scoring.scorer import TextScorer
     from ex2.vlm import load_vlm
 
     defaults = EX2Config()

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ex2.base.errors import UserError
+from ex2.rewards.normalization import RewardStats
 from ex2.rewards.quality import QUALITY_REWARDS
-from ex2.rewards.scoring import RewardStats, TextScorer
 from ex2.rewards.similarity import SIMILARITY_REWARDS, similarity_reward
+from ex2.scoring.scorer import TextScorer
 
 __all__ = ["RewardStats", "TextScorer", "build_rewards", "check_rewards", "list_rewards"]
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 
 from ex2.rewards.quality import distinct_share
-from ex2.rewards.scoring import TextScorer
 from ex2.rewards.similarity import own_similarity
+from ex2.scoring.scorer import TextScorer
 
 _BOILERPLATE = re.compile(
     r"""\b(?:

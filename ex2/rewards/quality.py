@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ex2.rewards.scoring import completion_text
+from ex2.scoring.scorer import completion_text
 
 
 def distinct_share(words: list[str], n: int = 2) -> float:

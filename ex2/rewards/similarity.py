@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ex2.base.errors import UserError
-from ex2.rewards.scoring import RewardStats, TextScorer, completion_text, reward_groups
+from ex2.rewards.normalization import RewardStats, reward_groups
+from ex2.scoring.scorer import TextScorer, completion_text
 
 NEAREST = 3  # other classes that `margin` compares with
 

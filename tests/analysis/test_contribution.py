@@ -29,8 +29,8 @@ from ex2.analysis.contribution import (
     swapped,
     text_tests,
 )
-from ex2.bank import ImageBank
-from ex2.rewards.scoring import TextScorer
+from ex2.scoring.bank import ImageBank
+from ex2.scoring.scorer import TextScorer
 from ex2.texts.categories import Passage
 from ex2.texts.questions import TEMPLATE
 

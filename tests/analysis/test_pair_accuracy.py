@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ex2.analysis.pair_accuracy import PairScores, format_table, name_texts, pair_accuracy, score_pairs, summarise
-from ex2.bank import ImageBank
-from ex2.rewards.scoring import TextScorer
+from ex2.scoring.bank import ImageBank
+from ex2.scoring.scorer import TextScorer
 
 NAMES = ("flat", "steep", "wall")
 

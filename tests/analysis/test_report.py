@@ -26,7 +26,7 @@ from ex2.analysis.report import ASSETS, render, write_report
 from ex2.analysis.study import Study, analyse
 from ex2.data import LabelledImages, load_images
 from ex2.data.labelled import fingerprint_of
-from ex2.rewards.scoring import TextScorer
+from ex2.scoring.scorer import TextScorer
 from ex2.texts.categories import CATEGORIES, Judgement, Passage
 from ex2.texts.descriptions import Description
 

@@ -27,10 +27,10 @@ from ex2.analysis.findings import (
     verdict,
 )
 from ex2.analysis.study import Study, analyse, judge_all
-from ex2.bank import ImageBank, build_bank
 from ex2.base.errors import UserError
 from ex2.data import load_images
-from ex2.rewards.scoring import TextScorer
+from ex2.scoring.bank import ImageBank, build_bank
+from ex2.scoring.scorer import TextScorer
 from ex2.stats.intervals import holm, sign_flip_p
 from ex2.texts.categories import CATEGORIES, Judge, Judgement, Passage
 from ex2.texts.descriptions import Description

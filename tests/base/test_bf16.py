@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ex2.analysis.contribution import Similarity
-from ex2.bank import build_bank
 from ex2.base import bf16
 from ex2.data import load_images
-from ex2.rewards.scoring import TextScorer
+from ex2.scoring.bank import build_bank
+from ex2.scoring.scorer import TextScorer
 from ex2.vlm import VLM
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ex2.bank import ImageBank, build_bank
 from ex2.base.errors import UserError
 from ex2.data import PlantedImages, list_datasets, load_images
 from ex2.data.planted import COPIES, KINDS, NOISE, SENTENCES, load_planted, plant
+from ex2.scoring.bank import ImageBank, build_bank
 from ex2.texts.categories import CATEGORIES, strip_name
 from ex2.vlm import VLM
 

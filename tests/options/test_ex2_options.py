@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ex2.base.cache import cache_folder
 from ex2.base.errors import UserError
 from ex2.options.ex2_options import EX2Config
 
@@ -53,14 +51,6 @@ def test_lists_are_not_shared_between_configurations() -> None:
     first, second = EX2Config(), EX2Config()
     first.reward_funcs.append("margin")
     assert second.reward_funcs == ["cosine"]
-
-
-def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("EX2_CACHE", str(tmp_path / "env"))
-    assert cache_folder("mine") == Path("mine")
-    assert cache_folder() == tmp_path / "env"
-    monkeypatch.delenv("EX2_CACHE")
-    assert cache_folder() == Path("~/.cache/ex2").expanduser()
 
 
 def test_configuration_and_command_line_help_import_no_torch() -> None:

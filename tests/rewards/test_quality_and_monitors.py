@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ex2.bank import ImageBank
 from ex2.rewards.monitors import (
     boilerplate_rate,
     distinct_2,
@@ -16,7 +15,8 @@ from ex2.rewards.monitors import (
     variety,
 )
 from ex2.rewards.quality import QUALITY_REWARDS, distinct_share, no_repetition, whole_sentence
-from ex2.rewards.scoring import TextScorer
+from ex2.scoring.bank import ImageBank
+from ex2.scoring.scorer import TextScorer
 from ex2.vlm import VLM
 
 

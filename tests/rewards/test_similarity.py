@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ex2.bank import ImageBank
 from ex2.base.errors import UserError
-from ex2.rewards.scoring import RewardStats, TextScorer
+from ex2.rewards.normalization import RewardStats
 from ex2.rewards.similarity import (
     SIMILARITY_REWARDS,
     centered,
@@ -22,6 +21,8 @@ from ex2.rewards.similarity import (
     raw_rewards,
     similarity_reward,
 )
+from ex2.scoring.bank import ImageBank
+from ex2.scoring.scorer import TextScorer
 from ex2.vlm import VLM
 
 # Three texts and five classes.

@@ -25,12 +25,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import ex2.bank
-from ex2.bank import ImageBank, build_bank, default_cache_dir
+import ex2.scoring.bank
 from ex2.base.errors import UserError
 from ex2.data import LabelledImages, load_images
 from ex2.data.labelled import SPLITS
 from ex2.data.selection import choose_images, some_of
+from ex2.scoring.bank import ImageBank, build_bank, default_cache_dir
 
 
 class FakeVLM:
@@ -554,7 +554,7 @@ def test_no_flipped_bit_goes_unnoticed(folder: Path, cache: Path) -> None:
         bad = bytearray(good)
         bad[position] ^= 1 << position % 8
         path.write_bytes(bad)
-        read = ex2.bank._read(path, key)
+        read = ex2.scoring.bank._read(path, key)
         # A changed blank or an unknown tensor order in the header may leave the content as it was.
         assert read is None or same(read, bank), position
 
@@ -614,11 +614,11 @@ def test_large_bank_is_read_in_less_than_a_second(cache: Path) -> None:
     embeddings = torch.nn.functional.normalize(torch.randn(rows, 512), dim=1)
     labels = torch.arange(classes).repeat_interleave(rows // classes).tolist()
     bank = bank_of(embeddings, labels, [0, 1] * (rows // 2), classes)
-    ex2.bank._write(cache / "k.safetensors", "k", bank)
+    ex2.scoring.bank._write(cache / "k.safetensors", "k", bank)
     seconds = []
     for _ in range(3):  # the best of three, for other work may share the machine
         start = time.perf_counter()
-        read = ex2.bank._read(cache / "k.safetensors", "k")
+        read = ex2.scoring.bank._read(cache / "k.safetensors", "k")
         seconds.append(time.perf_counter() - start)
         assert read is not None
         assert same(read, bank)

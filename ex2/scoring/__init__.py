@@ -1,0 +1,1 @@
+"""Images to prototypes, texts to similarities."""
