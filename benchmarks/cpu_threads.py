@@ -31,7 +31,7 @@ def measure() -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from ex2.policy import resolve_model
+    from ex2.policy.llm import resolve_model
 
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(resolve_model("smollm2"))

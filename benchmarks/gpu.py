@@ -62,8 +62,8 @@ def build(size: str, vlm: Any, device: str, dtype: str, folder: str, **options: 
     import torch
     from transformers import AutoModelForCausalLM
 
-    from ex2.generation import TextGenerator
     from ex2.options.parse import parse_options
+    from ex2.policy.sampler import TextGenerator
     from ex2.rewards import TextScorer
     from ex2.texts.questions import build_prompts
     from ex2.trainers import build_trainer

@@ -64,7 +64,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM
 
-    from ex2.policy import load_tokenizer, resolve_model
+    from ex2.policy.llm import load_tokenizer, resolve_model
 
     path = resolve_model(args.policy)
     policy = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
@@ -118,7 +118,7 @@ def train_trl(args: argparse.Namespace, bf16: bool, folder: str) -> list[float]:
     from transformers import AutoModelForSequenceClassification
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    from ex2.policy import resolve_model
+    from ex2.policy.llm import resolve_model
 
     assert trl.__version__ == TRL, trl.__version__
 

@@ -38,7 +38,7 @@ def tiny_policy(folder: Path) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from ex2.policy import load_tokenizer, resolve_model
+    from ex2.policy.llm import load_tokenizer, resolve_model
 
     source = resolve_model("smollm2")
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}

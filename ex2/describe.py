@@ -17,8 +17,10 @@ from typing import Any
 from ex2.base.errors import UserError
 from ex2.base.hub import looks_like_path, require_repository
 from ex2.export.bundle import ADAPTER, MERGED, read_bundle
-from ex2.generation import Ask, TextGenerator, about, base_of_adapter, sampling_seed, spread_asks
-from ex2.policy import load_adapter, load_base, load_tokenizer, resolve_model
+from ex2.policy.asks import Ask, about, sampling_seed, spread_asks
+from ex2.policy.llm import load_adapter, load_base, load_tokenizer, resolve_model
+from ex2.policy.sampler import TextGenerator
+from ex2.policy.source import base_of_adapter
 from ex2.texts.descriptions import Description
 from ex2.texts.pairs import PairText, PairTexts, both_ways
 from ex2.texts.questions import PAIR_QUESTIONS, attribute_of, check_questions, wants_chat

@@ -17,8 +17,8 @@ from ex2.confusion import check_pair_count
 from ex2.data import load_images
 from ex2.options.ex2_options import EX2Config
 from ex2.options.run_options import RunOptions, num_processes
-from ex2.policy import adapter_config, load_tokenizer, lora_config, model_folder
-from ex2.policy_checks import adopt_adapter, check_adapter_kind, check_prompt_format, empty_model
+from ex2.policy.checks import adopt_adapter, check_adapter_kind, check_prompt_format, empty_model
+from ex2.policy.llm import adapter_config, load_tokenizer, lora_config, model_folder
 from ex2.rewards import check_rewards
 from ex2.texts.questions import check_questions, load_questions
 from ex2.vlm import check_spec
@@ -87,7 +87,7 @@ def describe(options: RunOptions) -> str:
 
 
 def _check_policy(options: RunOptions) -> None:
-    """The checks of `ex2.policy_checks`, as far as tokenizer and adapter lie in folders."""
+    """The checks of `ex2.policy.checks`, as far as tokenizer and adapter lie in folders."""
     name, start = options.policy.model_name_or_path, options.ex2.adapter_name_or_path
     folder = None if name in (None, EMBEDDED) else model_folder(name)
     if folder is not None and (folder / "tokenizer_config.json").is_file():

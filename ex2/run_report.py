@@ -11,8 +11,8 @@ from ex2 import run_folder
 from ex2.analysis import pair_accuracy
 from ex2.base.embedded_llm import EMBEDDED
 from ex2.base.files import write_atomically
-from ex2.generation import Ask
 from ex2.options.run_options import RunOptions
+from ex2.policy.asks import Ask
 from ex2.rewards import TextScorer
 from ex2.rewards.similarity import raw_rewards
 from ex2.stats import before_after

@@ -16,9 +16,9 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from ex2 import run_folder
 from ex2.base.embedded_llm import public_name
-from ex2.generation import TextGenerator
 from ex2.options.run_options import RunOptions
-from ex2.policy import embeddings_adapted, lora_config
+from ex2.policy.llm import embeddings_adapted, lora_config
+from ex2.policy.sampler import TextGenerator
 from ex2.rewards import RewardStats, TextScorer, build_rewards
 from ex2.rewards.monitors import monitor, variety
 from ex2.rl.guards import GuardedRollouts

@@ -27,13 +27,14 @@ from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
 from ex2.confusion import check_pair_count, confused_pairs
 from ex2.data import load_images
-from ex2.generation import Ask, TextGenerator, about, spread_asks
 from ex2.mirrors import check_wandb, start_wandb
 from ex2.model_card import run_card
 from ex2.options.run_options import RunOptions, num_processes
 from ex2.options.vllm import require_rollout_engine
-from ex2.policy import load_policy
-from ex2.policy_checks import PolicyFiles, inspect_policy
+from ex2.policy.asks import Ask, about, spread_asks
+from ex2.policy.checks import PolicyFiles, inspect_policy
+from ex2.policy.llm import load_policy
+from ex2.policy.sampler import TextGenerator
 from ex2.rewards import RewardStats, TextScorer, check_rewards
 from ex2.rewards.normalization import reward_groups
 from ex2.rewards.similarity import SIMILARITY_REWARDS, raw_rewards

@@ -14,8 +14,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
+from ex2.options import vllm as rollouts
 from ex2.options.parse import parse_options
-from ex2.options.parse import vllm as rollouts
 from ex2.options.run_options import RunOptions
 
 ROOT = Path(__file__).resolve().parent.parent

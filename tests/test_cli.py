@@ -192,7 +192,7 @@ def test_ctrl_c_leaves_quietly(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ex2.answers.write_answers", interrupt)
+    monkeypatch.setattr("ex2.policy.description_file.write_answers", interrupt)
     with pytest.raises(SystemExit) as stop:
         _generate(trained_run, tmp_path / "out.jsonl", "--vlm", "none")
     assert stop.value.code == 130
@@ -205,6 +205,6 @@ def test_texts_that_stay_blank_are_counted(
     def sample(plan: object, number: int, positions: range, generator: object) -> list[str]:
         return ["", *["x"] * (len(positions) - 1)]
 
-    monkeypatch.setattr("ex2.answers._sample", sample)
+    monkeypatch.setattr("ex2.policy.description_file._sample", sample)
     _generate(trained_run, tmp_path / "out.jsonl", "--vlm", "none", "--classes", "cat")
     assert "which now holds 7; 1 were left out, as all attempts at them were blank." in capsys.readouterr().out

@@ -114,7 +114,8 @@ def test_the_bundle_writes_what_the_run_writes(run: Path, tmp_path: Path) -> Non
     main(["export", str(run), "--out", str(tmp_path / "out"), "--no_descriptions", "--dataset_name", "four"])
     assert not list((tmp_path / "out").glob("descriptions*"))
     assert read_bundle(tmp_path / "out").facts["dataset"] == {"name": "four", "classes": 4}
-    from ex2.generation import Ask, load_generator
+    from ex2.policy.asks import Ask
+    from ex2.policy.source import load_generator
 
     asks = [Ask(0, "cat", "Describe a {}.")]
     there = DescriptionGenerator.from_pretrained(tmp_path / "out").generator

@@ -19,7 +19,7 @@ from ex2.export.bundle import weights_in
 from ex2.export.card import bundle_card
 from ex2.export.collect import licence_of, portable
 from ex2.export.merge import merge_adapter
-from ex2.policy import load_base, resolve_model
+from ex2.policy.llm import load_base, resolve_model
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import yaml
 
 from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError
-from ex2.generation import Ask
 from ex2.launch import main
 from ex2.options.parse import parse_options
+from ex2.policy.asks import Ask
 from ex2.run_folder import read_jsonl
 from ex2.run_report import best_of
 from ex2.training import run

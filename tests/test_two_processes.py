@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ex2 import training
-from ex2.generation import Ask
+from ex2.policy.asks import Ask
 from ex2.run_folder import read_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent

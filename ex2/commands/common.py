@@ -12,9 +12,10 @@ from ex2.options.ex2_options import EX2Config
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ex2.answers import Plan
     from ex2.data import LabelledImages, PlantedImages
-    from ex2.generation import Ask, PolicySource
+    from ex2.policy.asks import Ask
+    from ex2.policy.description_file import Plan
+    from ex2.policy.source import PolicySource
     from ex2.scoring.scorer import TextScorer
 
 SPLITS = {"reward": ("reward",), "heldout": ("heldout",), "both": ("reward", "heldout")}
@@ -69,7 +70,7 @@ def chosen_policy(arguments: argparse.Namespace) -> PolicySource:
     Raises:
         UserError: There is no such policy, or `--base` for one without adapter.
     """
-    from ex2.generation import find_policy
+    from ex2.policy.source import find_policy
 
     policy = find_policy(
         arguments.policy,
@@ -104,7 +105,7 @@ def sampling_plan(
     **settings: Any,
 ) -> Plan:
     """What to ask `policy`, given what `plan_asks` made, and what records say about how it was asked."""
-    from ex2.answers import Plan
+    from ex2.policy.description_file import Plan
 
     asks, numbers = asks_and_numbers
     return Plan(

@@ -20,7 +20,7 @@ from ex2.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from ex2.generation import PolicySource
+    from ex2.policy.source import PolicySource
 
 _MOST = 10
 
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     scorer = open_scorer(arguments, policy.settings, vlm, images, device)
 
     from ex2.analysis.pair_accuracy import format_table, name_texts, score_pairs, summarise
-    from ex2.answers import plan_asks, recorded, write_answers
+    from ex2.policy.description_file import plan_asks, recorded, write_answers
     from ex2.texts.descriptions import read_descriptions
     from ex2.texts.pairs import both_ways, pair_texts, write_pairs
 

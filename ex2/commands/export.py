@@ -11,7 +11,7 @@ from ex2.commands.common import torch_device
 
 if TYPE_CHECKING:
     from ex2.export.bundle import Bundle
-    from ex2.generation import PolicySource
+    from ex2.policy.source import PolicySource
     from ex2.texts.descriptions import Description
 
 _PROMPTS = 8  # texts that the merged model is compared on

@@ -19,7 +19,7 @@ from ex2.commands.common import (
     sampling_plan,
     torch_device,
 )
-from ex2.generation_vllm import require_vllm
+from ex2.policy.sampler_vllm import require_vllm
 
 if TYPE_CHECKING:
     from ex2.data import LabelledImages, PlantedImages
@@ -61,8 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_sampling(arguments)
     if arguments.engine == "vllm":
         require_vllm()
-    from ex2.answers import plan_asks, recorded, write_answers
     from ex2.data import load_images
+    from ex2.policy.description_file import plan_asks, recorded, write_answers
     from ex2.texts.questions import check_questions
 
     policy = chosen_policy(arguments)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ex2.base.errors import UserError
-from ex2.policy import load_adapter, load_base, load_tokenizer
+from ex2.policy.llm import load_adapter, load_base, load_tokenizer
 
 
 def merge_adapter(

@@ -1,6 +1,6 @@
 """Options of the policy: TRL's ModelConfig, with errors for what cannot work.
 
-What needs the model's files to be known is checked by `ex2.policy_checks`.
+What needs the model's files to be known is checked by `ex2.policy.checks`.
 """
 
 from __future__ import annotations

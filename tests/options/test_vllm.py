@@ -12,8 +12,8 @@ import transformers
 
 from ex2.base.errors import UserError
 from ex2.launch import main
+from ex2.options import vllm as rollouts
 from ex2.options.parse import parse_options
-from ex2.options.parse import vllm as rollouts
 from ex2.options.run_options import RunOptions
 from ex2.options.vllm import check_rollouts, require_rollout_engine
 

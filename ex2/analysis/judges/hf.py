@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ex2.base.errors import UserError
-from ex2.policy import load_policy, load_tokenizer, resolve_model
+from ex2.policy.llm import load_policy, load_tokenizer, resolve_model
 from ex2.texts.categories import Judgement, Passage
 from ex2.texts.questions import wants_chat
 

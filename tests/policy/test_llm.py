@@ -13,12 +13,13 @@ import torch
 from peft import get_peft_model
 from trl import ModelConfig
 
-from ex2 import policy
 from ex2.base.embedded_llm import embedded_gguf
 from ex2.base.errors import UserError
-from ex2.generation import Ask, find_policy
 from ex2.launch import main
 from ex2.options.policy_options import PolicyConfig
+from ex2.policy import llm as policy
+from ex2.policy.asks import Ask
+from ex2.policy.source import find_policy
 from ex2.run_folder import read_jsonl
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from ex2.base.errors import UserError
-from ex2.generation import Ask, about, sampling_seed
+from ex2.policy.asks import Ask, about, sampling_seed
 from ex2.texts.descriptions import Description, append_descriptions, read_descriptions
 
 ATTEMPTS = 4
@@ -20,7 +20,7 @@ Score = Callable[[list[Description]], list[Description]]
 
 
 class Generator(Protocol):
-    """What answers questions; `ex2.generation.TextGenerator` does."""
+    """What answers questions; `ex2.policy.sampler.TextGenerator` does."""
 
     def sample(self, asks: Sequence[Ask], *, seed: int, batch_size: int = 64) -> Any:
         """An iterator over lists of texts, one list a batch."""

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from ex2.generation import Ask, find_policy
+from ex2.policy.asks import Ask
+from ex2.policy.source import find_policy
 
 ASKS = [Ask(0, "cat", "Describe a {}."), Ask(1, "whale", "What is a {}?"), Ask(2, "eagle", "Where is a {}?")]
 

@@ -18,7 +18,7 @@ from ex2.texts.questions import build_prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ex2.generation import Ask
+    from ex2.policy.asks import Ask
 
 
 def require_vllm() -> None:
@@ -29,7 +29,7 @@ def require_vllm() -> None:
 
 @dataclass
 class VLLMGenerator:
-    """Answers questions through vLLM; see `ex2.generation.TextGenerator` for the attributes they share.
+    """Answers questions through vLLM; see `ex2.policy.sampler.TextGenerator` for the attributes they share.
 
     Attributes:
         engine: A `vllm.LLM`.

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ex2.answers import ATTEMPTS, Plan, plan_asks, recorded, write_answers
 from ex2.base.errors import UserError
-from ex2.generation import Ask, sampling_seed
+from ex2.policy.asks import Ask, sampling_seed
+from ex2.policy.description_file import ATTEMPTS, Plan, plan_asks, recorded, write_answers
 from ex2.texts.descriptions import Description, read_descriptions
 
 NAMES = ("cat", "owl", "bat")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError, first_line
-from ex2.policy import (
+from ex2.policy.llm import (
     ADAPTER_WEIGHTS,
     adapter_config,
     check_lora_targets,

@@ -1,11 +1,9 @@
-"""Sample descriptions from a policy: in memory for the trainer, or from a run, an adapter or a plain LLM."""
+"""Where a policy comes from: a run, a LoRA adapter or a plain LLM, found first and loaded later."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,173 +12,18 @@ import yaml
 from ex2.base.embedded_llm import EMBEDDED, EMBEDDED_ID, embedded_installed
 from ex2.base.errors import UserError
 from ex2.options.ex2_options import EX2Config
-from ex2.policy import ADAPTER_WEIGHTS, adapter_config, load_adapter, load_policy, load_tokenizer, resolve_model
-from ex2.texts.questions import build_prompt, load_questions, wants_chat
+from ex2.policy.llm import ADAPTER_WEIGHTS, adapter_config, load_adapter, load_policy, load_tokenizer, resolve_model
+from ex2.policy.sampler import TextGenerator
+from ex2.texts.questions import load_questions, wants_chat
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from ex2.generation_vllm import VLLMGenerator
-
+    from ex2.policy.sampler_vllm import VLLMGenerator
 
 _LOADING = (
     "dtype", "model_revision", "attn_implementation", "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type",
     "use_bnb_nested_quant",
 )  # fmt: skip
 """Options of a run that decide which weights are loaded, and how."""
-
-
-def sampling_seed(seed: int, number: int = 0) -> int:
-    """Seed of the random numbers `number`, counted on from those of the user's `seed`.
-
-    torch's generator on the CPU reads 32 bits only. Multiples of the golden ratio lie as evenly over them as can be
-    (Knuth, The Art of Computer Programming, volume 3, section 6.4), so those of one seed do not meet those of another.
-    """
-    return (seed * 0x9E3779B1 + number) % 2**32
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One question about one class, perhaps in contrast with another one, to be answered once."""
-
-    class_id: int
-    class_name: str
-    question: str
-    other_id: int | None = None
-    other_name: str | None = None
-
-    @property
-    def subject(self) -> tuple[int, ...]:
-        """Id of the class, or of the class and the other one."""
-        return (self.class_id,) if self.other_id is None else (self.class_id, self.other_id)
-
-
-def about(class_names: Sequence[str], question: str, class_id: int, other_id: int | None = None) -> Ask:
-    """The ask of `question` about a class, against another one where `other_id` is given."""
-    return Ask(class_id, class_names[class_id], question, other_id, None if other_id is None else class_names[other_id])
-
-
-def spread_asks(
-    class_names: Sequence[str],
-    questions: Sequence[str],
-    samples: int,
-    pairs: Sequence[tuple[int, int]] | None = None,
-) -> list[Ask]:
-    """`samples` asks a class, class by class; questions rotate, one further for each class, so that all are used.
-
-    With ordered `pairs`, `samples` asks about each. Both orders of a pair, side by side, get the same questions, so that
-    their answers can be compared.
-    """
-    if pairs is None:
-        return [
-            about(class_names, questions[(i + n) % len(questions)], i)
-            for i in range(len(class_names))
-            for n in range(samples)
-        ]
-    return [
-        about(class_names, questions[(k // 2 + n) % len(questions)], i, j)
-        for k, (i, j) in enumerate(pairs)
-        for n in range(samples)
-    ]
-
-
-@dataclass
-class TextGenerator:
-    """A policy with everything that turns questions into texts.
-
-    Attributes:
-        model: Causal LM, with or without adapter.
-        tokenizer: Its tokenizer, padding on the left.
-        chat: Whether prompts use the chat template.
-        system_prompt: System message of chat prompts.
-        max_new_tokens: Longest text, in tokens of the policy.
-        temperature: Sampling temperature; sampling is from the whole distribution (top-k off, top-p 1), as in training.
-        bf16: Whether to multiply in bfloat16 whatever the precision of the weights, as training does with `bf16`.
-        name: Where the policy came from, for records.
-        chat_template_kwargs: Further arguments of the chat template, such as `enable_thinking`.
-    """
-
-    model: Any
-    tokenizer: PreTrainedTokenizerBase
-    chat: bool
-    system_prompt: str | None
-    max_new_tokens: int
-    temperature: float = 1.0
-    bf16: bool = False
-    name: str = ""
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-
-    def sample(self, asks: Sequence[Ask], *, seed: int, batch_size: int = 64) -> Iterator[list[str]]:
-        """Answer `asks` in order, one list of texts a batch.
-
-        Batch number b is sampled under seed + b, so a batch comes out the same whether or not earlier ones were run.
-        The caller's random state is left as it was.
-        """
-        import torch
-
-        config = self._generation_config()
-        for number, start in enumerate(range(0, len(asks), batch_size)):
-            batch = asks[start : start + batch_size]
-            inputs = self._tokenize(batch).to(self.model.device)
-            autocast = torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
-            with torch.no_grad(), torch.random.fork_rng(), _generating(self.model, config), autocast:
-                torch.manual_seed(seed + number)
-                output = self.model.generate(**inputs, generation_config=config)
-            texts = self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            yield [" ".join(text.split()) for text in texts]
-
-    def _generation_config(self) -> Any:
-        """Sampling from the whole distribution, as in training: nothing of the model's own generation settings but its ends."""
-        from transformers import GenerationConfig
-
-        ends = self.model.generation_config.eos_token_id
-        ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-        return GenerationConfig(
-            do_sample=True,
-            temperature=self.temperature,
-            top_k=0,
-            top_p=1.0,
-            max_new_tokens=self.max_new_tokens,
-            bos_token_id=self.tokenizer.bos_token_id,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=list(dict.fromkeys([*ends, self.tokenizer.eos_token_id])),
-        )
-
-    def _tokenize(self, asks: Sequence[Ask]) -> Any:
-        prompts: Any = [
-            build_prompt(
-                ask.question,
-                ask.class_name,
-                chat=self.chat,
-                system_prompt=self.system_prompt,
-                other_name=ask.other_name,
-            )
-            for ask in asks
-        ]
-        if self.chat:
-            return self.tokenizer.apply_chat_template(
-                prompts,
-                add_generation_prompt=True,
-                padding=True,
-                return_tensors="pt",
-                return_dict=True,
-                **self.chat_template_kwargs,
-            )
-        return self.tokenizer(prompts, padding=True, return_tensors="pt")
-
-
-@contextmanager
-def _generating(model: Any, config: Any) -> Iterator[None]:
-    """Eval mode and `config` in place of the model's own settings, which `generate` would mix in; then back to what was."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    training, own = model.training, base.generation_config
-    model.eval()
-    model.generation_config = base.generation_config = config
-    try:
-        yield
-    finally:
-        model.generation_config = base.generation_config = own
-        model.train(training)
 
 
 @dataclass(frozen=True)
@@ -235,7 +78,7 @@ class PolicySource:
         Raises:
             UserError: vLLM is not installed, or a model that cannot be found.
         """
-        from ex2.generation_vllm import VLLMGenerator, require_vllm
+        from ex2.policy.sampler_vllm import VLLMGenerator, require_vllm
 
         require_vllm()
         path = self.base_path(cache_dir)

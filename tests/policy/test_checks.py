@@ -15,14 +15,15 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from trl import ModelConfig
 
-from ex2 import policy
 from ex2.base.errors import UserError
-from ex2.generation import Ask, TextGenerator
-from ex2.generation_vllm import VLLMGenerator
 from ex2.launch import main
 from ex2.options.parse import parse_options
 from ex2.options.run_options import RunOptions
-from ex2.policy_checks import inspect_policy
+from ex2.policy import llm as policy
+from ex2.policy.asks import Ask
+from ex2.policy.checks import inspect_policy
+from ex2.policy.sampler import TextGenerator
+from ex2.policy.sampler_vllm import VLLMGenerator
 
 Arguments = Callable[..., list[str]]
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}x"
@@ -150,7 +151,7 @@ def test_a_quantised_model_is_not_quantised_again(
     shutil.copytree(tiny_llm, tmp_path / "quantised")
     file = tmp_path / "quantised" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": {"quant_method": "gptq"}}))
-    monkeypatch.setattr("ex2.policy_checks.quantization_config", lambda _: None)
+    monkeypatch.setattr("ex2.policy.checks.quantization_config", lambda _: None)
     with pytest.raises(UserError, match="quantised is quantised already: leave load_in_8bit and load_in_4bit out"):
         inspect_policy(options(model_name_or_path=tmp_path / "quantised", load_in_8bit=True))
 

@@ -1,0 +1,77 @@
+"""Sampling from a policy: batches, seeds, and settings that are the policy's alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ex2.base.errors import UserError
+from ex2.policy.asks import Ask
+from ex2.policy.source import load_generator
+from ex2.texts.questions import QUESTION_SETS
+
+ASKS = [Ask(i, name, "Describe a {}.") for i, name in enumerate(("puffin", "tiger", "hammer", "cat", "axe"))]
+
+
+def test_equal_seeds_give_equal_texts_and_leave_no_trace(tiny_llm: Path) -> None:
+    generator, questions = load_generator(str(tiny_llm), overrides={"max_completion_length": 6})
+    assert questions == QUESTION_SETS["study"]
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    first = [text for batch in generator.sample(ASKS, seed=3, batch_size=2) for text in batch]
+    assert torch.equal(torch.rand(1), expected)
+    assert first == [text for batch in generator.sample(ASKS, seed=3, batch_size=2) for text in batch]
+    assert first != [text for batch in generator.sample(ASKS, seed=30, batch_size=2) for text in batch]
+    assert len(first) == len(ASKS)
+    assert all(text == " ".join(text.split()) for text in first)
+
+
+def test_a_batch_does_not_depend_on_the_ones_before(tiny_llm: Path) -> None:
+    generator, _ = load_generator(str(tiny_llm), overrides={"max_completion_length": 6})
+    batches = list(generator.sample(ASKS, seed=3, batch_size=2))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    assert next(generator.sample(ASKS[2:4], seed=4, batch_size=2)) == batches[1]
+
+
+def test_texts_are_no_longer_than_asked_for(tiny_llm: Path) -> None:
+    generator, _ = load_generator(str(tiny_llm), overrides={"max_completion_length": 3})
+    texts = [text for batch in generator.sample(ASKS, seed=0) for text in batch]
+    assert max(len(generator.tokenizer(text)["input_ids"]) for text in texts) <= 3 * 4  # bytes that are no text grow
+
+
+def test_low_temperatures_sample_the_likeliest_text(tiny_llm: Path) -> None:
+    generator, _ = load_generator(str(tiny_llm), overrides={"max_completion_length": 5, "temperature": 1e-4})
+    assert generator.temperature == 1e-4
+    assert list(generator.sample(ASKS, seed=0)) == list(generator.sample(ASKS, seed=1))
+
+
+def test_the_models_own_generation_settings_do_not_bend_the_samples(tiny_llm: Path) -> None:
+    generator, _ = load_generator(str(tiny_llm), overrides={"max_completion_length": 6})
+    expected = list(generator.sample(ASKS, seed=3))
+    own = generator.model.generation_config
+    own.repetition_penalty, own.min_p, own.top_k, own.temperature = 50.0, 0.9, 1, 0.01
+    assert list(generator.sample(ASKS, seed=3)) == expected
+    assert generator.model.generation_config is own
+
+
+def test_chat_models_get_chat_prompts(tiny_chat_llm: Path, tiny_llm: Path) -> None:
+    chat, _ = load_generator(str(tiny_chat_llm), overrides={"system_prompt": "Be brief."})
+    prompt = chat.tokenizer.decode(chat._tokenize(ASKS[:1])["input_ids"][0])
+    assert prompt == "<|system|>Be brief.<|end|><|user|>Describe a puffin.<|end|><|assistant|>"
+    plain, _ = load_generator(str(tiny_chat_llm), overrides={"prompt_format": "plain"})
+    assert plain.tokenizer.decode(plain._tokenize(ASKS[:1])["input_ids"][0]) == "Describe a puffin.\n\n"
+    padded = chat._tokenize(ASKS[:2])
+    assert padded["attention_mask"][:, -1].tolist() == [1, 1]  # padding is on the left
+    with pytest.raises(UserError, match="use prompt_format=plain"):
+        load_generator(str(tiny_llm), overrides={"prompt_format": "chat"})
+
+
+def test_the_models_mode_is_restored(tiny_llm: Path) -> None:
+    generator, _ = load_generator(str(tiny_llm))
+    for training in (True, False):
+        generator.model.train(training)
+        next(generator.sample(ASKS[:1], seed=0))
+        assert generator.model.training is training

@@ -1,0 +1,92 @@
+"""Where a policy's settings come from: its run, its adapter, or nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ex2.base.errors import UserError
+from ex2.policy.asks import Ask
+from ex2.policy.source import find_policy, load_generator
+from ex2.texts.questions import QUESTION_SETS
+
+ASKS = [Ask(i, name, "Describe a {}.") for i, name in enumerate(("puffin", "tiger", "hammer", "cat", "axe"))]
+
+
+def test_the_base_of_a_policy_is_asked_in_the_same_way(trained_run: Path, tiny_llm: Path) -> None:
+    policy = find_policy(str(trained_run))
+    base = policy.base
+    assert (base.name, base.adapter, base.fingerprint) == (str(tiny_llm), None, "")
+    assert (base.settings, base.questions) == (policy.settings, policy.questions)
+    assert base.base is base
+    plain, _ = load_generator(str(tiny_llm), overrides={"max_completion_length": 8})
+    assert list(base.load().sample(ASKS, seed=0)) == list(plain.sample(ASKS, seed=0))
+
+
+def test_a_run_brings_its_settings(trained_run: Path) -> None:
+    run = find_policy(str(trained_run))
+    assert run.adapter == trained_run / "adapter"
+    assert (run.max_new_tokens, run.temperature, run.questions) == (8, 1.0, QUESTION_SETS["short"])
+    assert len(run.fingerprint) == 16
+    checkpoint = find_policy(str(trained_run / "checkpoint-2"))
+    assert checkpoint.settings == run.settings
+    assert checkpoint.fingerprint != run.fingerprint
+    assert find_policy(str(trained_run / "adapter")).fingerprint == run.fingerprint
+    other = find_policy(str(trained_run), {"questions": "study", "max_completion_length": 5, "temperature": None})
+    assert (len(other.questions), other.max_new_tokens, other.temperature) == (25, 5, 1.0)
+
+
+def test_an_adapter_away_from_its_run_names_its_base_model(trained_run: Path, tmp_path: Path, tiny_llm: Path) -> None:
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for file in (trained_run / "adapter").iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    found = find_policy(str(moved))
+    assert found.settings == {}
+    here, there = found.load(), find_policy(str(trained_run), {"max_completion_length": 32}).load()
+    assert list(here.sample(ASKS, seed=0)) == list(there.sample(ASKS, seed=0))
+    plain, _ = load_generator(str(tiny_llm))
+    assert list(plain.sample(ASKS, seed=0)) != list(here.sample(ASKS, seed=0))
+    (moved / "adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"holds no weights: adapter_model.safetensors is missing"):
+        find_policy(str(moved))
+
+
+def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model_name_or_path": "smollm2"}))
+    with pytest.raises(
+        UserError, match="has not finished: it holds no adapter. Resume it, or name one of its checkpoints"
+    ):
+        find_policy(str(tmp_path))
+
+
+def test_nothing_of_that_name() -> None:
+    with pytest.raises(
+        UserError, match=r"RUN_OR_MODEL=runs/absent: .* could not be fetched from the hub: use a local folder"
+    ):
+        load_generator("runs/absent")
+
+
+def test_the_base_of_a_run_is_the_revision_that_it_was_trained_on(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"model_revision": "v2"}))
+    asked: list[tuple[str, str]] = []
+
+    def resolve(name: str, cache_dir: str | None, revision: str = "main", option: str = "") -> str:
+        asked.append((name, revision))
+        return name
+
+    monkeypatch.setattr("ex2.policy.source.resolve_model", resolve)
+    policy = find_policy(str(run))
+    policy.base_path(None)
+    policy.base.base_path(None)
+    find_policy(config["model_name_or_path"]).base_path(None)
+    base = config["model_name_or_path"]
+    assert asked == [(base, "v2"), (base, "v2"), (base, "main")]
