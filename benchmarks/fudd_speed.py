@@ -21,9 +21,9 @@ from _common import verdict
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ex2.classify import TextSums, predict
-from ex2.fudd import follow_up, pair_sums
 from ex2.texts.pairs import PairText, PairTexts
+from ex2.zero_shot.fudd import follow_up, pair_sums
+from ex2.zero_shot.vectors import TextSums, predict
 
 SIZE = 512
 

@@ -13,7 +13,6 @@ import yaml
 
 from ex2.base.embedded_llm import EMBEDDED, embedded_gguf
 from ex2.base.errors import UserError, first_line
-from ex2.confusion import check_pair_count
 from ex2.data import load_images
 from ex2.options.ex2_options import EX2Config
 from ex2.options.run_options import RunOptions, num_processes
@@ -22,6 +21,7 @@ from ex2.policy.llm import adapter_config, load_tokenizer, lora_config, model_fo
 from ex2.rewards import check_rewards
 from ex2.texts.questions import check_questions, load_questions
 from ex2.vlm import check_spec
+from ex2.zero_shot.confusion import check_pair_count
 
 PROMPT_TOKENS = 64
 """Length of a prompt that the estimate assumes."""

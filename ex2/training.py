@@ -25,7 +25,6 @@ from ex2.base.cache import cache_folder
 from ex2.base.embedded_llm import EMBEDDED
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
-from ex2.confusion import check_pair_count, confused_pairs
 from ex2.data import load_images
 from ex2.mirrors import check_wandb, start_wandb
 from ex2.model_card import run_card
@@ -47,6 +46,7 @@ from ex2.texts.pairs import both_ways
 from ex2.texts.questions import build_prompts, check_questions, load_questions
 from ex2.trainers import build_trainer
 from ex2.vlm import load_vlm
+from ex2.zero_shot.confusion import check_pair_count, confused_pairs
 
 logger = logging.getLogger(__name__)
 

@@ -33,12 +33,12 @@ from ex2.analysis.findings import (
 )
 from ex2.base.errors import UserError
 from ex2.base.files import to_json, write_atomically
-from ex2.classify import class_vectors, images_of, zero_shot_by_class
 from ex2.scoring.scorer import TextScorer
 from ex2.stats.before_after import SystemScores, summarise
 from ex2.texts.categories import CATEGORIES, Judge, Judgement, Passage, of_text
 from ex2.texts.descriptions import Description
 from ex2.texts.questions import TEMPLATE
+from ex2.zero_shot.vectors import class_vectors, images_of, zero_shot_by_class
 
 CHANGED_PER_CLASS = 32  # descriptions that are scrambled, swapped and renamed at most
 APART_PER_CLASS = 64  # descriptions of a system that are tried with clauses in other order or left out, at most

@@ -89,10 +89,10 @@ def run(arguments: argparse.Namespace) -> None:
     check_seed(arguments.seed)
     _check_options(arguments)
     from ex2.base.cache import cache_folder
-    from ex2.class_texts import TEMPLATE_SET, ClassTexts, read_class_texts
     from ex2.data import load_images
     from ex2.texts.pairs import read_pairs
     from ex2.texts.questions import TEMPLATE, read_templates
+    from ex2.zero_shot.class_texts import TEMPLATE_SET, ClassTexts, read_class_texts
 
     images = load_images(arguments.dataset)
     names = images.class_names
@@ -120,7 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         systems["random_words"] = ClassTexts.of(random_words(names, pool, WAFFLES_PER_CLASS, arguments.seed))
 
-    from ex2.zero_shot import compare
+    from ex2.zero_shot.systems import compare
 
     scorer = open_scorer(arguments, {}, arguments.vlm, images, torch_device(arguments.device))
     comparison = compare(
@@ -188,7 +188,7 @@ def _labels(paths: Sequence[Path]) -> dict[str, Path]:
 
 def _candidates(arguments: argparse.Namespace, classes: int) -> list[int]:
     """The numbers of candidates to try, ascending."""
-    from ex2.fudd import DEFAULT_K, check_k
+    from ex2.zero_shot.fudd import DEFAULT_K, check_k
 
     given = {
         "--follow_up": [arguments.follow_up] if arguments.follow_up else [],

@@ -61,8 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Find pairs, sample, write, and print the pair accuracy."""
     check_sampling(arguments)
     answers = _answers_path(arguments.out)
-    from ex2.confusion import check_pair_count, confused_pairs
     from ex2.data import load_images
+    from ex2.zero_shot.confusion import check_pair_count, confused_pairs
 
     policy = _about_pairs(chosen_policy(arguments), arguments)
     dataset, vlm = needed_spec("dataset", arguments, policy), needed_spec("vlm", arguments, policy)
@@ -75,10 +75,10 @@ def run(arguments: argparse.Namespace) -> None:
     device = torch_device(arguments.device)
     scorer = open_scorer(arguments, policy.settings, vlm, images, device)
 
-    from ex2.analysis.pair_accuracy import format_table, name_texts, score_pairs, summarise
     from ex2.policy.description_file import plan_asks, recorded, write_answers
     from ex2.texts.descriptions import read_descriptions
     from ex2.texts.pairs import both_ways, pair_texts, write_pairs
+    from ex2.zero_shot.pair_accuracy import format_table, name_texts, score_pairs, summarise
 
     confused = [pair.classes for pair in confused_pairs(scorer, most)]
     asks = plan_asks(names, policy.questions, arguments.samples, pairs=both_ways(confused))

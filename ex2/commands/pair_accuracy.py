@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     pairs = sorted(set.intersection(*(set(texts.pairs) for texts in files.values())))
     if not pairs:
         raise UserError("There is no pair of classes that all files have sentences about.")
-    from ex2.analysis.pair_accuracy import format_table, name_texts, score_pairs, summarise
+    from ex2.zero_shot.pair_accuracy import format_table, name_texts, score_pairs, summarise
 
     scorer = open_scorer(arguments, {}, arguments.vlm, images, torch_device(arguments.device))
     systems = [score_pairs("template", scorer, name_texts(images.class_names, pairs), pairs)]

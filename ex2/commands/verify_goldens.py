@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.tolerance < 0:
         raise UserError(f"--tolerance {arguments.tolerance} is out of range: it must be at least 0.")
     from ex2.data import LabelledImages, load_images
-    from ex2.goldens import check, find_golden, official_images
     from ex2.texts.pairs import read_pairs
+    from ex2.zero_shot.published import check, find_golden, official_images
 
     golden = find_golden(arguments.vlm, arguments.dataset, as_vlm=arguments.as_vlm, as_dataset=arguments.as_dataset)
     images = load_images(arguments.dataset)
@@ -53,10 +53,10 @@ def run(arguments: argparse.Namespace) -> None:
     from functools import partial
 
     from ex2.base.cache import cache_folder
-    from ex2.class_texts import ClassTexts, text_sums
-    from ex2.classify import TOP, predict
-    from ex2.fudd import follow_up, pair_sums
     from ex2.texts.questions import TEMPLATE
+    from ex2.zero_shot.class_texts import ClassTexts, text_sums
+    from ex2.zero_shot.fudd import follow_up, pair_sums
+    from ex2.zero_shot.vectors import TOP, predict
 
     scorer = open_scorer(arguments, {}, arguments.vlm, official_images(images), torch_device(arguments.device))
     bank = scorer.bank

@@ -87,7 +87,7 @@ def build_classifier(class_names: Sequence[str], records: Sequence[Description],
         records: Texts; a text that occurs twice counts twice.
         vlm: Encodes them.
     """
-    from ex2.classify import TextSums
+    from ex2.zero_shot.vectors import TextSums
 
     row = {text: i for i, text in enumerate(dict.fromkeys(record.text for record in records))}
     embeddings = vlm.encode_texts(list(row))[[row[record.text] for record in records]]

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ex2.analysis.pair_accuracy import name_texts, score_pairs
 from ex2.base.errors import UserError
-from ex2.confusion import ConfusedPair, check_pair_count, confused_pairs, most_confused, nearer_share
 from ex2.scoring.bank import ImageBank
 from ex2.scoring.scorer import TextScorer
 from ex2.vlm import VLM
+from ex2.zero_shot.confusion import ConfusedPair, check_pair_count, confused_pairs, most_confused, nearer_share
+from ex2.zero_shot.pair_accuracy import name_texts, score_pairs
 
 
 def test_by_hand() -> None:

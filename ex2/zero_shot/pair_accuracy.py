@@ -16,11 +16,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ex2.confusion import nearer_share
 from ex2.scoring.scorer import TextScorer
 from ex2.stats.intervals import Interval, cluster_bootstrap_mean
 from ex2.texts.pairs import both_ways
 from ex2.texts.questions import TEMPLATE
+from ex2.zero_shot.confusion import nearer_share
 
 IMAGE_SETS = ("reward", "heldout")
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ex2 import classify
 from ex2.base.errors import UserError
-from ex2.classify import (
+from ex2.scoring.bank import ImageBank
+from ex2.zero_shot import vectors as classify
+from ex2.zero_shot.vectors import (
     Predictions,
     TextSums,
     class_vectors,
@@ -23,7 +24,6 @@ from ex2.classify import (
     share_by_class,
     zero_shot_by_class,
 )
-from ex2.scoring.bank import ImageBank
 
 
 def units(*shape: int, seed: int = 0) -> Tensor:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ex2.base.errors import UserError
-from ex2.class_texts import TEMPLATE_SET, ClassTexts, read_class_texts, text_sums
 from ex2.scoring.bank import ImageBank
 from ex2.scoring.scorer import TextScorer
 from ex2.texts.descriptions import Description, write_descriptions
 from ex2.texts.questions import TEMPLATE
+from ex2.zero_shot.class_texts import TEMPLATE_SET, ClassTexts, read_class_texts, text_sums
 
 NAMES = ("great auk", "owl", "elk")
 
@@ -132,7 +132,7 @@ SUMS = [[0, 0, 2, 1], [0, 0, 0, 0], [0, 1, 1, 0]]
 
 def test_sums_by_group_with_every_text_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for chunk in (1, 2, 2048):
-        monkeypatch.setattr("ex2.class_texts._CHUNK", chunk)
+        monkeypatch.setattr("ex2.zero_shot.class_texts._CHUNK", chunk)
         vlm = CountingVLM()
         found = text_sums(scorer_of(vlm), TEXTS, GROUPS, 3, progress=False)
         assert found.sums.tolist() == SUMS

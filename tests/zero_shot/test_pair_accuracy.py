@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ex2.analysis.pair_accuracy import PairScores, format_table, name_texts, pair_accuracy, score_pairs, summarise
 from ex2.scoring.bank import ImageBank
 from ex2.scoring.scorer import TextScorer
+from ex2.zero_shot.pair_accuracy import PairScores, format_table, name_texts, pair_accuracy, score_pairs, summarise
 
 NAMES = ("flat", "steep", "wall")
 

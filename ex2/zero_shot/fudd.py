@@ -22,8 +22,8 @@ from torch.nn.functional import embedding_bag, normalize
 from tqdm import tqdm
 
 from ex2.base.errors import UserError
-from ex2.classify import TOP, Predictions, TextSums, predict, ranked
 from ex2.texts.pairs import PairTexts
+from ex2.zero_shot.vectors import TOP, Predictions, TextSums, predict, ranked
 
 DEFAULT_K = 10
 

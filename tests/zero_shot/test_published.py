@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ex2 import goldens
 from ex2.base.errors import UserError
 from ex2.cli import main
 from ex2.data import LabelledImages, load_images
-from ex2.goldens import GOLDENS, Golden, check, find_golden, official_images
 from ex2.texts.pairs import PairText, PairTexts, write_pairs
+from ex2.zero_shot import published as goldens
+from ex2.zero_shot.published import GOLDENS, Golden, check, find_golden, official_images
 
 CUB = Golden("ViT-B/32", "cub", 5_794, (51.3, 51.7), 54.3)
 

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ex2 import fudd
 from ex2.base.errors import UserError
-from ex2.classify import Predictions, TextSums, predict
-from ex2.fudd import PairSums, choose_gate, follow_up, gated, margins, pair_sums
 from ex2.texts.pairs import PairText, PairTexts
+from ex2.zero_shot import fudd
+from ex2.zero_shot.fudd import PairSums, choose_gate, follow_up, gated, margins, pair_sums
+from ex2.zero_shot.vectors import Predictions, TextSums, predict
 
 
 def _load_benchmark() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).resolve().parent.parent / "benchmarks")
+        patch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
         return importlib.import_module("fudd_speed")
 
 

@@ -12,13 +12,13 @@ import numpy as np
 from torch import Tensor
 
 from ex2.base.files import to_json, write_atomically
-from ex2.class_texts import ClassTexts, text_sums
-from ex2.classify import TOP, Average, Predictions, evaluate, images_of, predict, share_by_class
-from ex2.fudd import PairSums, choose_gate, follow_up, gated, margins, pair_sums
 from ex2.scoring.bank import ImageBank
 from ex2.scoring.scorer import TextScorer
 from ex2.stats.plots import sweep_png
 from ex2.texts.pairs import PairTexts
+from ex2.zero_shot.class_texts import ClassTexts, text_sums
+from ex2.zero_shot.fudd import PairSums, choose_gate, follow_up, gated, margins, pair_sums
+from ex2.zero_shot.vectors import TOP, Average, Predictions, evaluate, images_of, predict, share_by_class
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,1 @@
+"""Zero-shot classification: class vectors from texts, FuDD, and what describing changes."""
