@@ -64,7 +64,7 @@ def score_base(run: Path) -> BaseTexts:
     from ex2.data import load_images
     from ex2.policy.llm import load_tokenizer, resolve_model
     from ex2.rewards import TextScorer
-    from ex2.run_folder import BASE_SAMPLES, CONFIG, read_jsonl
+    from ex2.run.folder import BASE_SAMPLES, CONFIG, read_jsonl
     from ex2.scoring.bank import build_bank
     from ex2.vlm import load_vlm
 
@@ -123,7 +123,7 @@ class Trained:
 
 def read_run(run: Path, untrained: NDArray[Any]) -> Trained:
     """Read a run's samples and metrics; `untrained` is the untrained policy's mean held-out cosine of each class, (C,)."""
-    from ex2.run_folder import METRICS, SAMPLES, read_jsonl
+    from ex2.run.folder import METRICS, SAMPLES, read_jsonl
 
     rows = read_jsonl(run / SAMPLES)
     rollouts = [row for row in read_jsonl(run / METRICS) if "completions/mean_length" in row]

@@ -225,8 +225,8 @@ def run_side(args: argparse.Namespace, side: str) -> dict[str, float]:
 def profile(args: argparse.Namespace) -> None:
     """Where the time of EX2's own training goes, reward of the embedded VLM, monitors and sample log included."""
     use_cores_well()
-    from ex2 import training
     from ex2.launch import main as train
+    from ex2.run import training
 
     clock, built = Profile(), training.build_trainer
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ex2.data import load_images
 from ex2.rewards import TextScorer
-from ex2.run_folder import BASE_SAMPLES, CONFIG, SAMPLES, read_jsonl
+from ex2.run.folder import BASE_SAMPLES, CONFIG, SAMPLES, read_jsonl
 from ex2.scoring.bank import build_bank
 from ex2.vlm import load_vlm
 

@@ -20,12 +20,12 @@ def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
 
         options = parse_options(algorithm, argv)
         if options.ex2.dry_run:
-            from ex2.dry_run import describe
+            from ex2.run.dry_run import describe
 
             if os.environ.get("RANK", "0") == "0":
                 print(describe(options))
             return
-        from ex2.training import run
+        from ex2.run.training import run
 
         run(options)
     except UserError as error:

@@ -159,7 +159,7 @@ def test_bank_speed(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
 def test_profile_of_a_step(
     benchmark: Any, tiny_chat_llm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ex2 import training
+    from ex2.run import training
 
     monkeypatch.setattr(training, "build_trainer", training.build_trainer)  # what the script puts there goes again
     script = benchmark("ppo_step")

@@ -11,7 +11,7 @@ import pytest
 
 from ex2.cli import main
 from ex2.launch import main as train
-from ex2.run_folder import base_descriptions, read_jsonl
+from ex2.run.folder import base_descriptions, read_jsonl
 from ex2.texts.descriptions import read_descriptions
 from ex2.texts.pairs import read_pairs
 from ex2.texts.questions import PAIR_QUESTIONS

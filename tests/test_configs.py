@@ -11,10 +11,10 @@ import pytest
 import transformers
 import yaml
 
-from ex2 import dry_run
 from ex2.data.benchmarks import BENCHMARKS
 from ex2.options.parse import parse_options
 from ex2.options.run_options import RunOptions
+from ex2.run import dry_run
 from ex2.texts.questions import QUESTION_SETS
 from ex2.vlm import check_spec, openclip
 

@@ -210,7 +210,7 @@ def test_a_run_that_stops_is_one_line_of_the_main_process(
     def run(options: Any) -> None:
         raise stop
 
-    monkeypatch.setattr("ex2.training.run", run)
+    monkeypatch.setattr("ex2.run.training.run", run)
     monkeypatch.setenv("RANK", str(rank))
     with pytest.raises(SystemExit) as ended:
         main("ppo", arguments(tmp_path / "run"))

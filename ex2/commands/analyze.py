@@ -132,7 +132,7 @@ def _read_run(folder: Path | None) -> tuple[dict[str, Any], list[dict[str, Any]]
         return {}, []
     import yaml
 
-    from ex2.run_folder import CONFIG, METRICS, read_jsonl
+    from ex2.run.folder import CONFIG, METRICS, read_jsonl
 
     if not (folder / CONFIG).is_file():
         raise UserError(f"--run {folder} holds no run: {CONFIG} is missing.")
@@ -142,7 +142,7 @@ def _read_run(folder: Path | None) -> tuple[dict[str, Any], list[dict[str, Any]]
 
 def _base(path: Path | None, run_folder: Path | None, dataset: str, class_names: Sequence[str]) -> list[Description]:
     """The untrained policy's descriptions: a file's, or those that the run kept; none where there are neither."""
-    from ex2.run_folder import base_descriptions
+    from ex2.run.folder import base_descriptions
     from ex2.texts.descriptions import read_descriptions
 
     if path is not None:

@@ -134,9 +134,9 @@ def _merged(arguments: argparse.Namespace, policy: PolicySource, bundle: Bundle,
     from dataclasses import replace
     from itertools import cycle, islice
 
-    from ex2 import run_folder
     from ex2.export.bundle import MERGED, weights_in
     from ex2.export.merge import merge_adapter
+    from ex2.run import folder as run_folder
 
     turns = zip(cycle(bundle.questions), cycle(bundle.class_names), strict=False)
     difference = merge_adapter(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ex2.model_card import front_matter
+from ex2.run.card import front_matter
 from ex2.texts.descriptions import Description
 
 _EXAMPLES = 5

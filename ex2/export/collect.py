@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml
 
-from ex2 import run_folder
 from ex2.base.embedded_llm import EMBEDDED_ID, public_name
 from ex2.base.errors import UserError
 from ex2.export.bundle import ADAPTER
 from ex2.export.formats import check_coverage
 from ex2.options.ex2_options import EX2Config
 from ex2.policy.source import PolicySource, find_policy
+from ex2.run import folder as run_folder
 from ex2.texts.descriptions import Description, read_descriptions
 
 _TRAINING = (

@@ -63,7 +63,7 @@ def test_combinations_that_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_vllm_nothing_is_loaded(
     arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ex2.training.load_vlm", lambda *_, **__: pytest.fail("the VLM was loaded"))
+    monkeypatch.setattr("ex2.run.training.load_vlm", lambda *_, **__: pytest.fail("the VLM was loaded"))
     monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", lambda *_, **__: pytest.fail("weights"))
     monkeypatch.setattr(rollouts, "check_rollouts", lambda _: None)  # else the CPU would be refused first
     monkeypatch.setattr(rollouts.importlib.util, "find_spec", lambda name: None)

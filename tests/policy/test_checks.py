@@ -116,7 +116,7 @@ def test_wrong_prompts_are_found_before_the_vlm_is_loaded(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("the VLM was loaded")
 
-    monkeypatch.setattr("ex2.training.load_vlm", refuse)
+    monkeypatch.setattr("ex2.run.training.load_vlm", refuse)
     with pytest.raises(SystemExit) as stop:
         main("ppo", arguments(tmp_path / "run", prompt_format="chat"))
     assert stop.value.code == 2

@@ -20,7 +20,7 @@ from ex2.options.policy_options import PolicyConfig
 from ex2.policy import llm as policy
 from ex2.policy.asks import Ask
 from ex2.policy.source import find_policy
-from ex2.run_folder import read_jsonl
+from ex2.run.folder import read_jsonl
 
 
 def test_folders_are_taken_as_they_are(tiny_llm: Path) -> None:

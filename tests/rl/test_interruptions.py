@@ -21,9 +21,9 @@ import pytest
 
 from ex2.base.errors import UserError
 from ex2.launch import main
-from ex2.mirrors import WANDB_ID, check_wandb
 from ex2.rl.checkpoints import UNFINISHED, checkpoints, damage
-from ex2.run_folder import read_jsonl
+from ex2.run.folder import read_jsonl
+from ex2.run.wandb_run import WANDB_ID, check_wandb
 
 ROOT = Path(__file__).resolve().parents[2]
 Arguments = Callable[..., list[str]]
@@ -67,7 +67,7 @@ def goes_on(short: Arguments, folder: Path, whole: Path) -> None:
 @pytest.fixture
 def during_rollout(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Any], None]], None]:
     """`during_rollout(step, action)`: call `action` with the trainer while it samples after that step."""
-    from ex2.trainers import SampleLog
+    from ex2.run.trainers import SampleLog
 
     original = SampleLog._calculate_rewards
 
@@ -364,6 +364,6 @@ def test_saves_do_not_ask_the_hub(short: Arguments, tmp_path: Path, monkeypatch:
         raise AssertionError("PEFT asked the hub")
 
     monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", asked)
-    monkeypatch.setattr("ex2.trainers.public_name", lambda name: "some/model")
+    monkeypatch.setattr("ex2.run.trainers.public_name", lambda name: "some/model")
     main("ppo", short(tmp_path / "run", max_steps=2))
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""Whole weights where nothing is sharded; tests/test_two_processes.py has FSDP2."""
+"""Whole weights where nothing is sharded; tests/run/test_two_processes.py has FSDP2."""
 
 from __future__ import annotations
 

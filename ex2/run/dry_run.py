@@ -59,7 +59,7 @@ def describe(options: RunOptions) -> str:
     """The run as text: options, batches, memory.
 
     Raises:
-        UserError: What `ex2.training.run` would refuse too: unknown rewards, questions or datasets, too few prompts, prompts
+        UserError: What `ex2.run.training.run` would refuse too: unknown rewards, questions or datasets, too few prompts, prompts
             that the policy's tokenizer cannot make.
     """
     check_rewards(options.ex2.reward_funcs, options.ex2.reward_normalization)

@@ -24,11 +24,11 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ex2 import training
 from ex2.policy.asks import Ask
-from ex2.run_folder import read_jsonl
+from ex2.run import training
+from ex2.run.folder import read_jsonl
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 HALVES = 2
 END = 1  # token id
 Arguments = Callable[..., list[str]]

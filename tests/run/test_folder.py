@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from ex2 import run_folder
 from ex2.base.errors import UserError
 from ex2.options.parse import parse_options
 from ex2.options.run_options import RunOptions
+from ex2.run import folder as run_folder
 
 
 @pytest.fixture

@@ -24,10 +24,10 @@ from ex2.base.errors import UserError
 from ex2.launch import main
 from ex2.options.parse import parse_options
 from ex2.rl.checkpoints import checkpoints
-from ex2.run_folder import read_jsonl
-from ex2.training import run
+from ex2.run.folder import read_jsonl
+from ex2.run.training import run
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ALGORITHMS = ("ppo", "grpo", "rloo")
 Arguments = Callable[..., list[str]]
 
@@ -202,7 +202,7 @@ def test_true_falls_back_to_an_older_checkpoint(
 @contextmanager
 def at_second_rollout(action: Callable[[Any], None]) -> Iterator[None]:
     """Call `action` with the trainer in the middle of the second rollout of a run."""
-    from ex2.trainers import SampleLog
+    from ex2.run.trainers import SampleLog
 
     original = SampleLog._calculate_rewards
 

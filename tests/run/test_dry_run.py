@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from ex2.base.errors import UserError
-from ex2.dry_run import PolicySize, base_weight_bytes, describe, policy_size
 from ex2.launch import main
 from ex2.options.ex2_options import EX2Config
 from ex2.options.parse import parse_options
+from ex2.run.dry_run import PolicySize, base_weight_bytes, describe, policy_size
 
 Arguments = Callable[..., list[str]]
 
@@ -104,7 +104,7 @@ def test_the_embedded_shape_is_the_files() -> None:
     """Header of the GGUF file against the constants; only the fields in question are decoded."""
     gguf = pytest.importorskip("gguf")
     from ex2.base.embedded_llm import embedded_gguf
-    from ex2.dry_run import _EMBEDDED_SHAPE
+    from ex2.run.dry_run import _EMBEDDED_SHAPE
 
     reader = gguf.GGUFReader(embedded_gguf())
     names = {
@@ -197,7 +197,7 @@ def test_what_the_run_would_refuse_is_refused(
 def test_only_one_process_prints(
     arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ex2.dry_run.describe", lambda options: "the plan")
+    monkeypatch.setattr("ex2.run.dry_run.describe", lambda options: "the plan")
     for rank, printed in (("0", "the plan\n"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         monkeypatch.setattr(

@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOTrainer, RLOOTrainer
 
-from ex2 import run_folder
 from ex2.base.embedded_llm import public_name
 from ex2.options.run_options import RunOptions
 from ex2.policy.llm import embeddings_adapted, lora_config
@@ -25,6 +24,7 @@ from ex2.rl.guards import GuardedRollouts
 from ex2.rl.interruptions import written_by_all
 from ex2.rl.ppo_trainer import PPOTrainer
 from ex2.rl.resume import ExactResume
+from ex2.run import folder as run_folder
 from ex2.scoring.scorer import completion_text
 
 _SAMPLE_COLUMNS = ("class_id", "class_name", "other_id", "other_name", "question")

@@ -19,11 +19,11 @@ from ex2.base.errors import UserError
 from ex2.launch import main
 from ex2.options.parse import parse_options
 from ex2.policy.asks import Ask
-from ex2.run_folder import read_jsonl
-from ex2.run_report import best_of
-from ex2.training import run
+from ex2.run.folder import read_jsonl
+from ex2.run.report import best_of
+from ex2.run.training import run
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 Arguments = Callable[..., list[str]]
 
 

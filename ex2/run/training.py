@@ -20,14 +20,11 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from trl.models import unwrap_model_for_generation
 
-from ex2 import run_folder
 from ex2.base.cache import cache_folder
 from ex2.base.embedded_llm import EMBEDDED
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
 from ex2.data import load_images
-from ex2.mirrors import check_wandb, start_wandb
-from ex2.model_card import run_card
 from ex2.options.run_options import RunOptions, num_processes
 from ex2.options.vllm import require_rollout_engine
 from ex2.policy.asks import Ask, about, spread_asks
@@ -40,11 +37,14 @@ from ex2.rewards.similarity import SIMILARITY_REWARDS, raw_rewards
 from ex2.rl.checkpoints import UNFINISHED, damage, newest_whole, put_in_place
 from ex2.rl.interruptions import LeaveOnSigterm, written_by_all
 from ex2.rl.sharding import loading_whole, whole_weights
-from ex2.run_report import write_report
+from ex2.run import folder as run_folder
+from ex2.run.card import run_card
+from ex2.run.report import write_report
+from ex2.run.trainers import build_trainer
+from ex2.run.wandb_run import check_wandb, start_wandb
 from ex2.scoring.bank import ImageBank, build_bank
 from ex2.texts.pairs import both_ways
 from ex2.texts.questions import build_prompts, check_questions, load_questions
-from ex2.trainers import build_trainer
 from ex2.vlm import load_vlm
 from ex2.zero_shot.confusion import check_pair_count, confused_pairs
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ex2 import run_folder
 from ex2.base.embedded_llm import EMBEDDED
 from ex2.base.files import write_atomically
 from ex2.options.run_options import RunOptions
 from ex2.policy.asks import Ask
 from ex2.rewards import TextScorer
 from ex2.rewards.similarity import raw_rewards
+from ex2.run import folder as run_folder
 from ex2.stats import before_after
 from ex2.stats.plots import plot_learning_curve
 from ex2.texts.questions import TEMPLATE, attribute_of

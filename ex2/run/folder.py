@@ -17,9 +17,9 @@ from transformers import TrainerCallback
 
 from ex2.base.errors import UserError
 from ex2.base.files import to_json, write_atomically
-from ex2.mirrors import WANDB_ID
 from ex2.rl.checkpoints import UNFINISHED
 from ex2.rl.interruptions import written_by_all
+from ex2.run.wandb_run import WANDB_ID
 from ex2.texts.descriptions import Description
 
 if TYPE_CHECKING:
