@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from ex2.cli import main
-from ex2.describe import DescriptionGenerator
 from ex2.export import read_bundle, write_bundle
+from ex2.export.generator import DescriptionGenerator
 from ex2.texts.descriptions import read_descriptions, write_descriptions
 from ex2.texts.pairs import PairText, PairTexts, write_pairs
 

@@ -27,7 +27,7 @@ from ex2.vlm.pictogram import ASSETS, text_tower_folder
 if TYPE_CHECKING:
     from ex2.vlm import VLM
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 
 import ex2
 from ex2.base.errors import UserError
-from ex2.describe import DescriptionGenerator
 from ex2.export import Bundle, write_bundle
+from ex2.export.generator import DescriptionGenerator
 from ex2.export.merge import merge_adapter
 from ex2.texts.descriptions import Description
 from ex2.texts.pairs import read_pairs, write_pairs
@@ -158,7 +158,7 @@ def test_from_the_hub(folder: Path, generator: DescriptionGenerator, monkeypatch
         asked.append((repo_id, revision, local_files_only))
         return str(folder)
 
-    monkeypatch.setattr("ex2.describe.require_repository", lambda *_: False)
+    monkeypatch.setattr("ex2.export.generator.require_repository", lambda *_: False)
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     there = DescriptionGenerator.from_pretrained("me/birds", revision="v1")
     assert asked == [("me/birds", "v1", False)]
