@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     device = torch_device(arguments.device)
     score = None
     if vlm != "none":
-        from ex2.analysis.scores import add_scores
+        from ex2.analysis.description_scores import add_scores
 
         scorer = open_scorer(arguments, policy.settings, vlm, images, device)
 

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     images = load_images(arguments.dataset)
     records = read_descriptions(arguments.descriptions, images.class_names)
-    from ex2.analysis.scores import format_scores, score_and_summarise
+    from ex2.analysis.description_scores import format_scores, score_and_summarise
 
     scorer = open_scorer(arguments, {}, arguments.vlm, images, torch_device(arguments.device))
     scored, summary = score_and_summarise(records, scorer, SPLITS[arguments.split])
