@@ -200,6 +200,8 @@ def outputs(device: str, dtype: str, size: str) -> dict[str, Any]:
     """What the parts of a PPO step say about fixed samples, on the CPU in float32; equal on every device up to rounding."""
     import torch
 
+    from ex2.rl.rollout import Texts
+
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
     vlm = random_open_clip("ViT-S-32-alt", device)
@@ -230,13 +232,14 @@ def outputs(device: str, dtype: str, size: str) -> dict[str, Any]:
             "advantages": draw(count, tokens),
             "returns": draw(count, tokens),
             "old_values": torch.zeros(count, tokens),
+            "score": draw(count),
             "num_items_in_batch": mask[:, prompt:].sum(),
         }
         batch = {name: value.to(device) for name, value in batch.items()}
         model = trainer.model.eval()
         with torch.no_grad():
-            policy = trainer._score(model, batch)
-            reference = trainer._reference_logps(batch, count)
+            policy = trainer._score(model, Texts.of(batch))
+            reference = trainer._reference_logps(Texts.of(batch), count)
             greedy = model.generate(
                 batch["prompt_ids"],
                 attention_mask=batch["prompt_mask"],

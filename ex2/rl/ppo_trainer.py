@@ -16,7 +16,7 @@ import json
 import logging
 import math
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,13 @@ from ex2.rl.guards import Guards
 from ex2.rl.kl_control import KLController
 from ex2.rl.ppo_config import PPOConfig
 from ex2.rl.resume import ExactResume
+from ex2.rl.rollout import Rollout, Texts
 from ex2.rl.sharding import load_whole_weights, whole_weights
 from ex2.rl.shared_prefix import States, common_prefix, packed, packing_saves, padded
 from ex2.rl.value_head import attach_value_head, hide_from_vllm
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 PPO_STATE_FILE = "ppo_state.json"
-TEXTS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")  # of a rollout, one row a completion
 
 logger = logging.getLogger(__name__)
 
@@ -93,37 +93,36 @@ class PPOTrainer(Guards, ExactResume, GRPOTrainer):
 
     # ---------------------------------------------------------------- forward passes
 
-    def _score(self, model: torch.nn.Module, inputs: dict[str, Tensor], batch_size: int | None = None) -> PolicyOutput:
-        """Log-probs, entropy and values of the completions in `inputs`, in chunks of `batch_size` (None: all at once)."""
-        size = inputs["completion_ids"].size(0)
+    def _score(self, model: torch.nn.Module, texts: Texts, batch_size: int | None = None) -> PolicyOutput:
+        """Log-probs, entropy and values of the completions in `texts`, in chunks of `batch_size` (None: all at once)."""
+        size = batch_size or len(texts)
         chunks = []
-        for start in range(0, size, batch_size or size):
-            part = {name: inputs[name][start : start + (batch_size or size)] for name in TEXTS}
+        for start in range(0, len(texts), size):
+            part = texts.rows(start, start + size)
             arguments, states = self._layout(part)
-            labels = part["completion_ids"].masked_fill(part["completion_mask"] == 0, -100)
             with self.accelerator.autocast(), self.value_head.listening(states):
-                out = model(**arguments, shift_labels=labels, fused_lm_head=True)
+                out = model(**arguments, shift_labels=part.labels, fused_lm_head=True)
             chunks.append((out.log_probs, out.entropy, self.value_head.take_values()))
         return PolicyOutput(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
-    def _layout(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], States]:
+    def _layout(self, texts: Texts) -> tuple[dict[str, Tensor], States]:
         """The tokens of one forward pass, with the prompts' common prefix once where that is right and pays."""
         config = self.accelerator.unwrap_model(self.model).config.get_text_config()
-        width = inputs["prompt_ids"].size(1) + inputs["completion_ids"].size(1)
+        width = texts.prompt_ids.size(1) + texts.completion_ids.size(1)
         # Only SDPA takes a boolean mask of tokens by tokens, which replaces that of a sliding window.
         within_window = width < (getattr(config, "sliding_window", None) or math.inf)
         if self._shares_prefix and config._attn_implementation == "sdpa" and within_window:
-            prefix = common_prefix(inputs["prompt_ids"], inputs["prompt_mask"])
-            if packing_saves(inputs, prefix, config.hidden_size):
-                return packed(inputs, prefix)
-        return padded(inputs)
+            prefix = common_prefix(texts)
+            if packing_saves(texts, prefix, config.hidden_size):
+                return packed(texts, prefix)
+        return padded(texts)
 
-    def _check_shared_prefix(self, inputs: dict[str, Tensor]) -> None:
+    def _check_shared_prefix(self, texts: Texts) -> None:
         """Share no prefix where that changes log-probs: the backbone's layers see more than tokens, mask and positions say."""
         self._checked_prefix = True
-        shared = self._score(self.model, inputs).logps
+        shared = self._score(self.model, texts).logps
         self._shares_prefix = False
-        off = F.masked_mean((self._score(self.model, inputs).logps - shared).abs(), inputs["completion_mask"]).item()
+        off = F.masked_mean((self._score(self.model, texts).logps - shared).abs(), texts.completion_mask).item()
         half = self.args.bf16 or self.args.fp16 or self.model.dtype != torch.float32
         self._shares_prefix = off <= (0.05 if half else 1e-3)
         if not self._shares_prefix:
@@ -137,78 +136,100 @@ class PPOTrainer(Guards, ExactResume, GRPOTrainer):
         """TRL asks for the rollout's log-probs here; PPO computes them itself, with the values, in one forward pass."""
         return None, None, None
 
-    def _reference_logps(self, inputs: dict[str, Tensor], batch_size: int) -> Tensor:
+    def _reference_logps(self, texts: Texts, batch_size: int) -> Tensor:
         policy = self.accelerator.unwrap_model(self.model)
         with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
-            return self._score(self.model, inputs, batch_size).logps
+            return self._score(self.model, texts, batch_size).logps
 
     # ---------------------------------------------------------------- rollout
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor | Any]:
-        """Sample completions, score them, and add what PPO learns from.
-
-        Besides TRL's tensors the result holds `old_per_token_logps`, `old_values`, `advantages` and `returns`, all (B, T).
-        """
+        """Sample completions, score them, and add what PPO learns from: the columns of a `Rollout`."""
         mode = "train" if self.model.training else "eval"
         batch = super()._generate_and_score_completions(inputs)
-        mask = batch["completion_mask"]
-        rows = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
-        assert self._scores is not None
-        all_scores = learned_scores = self._scores
-        if self.args.group_baseline:
-            group_size = self.num_generations if mode == "train" else self.num_generations_eval
-            assert group_size is not None, "TRL and PPOConfig set it"
-            learned_scores = all_scores - F.leave_one_out(all_scores, group_size)
-        scores = learned_scores[rows]
+        texts = Texts.of(batch)
+        old, ref_logps = self._score_rollout(texts, mode)
+        scores = self._learned_scores(mode)
+        if mode == "train" and self._head_is_new():
+            # Start from the mean score instead of 0, else the first advantages mostly measure how early a token is.
+            self.value_head.start = scores.mean().item()
+            old = replace(old, values=old.values + self.value_head.start)
+        rollout = self._rollout(texts, self._of_this_process(scores, len(texts)), old, ref_logps)
+        batch.update(rollout.columns())
+        kl = self._log_rollout(mode, rollout, ref_logps)
+        if mode == "train":
+            self._control(rollout, kl, batch)
+        return batch
+
+    def _score_rollout(self, texts: Texts, mode: str) -> tuple[PolicyOutput, Tensor]:
+        """What the policy that sampled the texts says of them, and the log-probs (B, T) of the reference."""
         batch_size = self.args.per_device_train_batch_size if mode == "train" else self.args.per_device_eval_batch_size
         checkpointing = self.args.gradient_checkpointing_kwargs
         assert not isinstance(checkpointing, str), "transformers turns the option's JSON text into a dict"
         with torch.no_grad(), disable_gradient_checkpointing(self.model, checkpointing):
             if self._shares_prefix and not self._checked_prefix:
-                self._check_shared_prefix({name: batch[name][:batch_size] for name in TEXTS})
-            policy = self._score(self.model, batch, batch_size)
-            ref_logps = policy.logps if self.args.beta == 0.0 else self._reference_logps(batch, batch_size)
+                self._check_shared_prefix(texts.rows(0, batch_size))
+            old = self._score(self.model, texts, batch_size)
+            return old, old.logps if self.args.beta == 0.0 else self._reference_logps(texts, batch_size)
 
-        values = policy.values
-        if mode == "train" and self._head_is_new():
-            # Start from the mean score instead of 0, else the first advantages mostly measure how early a token is.
-            self.value_head.start = learned_scores.mean().item()
-            values = values + self.value_head.start
+    def _learned_scores(self, mode: str) -> Tensor:
+        """Scores of the completions of all processes, relative to those of the same prompt with `group_baseline`."""
+        scores = self._all_scores()
+        if not self.args.group_baseline:
+            return scores
+        group_size = self.num_generations if mode == "train" else self.num_generations_eval
+        assert group_size is not None, "TRL and PPOConfig set it"
+        return scores - F.leave_one_out(scores, group_size)
 
-        k1 = F.kl_k1(policy.logps, ref_logps)
-        rewards = F.shaped_rewards(scores, k1, mask, self.kl_controller.coef)
-        advantages, returns = F.gae(rewards, values, mask, self.args.gamma, self.args.lam)
+    def _rollout(self, texts: Texts, scores: Tensor, old: PolicyOutput, ref_logps: Tensor) -> Rollout:
+        """KL and score as rewards of tokens, and the advantages and returns that they come to."""
+        mask = texts.completion_mask
+        rewards = F.shaped_rewards(scores, F.kl_k1(old.logps, ref_logps), mask, self.kl_controller.coef)
+        advantages, returns = F.gae(rewards, old.values, mask, self.args.gamma, self.args.lam)
         if self.args.whiten_advantages:
             sums = self.accelerator.reduce(F.masked_sums(advantages, mask), reduction="sum")
             advantages = F.whiten_from_sums(advantages, mask, sums)
+        return Rollout(
+            texts=texts,
+            score=self._of_this_process(self._all_scores(), len(texts)),
+            old_per_token_logps=old.logps,
+            old_values=old.values,
+            advantages=advantages,
+            returns=returns * mask,
+        )
 
-        sequence_kl = self._global_mean((k1 * mask).sum(dim=1))
-        k3 = F.kl_k3(policy.logps, ref_logps)
+    def _log_rollout(self, mode: str, rollout: Rollout, ref_logps: Tensor) -> float:
+        """Log what a rollout says of policy and value head; returns the KL to the reference in nats a completion."""
+        mask, logps = rollout.texts.completion_mask, rollout.old_per_token_logps
+        kl = self._global_mean((F.kl_k1(logps, ref_logps) * mask).sum(dim=1))
         log = self._metrics[mode]
-        log["kl"].append(sequence_kl)
-        log["kl_k3"].append(self._global_mean((k3 * mask).sum(dim=1)))
+        log["kl"].append(kl)
+        log["kl_k3"].append(self._global_mean((F.kl_k3(logps, ref_logps) * mask).sum(dim=1)))
         log["kl_coef"].append(self.kl_controller.coef)
-        log["score"].append(all_scores.mean().item())
-        log["value/mean"].append(self._global_masked_mean(values, mask))
-        log["value/explained_variance"].append(self._global_explained_variance(values, returns, mask))
+        log["score"].append(self._all_scores().mean().item())
+        log["value/mean"].append(self._global_masked_mean(rollout.old_values, mask))
+        log["value/explained_variance"].append(
+            self._global_explained_variance(rollout.old_values, rollout.returns, mask)
+        )
+        return kl
 
-        batch["advantages"] = advantages
-        batch["returns"] = returns * mask
-        batch["old_values"] = values
-        batch["old_per_token_logps"] = policy.logps
-        batch["score"] = self._own_scores(len(inputs))
-        if mode == "train":
-            finite = torch.isfinite(scores).all() & torch.isfinite(advantages).all()
-            self._guard(finite, "a reward or an advantage is not finite", batch)
-            if self.args.kl_stop is not None:
-                self._guard(
-                    torch.tensor(sequence_kl <= self.args.kl_stop, device=scores.device),
-                    f"the KL to the reference is {sequence_kl:.1f} nats a completion, above kl_stop={self.args.kl_stop}",
-                    batch,
-                    cure="Raise kl_stop or beta, or lower learning_rate.",
-                )
-            self.kl_controller.update(sequence_kl, num_samples=all_scores.numel())
-        return batch
+    def _control(self, rollout: Rollout, kl: float, batch: dict[str, Any]) -> None:
+        """End the run where numbers are not finite or the KL is too high; else adapt the KL coefficient.
+
+        Raises:
+            TrainingDiverged: On all processes.
+        """
+        # Whitening makes every advantage of a rollout NaN where one reward is.
+        finite = torch.isfinite(rollout.score).all() & torch.isfinite(rollout.advantages).all()
+        self._guard(finite, "a reward or an advantage is not finite", batch)
+        if self.args.kl_stop is not None:
+            self._guard(
+                torch.tensor(kl <= self.args.kl_stop, device=finite.device),
+                f"the KL to the reference is {kl:.1f} nats a completion, above kl_stop={self.args.kl_stop}",
+                batch,
+                cure="Raise kl_stop or beta, or lower learning_rate.",
+            )
+        self.kl_controller.update(kl, num_samples=self._all_scores().numel())
 
     def _head_is_new(self) -> bool:
         return self.state.global_step == 0 and self._step == 0
@@ -218,13 +239,14 @@ class PPOTrainer(Guards, ExactResume, GRPOTrainer):
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
         """PPO loss of one micro-batch, as a share of the mean over all tokens of the update."""
         mode = "train" if self.model.training else "eval"
-        mask = inputs["completion_mask"]
-        policy = self._score(model, inputs)
+        rollout = Rollout.of(inputs)
+        mask, old_logps = rollout.texts.completion_mask, rollout.old_per_token_logps
+        policy = self._score(model, rollout.texts)
         policy_loss, policy_clipped = F.clipped_policy_loss(
-            policy.logps, inputs["old_per_token_logps"], inputs["advantages"], self.args.epsilon
+            policy.logps, old_logps, rollout.advantages, self.args.epsilon
         )
         value_loss, value_clipped = F.clipped_value_loss(
-            policy.values, inputs["old_values"], inputs["returns"], self.args.cliprange_value
+            policy.values, rollout.old_values, rollout.returns, self.args.cliprange_value
         )
         # `num_items_in_batch` counts the tokens of the rollout over all processes; scale it to one process and one update.
         tokens = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
@@ -233,14 +255,13 @@ class PPOTrainer(Guards, ExactResume, GRPOTrainer):
         loss = ((policy_loss + self.args.vf_coef * value_loss) * mask).sum() / tokens
 
         with torch.no_grad():
-            approx_kl = F.kl_k3(inputs["old_per_token_logps"], policy.logps)
             terms = {
                 "policy_loss": policy_loss,
                 "value_loss": value_loss,
                 "entropy": policy.entropy,
                 "clip_ratio/policy": policy_clipped,
                 "clip_ratio/value": value_clipped,
-                "approx_kl": approx_kl,
+                "approx_kl": F.kl_k3(old_logps, policy.logps),
             }
             for name, value in zip(terms, self._global_masked_means(list(terms.values()), mask), strict=True):
                 self._metrics[mode][name].append(value)

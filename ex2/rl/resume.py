@@ -12,9 +12,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ex2.rl.checkpoints import UNFINISHED, clean_up, finish, rotate
 from ex2.rl.interruptions import NotWritten, written_by_all
+from ex2.rl.trl_names import Mixin
 
 
-class ExactResume:
+class ExactResume(Mixin):
     """Mixin for TRL's online trainers and PPOTrainer.
 
     The Trainer writes into `checkpoint-N` and deletes older ones file by file. Here all processes write into
@@ -28,40 +29,37 @@ class ExactResume:
     _saving = False
 
     def _inner_training_loop(self, *args: Any, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
-        trainer: Any = self
-        if trainer.args.should_save:
-            clean_up(Path(trainer.args.output_dir))
-        trainer.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            clean_up(Path(self.args.output_dir))
+        self.accelerator.wait_for_everyone()
         if resume_from_checkpoint is not None:
             state = json.loads((Path(resume_from_checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
             self._epochs_to_skip = int(state["epoch"])
-        return super()._inner_training_loop(*args, resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
+        return super()._inner_training_loop(*args, resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
-        sampler = super()._get_train_sampler(dataset)  # type: ignore[misc]
+        sampler = super()._get_train_sampler(dataset)
         for _ in range(self._epochs_to_skip if sampler.shuffle else 0):
             torch.randperm(sampler.num_samples, generator=sampler.generator)
         self._epochs_to_skip = 0
         return sampler
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        trainer: Any = self
-        if trainer.state.global_step >= trainer.state.max_steps:
+        if self.state.global_step >= self.state.max_steps:
             # A finished run was resumed. The Trainer asks after each update whether it was the last, not before the first.
-            trainer.control.should_training_stop = True
-            self._rotate(Path(trainer.args.output_dir))  # it may have been killed after its last save
+            self.control.should_training_stop = True
+            self._rotate(Path(self.args.output_dir))  # it may have been killed after its last save
             return
-        super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
+        super()._run_epoch(*args, **kwargs)
 
     # ---------------------------------------------------------------- saving
 
     def _get_output_dir(self, trial: Any) -> str:
-        folder: str = super()._get_output_dir(trial)  # type: ignore[misc]
+        folder = super()._get_output_dir(trial)
         return str(Path(folder) / UNFINISHED) if self._saving else folder
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        trainer: Any = self
-        name = f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         run = Path(self._get_output_dir(trial))
         unfinished, target = run / UNFINISHED / name, run / name
         try:
@@ -69,37 +67,35 @@ class ExactResume:
                 self._write(model, trial, unfinished, target)
             # Now the files of all processes are there. `should_save` holds once a run, or once a machine with its own disk.
             with written_by_all(name, run):
-                if trainer.args.should_save:
+                if self.args.should_save:
                     finish(unfinished, target)
         except NotWritten:
             clean_up(run)
             raise
         self._rotate(run)
-        if trainer.args.push_to_hub:
+        if self.args.push_to_hub:
             self._push_from_checkpoint(str(target))
 
     def _rotate(self, run: Path) -> None:
-        trainer: Any = self
-        if trainer.args.should_save:
-            best = trainer.state.best_model_checkpoint
-            rotate(run, trainer.args.save_total_limit, None if best is None else Path(best))
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate(run, self.args.save_total_limit, None if best is None else Path(best))
 
     def _write(self, model: torch.nn.Module, trial: Any, unfinished: Path, target: Path) -> None:
-        trainer: Any = self
         self._saving = True
         try:
-            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+            super()._save_checkpoint(model, trial)
             self._add_to_checkpoint(unfinished)
         finally:
             self._saving = False
-        if trainer.state.best_model_checkpoint == str(unfinished):
-            trainer.state.best_model_checkpoint = str(target)
-            if trainer.args.should_save:
-                trainer.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+        if self.state.best_model_checkpoint == str(unfinished):
+            self.state.best_model_checkpoint = str(target)
+            if self.args.should_save:
+                self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
 
     def _add_to_checkpoint(self, folder: Path) -> None:
         """Write what the Trainer does not know of; all processes call it."""
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self._saving:  # else it would be renamed while it is uploaded
-            super()._push_from_checkpoint(checkpoint_folder)  # type: ignore[misc]
+            super()._push_from_checkpoint(checkpoint_folder)

@@ -15,39 +15,37 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ex2.rl.rollout import Texts
+
 States = Callable[[Tensor], Tensor]
 """Picks the states (B, T, H) before each completion token from the hidden states of a forward pass."""
 
 
-def padded(inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], States]:
-    """Arguments of a forward pass with one row (W + T) a completion.
-
-    Args:
-        inputs: `prompt_ids` and `prompt_mask` (B, W), `completion_ids` and `completion_mask` (B, T).
-    """
-    length = inputs["completion_ids"].size(1)
+def padded(texts: Texts) -> tuple[dict[str, Tensor], States]:
+    """Arguments of a forward pass with one row (W + T) a completion."""
+    length = texts.completion_ids.size(1)
     arguments = {
-        "input_ids": torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
-        "attention_mask": torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
+        "input_ids": torch.cat([texts.prompt_ids, texts.completion_ids], dim=1),
+        "attention_mask": torch.cat([texts.prompt_mask, texts.completion_mask], dim=1),
     }
     return arguments, lambda hidden: hidden[:, -length - 1 : -1]  # the last position predicts nothing that was sampled
 
 
-def packed(inputs: dict[str, Tensor], prefix: Tensor) -> tuple[dict[str, Tensor], States]:
+def packed(texts: Texts, prefix: Tensor) -> tuple[dict[str, Tensor], States]:
     """Arguments of a forward pass with one row of L tokens: the common prefix, then what is left of each row.
 
     Args:
-        inputs: As for `padded`; each prompt has at least one token.
+        texts: Each prompt has at least one token.
         prefix: Tokens that all prompts begin with, a scalar: `common_prefix`.
 
     Returns:
         `input_ids` and `position_ids` (1, L), `attention_mask` (1, 1, L, L), boolean; and the states.
     """
-    prompt_mask, completion_mask = inputs["prompt_mask"].bool(), inputs["completion_mask"].bool()
+    prompt_mask, completion_mask = texts.prompt_mask.bool(), texts.completion_mask.bool()
     (rows, width), length = prompt_mask.shape, completion_mask.size(1)
     # The last token of a completion predicts nothing that was sampled.
     used = torch.cat([prompt_mask, completion_mask[:, 1:]], dim=1)
-    tokens = torch.cat([inputs["prompt_ids"], inputs["completion_ids"][:, :-1]], dim=1)
+    tokens = torch.cat([texts.prompt_ids, texts.completion_ids[:, :-1]], dim=1)
     position = used.cumsum(dim=1) - 1
     row = torch.arange(rows, device=tokens.device).unsqueeze(1).expand_as(position)
     kept = used & ((position >= prefix) | (row == 0))
@@ -65,8 +63,9 @@ def packed(inputs: dict[str, Tensor], prefix: Tensor) -> tuple[dict[str, Tensor]
     return arguments, lambda hidden: hidden[0].index_select(0, before.flatten()).view(rows, length, -1)
 
 
-def common_prefix(prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
-    """How many tokens all prompts (B, W), padded on the left, begin with; a scalar tensor."""
+def common_prefix(texts: Texts) -> Tensor:
+    """How many tokens all prompts begin with; a scalar tensor."""
+    prompt_ids, prompt_mask = texts.prompt_ids, texts.prompt_mask
     width = prompt_ids.size(1)
     lengths = prompt_mask.sum(dim=1, keepdim=True)
     columns = torch.arange(width, device=prompt_ids.device)
@@ -75,13 +74,13 @@ def common_prefix(prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
     return alike.long().cumprod(dim=0).sum()
 
 
-def packing_saves(inputs: dict[str, Tensor], prefix: Tensor, hidden_size: int) -> bool:
+def packing_saves(texts: Texts, prefix: Tensor, hidden_size: int) -> bool:
     """Whether one packed row of L tokens takes fewer multiplications than the padded rows (B, W + T).
 
     A layer multiplies about 12 H^2 times a token outside attention and 2 H times for each pair of tokens within it; one long
     row has more pairs, most of them masked.
     """
-    rows, width = inputs["prompt_ids"].size(0), inputs["prompt_ids"].size(1) + inputs["completion_ids"].size(1)
-    used = inputs["prompt_mask"].sum() + inputs["completion_mask"].sum() - rows
+    rows, width = len(texts), texts.prompt_ids.size(1) + texts.completion_ids.size(1)
+    used = texts.prompt_mask.sum() + texts.completion_mask.sum() - rows
     packed_length = int(used - (rows - 1) * prefix)
     return 6 * hidden_size * (rows * width - packed_length) > packed_length**2 - rows * width**2

@@ -24,43 +24,45 @@ from ex2.rl.guards import GuardedRollouts
 from ex2.rl.interruptions import written_by_all
 from ex2.rl.ppo_trainer import PPOTrainer
 from ex2.rl.resume import ExactResume
+from ex2.rl.trl_names import Mixin
 from ex2.run import folder as run_folder
 from ex2.scoring.scorer import completion_text
 
 _SAMPLE_COLUMNS = ("class_id", "class_name", "other_id", "other_name", "question")
 
 
-class SampleLog:
+class SampleLog(Mixin):
     """Mixin for TRL's online trainers: writes every sample with every reward term, and logs the monitors."""
 
     scorer: TextScorer
     samples_path: Path
 
-    def _calculate_rewards(self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, ids: Any) -> Tensor:
-        rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, ids)  # type: ignore[misc]
-        trainer: Any = self
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> Tensor:
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         texts = [completion_text(completion) for completion in completions]
         class_ids = [row["class_id"] for row in inputs]
         other_ids = [row["other_id"] for row in inputs] if "other_id" in inputs[0] else None
-        first = trainer.accelerator.process_index * len(texts)
+        first = self.accelerator.process_index * len(texts)
         own = rewards[first : first + len(texts)].tolist()
         heldout = self.scorer.cosine(texts, class_ids, split="heldout").tolist()
         rows = [
             {
-                "step": trainer.state.global_step,
+                "step": self.state.global_step,
                 **{name: row[name] for name in _SAMPLE_COLUMNS if name in row},
                 "text": text,
-                "scores": {**dict(zip(trainer.reward_func_names, terms, strict=True)), "heldout_cosine": cosine},
+                "scores": {**dict(zip(self.reward_func_names, terms, strict=True)), "heldout_cosine": cosine},
             }
             for row, text, terms, cosine in zip(inputs, texts, own, heldout, strict=True)
         ]
         rows = gather_object(rows)
         monitors = monitor(self.scorer, texts, class_ids, other_ids) | variety([row["text"] for row in rows])
         for name, value in monitors.items():
-            trainer._log_metric(name, value)
-        if trainer.model.training:
+            self._log_metric(name, value)
+        if self.model.training:
             with written_by_all(self.samples_path.name, self.samples_path.parent):
-                if trainer.accelerator.is_main_process:
+                if self.accelerator.is_main_process:
                     with self.samples_path.open("a", encoding="utf-8") as file:
                         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         return rewards

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ex2.rl.ppo_config import PPOConfig
 from ex2.rl.ppo_trainer import PPOTrainer
+from ex2.rl.rollout import Texts
 
 WORDS = ["<pad>", "<end>", "a", "b", "c", "d", "e", "f", "g", "h"]
 PROMPTS = ["a b", "c", "d e f g", "h h", "b c d", "e", "g f", "a a a a"]
@@ -116,3 +117,16 @@ def make_trainer(
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def texts_of() -> Callable[[list[tuple[list[int], list[int]]]], Texts]:
+    """Makes texts of pairs of prompt and completion; prompts are padded on the left, completions on the right, as TRL does."""
+
+    def build(pairs: list[tuple[list[int], list[int]]]) -> Texts:
+        width, length = max(len(p) for p, _ in pairs), max(len(c) for _, c in pairs)
+        prompts = torch.tensor([[0] * (width - len(p)) + p for p, _ in pairs])  # tokens are not 0
+        completions = torch.tensor([c + [0] * (length - len(c)) for _, c in pairs])
+        return Texts(prompts, (prompts != 0).long(), completions, (completions != 0).long())
+
+    return build

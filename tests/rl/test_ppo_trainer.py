@@ -19,8 +19,10 @@ from transformers import LlamaForCausalLM
 from ex2.base.errors import UserError
 from ex2.rl.guards import TrainingDiverged
 from ex2.rl.ppo_trainer import PPO_STATE_FILE, VALUE_HEAD_FILE, PPOTrainer
+from ex2.rl.rollout import Texts
 
 MakeTrainer = Callable[..., PPOTrainer]
+TextsOf = Callable[[list[tuple[list[int], list[int]]]], Texts]
 
 A = 2  # token id of the word "a"
 
@@ -111,24 +113,6 @@ def test_metrics_are_logged_under_their_names(short_run: tuple[PPOTrainer, dict[
 # ---------------------------------------------------------------- batches and padding
 
 
-def batch_of(pairs: list[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
-    """Prompts padded on the left, completions on the right, as TRL makes them."""
-    width, length = max(len(p) for p, _ in pairs), max(len(c) for _, c in pairs)
-
-    def left(values: list[int]) -> list[int]:
-        return [0] * (width - len(values)) + values
-
-    def right(values: list[int]) -> list[int]:
-        return values + [0] * (length - len(values))
-
-    return {
-        "prompt_ids": torch.tensor([left(p) for p, _ in pairs]),
-        "prompt_mask": torch.tensor([left([1] * len(p)) for p, _ in pairs]),
-        "completion_ids": torch.tensor([right(c) for _, c in pairs]),
-        "completion_mask": torch.tensor([right([1] * len(c)) for _, c in pairs]),
-    }
-
-
 PAIRS = [([2, 3], [4, 5, 1]), ([6, 7, 8, 9, 2], [3]), ([5], [6, 6, 7, 8, 1]), ([2, 2, 2], [9, 9])]
 
 
@@ -141,21 +125,21 @@ def scorer(make_trainer: MakeTrainer, words_model: Callable[[], LlamaForCausalLM
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 3])
-def test_padding_changes_no_score(scorer: PPOTrainer, chunk: int | None) -> None:
+def test_padding_changes_no_score(scorer: PPOTrainer, chunk: int | None, texts_of: TextsOf) -> None:
     with torch.no_grad():
-        together = scorer._score(scorer.model, batch_of(PAIRS), chunk)
+        together = scorer._score(scorer.model, texts_of(PAIRS), chunk)
         for row, pair in enumerate(PAIRS):
-            alone = scorer._score(scorer.model, batch_of([pair]))
+            alone = scorer._score(scorer.model, texts_of([pair]))
             length = len(pair[1])
             for name in ("logps", "entropy", "values"):
                 short, long = getattr(alone, name)[0], getattr(together, name)[row, :length]
                 torch.testing.assert_close(long, short, atol=1e-5, rtol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def test_scores_are_those_of_the_plain_model(scorer: PPOTrainer) -> None:
+def test_scores_are_those_of_the_plain_model(scorer: PPOTrainer, texts_of: TextsOf) -> None:
     prompt, completion = PAIRS[0]
     with torch.no_grad():
-        scored = scorer._score(scorer.model, batch_of([PAIRS[0]]))
+        scored = scorer._score(scorer.model, texts_of([PAIRS[0]]))
         logits = scorer.model(input_ids=torch.tensor([prompt + completion])).logits[0, 1:4] / 0.7
     expected = logits.log_softmax(dim=-1)
     torch.testing.assert_close(scored.logps[0], expected[torch.arange(3), completion], atol=1e-5, rtol=1e-5)
@@ -359,11 +343,11 @@ def test_existing_adapter_is_its_own_reference(
 
 
 def test_without_its_copy_the_base_model_is_the_reference(
-    make_trainer: MakeTrainer, words_model: Callable[[], LlamaForCausalLM]
+    make_trainer: MakeTrainer, words_model: Callable[[], LlamaForCausalLM], texts_of: TextsOf
 ) -> None:
     trainer = make_trainer(model=random_lora(words_model()))
     trainer.model.delete_adapter("ref")
-    batch = batch_of(PAIRS)
+    batch = texts_of(PAIRS)
     with torch.no_grad():
         base = words_model()
         ids = torch.tensor([PAIRS[0][0] + PAIRS[0][1]])
@@ -464,8 +448,8 @@ def test_loss_that_is_not_finite_stops_training(make_trainer: MakeTrainer, tmp_p
     trainer = make_trainer(output_dir=str(tmp_path), num_iterations=2, max_steps=4)
     original = trainer._score
 
-    def poisoned(model: Any, inputs: Any, batch_size: int | None = None) -> Any:
-        out = original(model, inputs, batch_size)
+    def poisoned(model: Any, texts: Texts, batch_size: int | None = None) -> Any:
+        out = original(model, texts, batch_size)
         if torch.is_grad_enabled() and trainer.state.global_step == 1:
             out.values = out.values * math.nan
         return out

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import Tensor
 from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from ex2.rl.ppo_trainer import PPOTrainer
+from ex2.rl.rollout import Texts
 from ex2.rl.shared_prefix import common_prefix, packed, packing_saves, padded
 
 MakeTrainer = Callable[..., PPOTrainer]
 Pairs = list[tuple[list[int], list[int]]]
+TextsOf = Callable[[Pairs], Texts]
 
 SYSTEM = [
     "h h g a b",
@@ -27,27 +28,10 @@ SYSTEM = [
 ] * 2  # prompts that begin alike, one of them with nothing else
 
 
-def batch_of(pairs: Pairs) -> dict[str, Tensor]:
-    """Prompts padded on the left, completions on the right, as TRL makes them; tokens are not 0."""
-    width, length = max(len(p) for p, _ in pairs), max(len(c) for _, c in pairs)
-    prompts = torch.tensor([[0] * (width - len(p)) + p for p, _ in pairs])
-    completions = torch.tensor([c + [0] * (length - len(c)) for _, c in pairs])
-    return {
-        "prompt_ids": prompts,
-        "prompt_mask": (prompts != 0).long(),
-        "completion_ids": completions,
-        "completion_mask": (completions != 0).long(),
-    }
-
-
-def prefix_of(batch: dict[str, Tensor]) -> Tensor:
-    return common_prefix(batch["prompt_ids"], batch["prompt_mask"])
-
-
-def test_packed_row_by_hand() -> None:
+def test_packed_row_by_hand(texts_of: TextsOf) -> None:
     """Prompts 2 3 4 and 2 3, completions 5 6 and 7 8 9: the prefix is 2 3, and last tokens predict nothing."""
-    batch = batch_of([([2, 3, 4], [5, 6]), ([2, 3], [7, 8, 9])])
-    arguments, states = packed(batch, prefix_of(batch))
+    batch = texts_of([([2, 3, 4], [5, 6]), ([2, 3], [7, 8, 9])])
+    arguments, states = packed(batch, common_prefix(batch))
     assert arguments["input_ids"].tolist() == [[2, 3, 4, 5, 7, 8]]
     assert arguments["position_ids"].tolist() == [[0, 1, 2, 3, 2, 3]]
     assert arguments["attention_mask"].int().tolist() == [[[
@@ -73,19 +57,19 @@ def test_packed_row_by_hand() -> None:
         ([[2, 3, 4]], 3),
     ],
 )
-def test_common_prefix(prompts: list[list[int]], length: int) -> None:
-    batch = batch_of([(prompt, [1]) for prompt in prompts])
-    assert prefix_of(batch).item() == length
+def test_common_prefix(prompts: list[list[int]], length: int, texts_of: TextsOf) -> None:
+    batch = texts_of([(prompt, [1]) for prompt in prompts])
+    assert common_prefix(batch).item() == length
 
 
-def test_packing_saves() -> None:
+def test_packing_saves(texts_of: TextsOf) -> None:
     """8 rows of 37 + 32 tokens, 26 of them alike: 552 tokens or 26 + 8 x (11 + 31) = 362, and 131,044 - 38,088 pairs more."""
-    alike = batch_of([([2] * 26 + [3 + i] * 11, [4] * 32) for i in range(8)])
-    assert packing_saves(alike, prefix_of(alike), 576)  # 6 x 576 x 190 = 656,640
-    assert packing_saves(alike, prefix_of(alike), 82)  # 93,480 > 92,956
-    assert not packing_saves(alike, prefix_of(alike), 81)  # so narrow a model spends its time on pairs of tokens
-    unlike = batch_of([([3 + i] * 37, [4] * 32) for i in range(8)])
-    assert not packing_saves(unlike, prefix_of(unlike), 576)
+    alike = texts_of([([2] * 26 + [3 + i] * 11, [4] * 32) for i in range(8)])
+    assert packing_saves(alike, common_prefix(alike), 576)  # 6 x 576 x 190 = 656,640
+    assert packing_saves(alike, common_prefix(alike), 82)  # 93,480 > 92,956
+    assert not packing_saves(alike, common_prefix(alike), 81)  # so narrow a model spends its time on pairs of tokens
+    unlike = texts_of([([3 + i] * 37, [4] * 32) for i in range(8)])
+    assert not packing_saves(unlike, common_prefix(unlike), 576)
 
 
 def random_pairs(seed: int) -> Pairs:
@@ -101,14 +85,16 @@ def random_pairs(seed: int) -> Pairs:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_states_and_gradients_are_those_of_padded_rows(words_model: Callable[[], LlamaForCausalLM], seed: int) -> None:
+def test_states_and_gradients_are_those_of_padded_rows(
+    words_model: Callable[[], LlamaForCausalLM], seed: int, texts_of: TextsOf
+) -> None:
     model = words_model().double()
-    batch = batch_of(random_pairs(seed))
+    batch = texts_of(random_pairs(seed))
     weight = torch.randn(32, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
     found = []
-    for arguments, states in (padded(batch), packed(batch, prefix_of(batch))):
+    for arguments, states in (padded(batch), packed(batch, common_prefix(batch))):
         model.zero_grad()
-        before = states(model.model(**arguments).last_hidden_state) * batch["completion_mask"].unsqueeze(-1)
+        before = states(model.model(**arguments).last_hidden_state) * batch.completion_mask.unsqueeze(-1)
         (before @ weight).square().mean().backward()
         found.append([before.detach(), *(p.grad.clone() for p in model.model.parameters() if p.grad is not None)])
     assert len(found[0]) == 21  # the states, and every weight of the backbone
@@ -122,8 +108,8 @@ def layouts(trainer: PPOTrainer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[
     shapes: list[tuple[int, ...]] = []
     layout = trainer._layout
 
-    def watched(inputs: dict[str, Tensor]) -> Any:
-        arguments, states = layout(inputs)
+    def watched(texts: Texts) -> Any:
+        arguments, states = layout(texts)
         shapes.append(tuple(arguments["input_ids"].shape))
         return arguments, states
 
