@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ex2.analysis.contribution import all_texts
 from ex2.analysis.judges.local import ASSETS
-from ex2.analysis.study import Judged
+from ex2.analysis.judging import Judged
 from ex2.data import load_images
 from ex2.launch import use_cores_well
 from ex2.texts.categories import Passage

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ex2.texts.pairs import PairText, PairTexts
-from ex2.zero_shot.fudd import follow_up, pair_sums
+from ex2.zero_shot.follow_up import follow_up, pair_sums
 from ex2.zero_shot.vectors import TextSums, predict
 
 SIZE = 512

@@ -64,8 +64,8 @@ def build(size: str, vlm: Any, device: str, dtype: str, folder: str, **options: 
 
     from ex2.options.parse import parse_options
     from ex2.policy.sampler import TextGenerator
-    from ex2.rewards import TextScorer
     from ex2.run.trainers import build_trainer
+    from ex2.scoring import TextScorer
     from ex2.texts.questions import build_prompts
 
     config = policy_config(size)

@@ -63,8 +63,8 @@ def score_base(run: Path) -> BaseTexts:
     """Read and score the texts that a run sampled from the untrained policy."""
     from ex2.data import load_images
     from ex2.policy.llm import load_tokenizer, resolve_model
-    from ex2.rewards import TextScorer
     from ex2.run.folder import BASE_SAMPLES, CONFIG, read_jsonl
+    from ex2.scoring import TextScorer
     from ex2.scoring.bank import build_bank
     from ex2.vlm import load_vlm
 

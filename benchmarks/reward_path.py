@@ -57,7 +57,8 @@ class TimedVLM:
 
 def reward_path(vlm: Any, bank: Any) -> Callable[[list[str], list[int]], list[float]]:
     """EX2's cosine reward."""
-    from ex2.rewards import TextScorer, build_rewards
+    from ex2.rewards import build_rewards
+    from ex2.scoring import TextScorer
 
     (reward,) = build_rewards(["cosine"], TextScorer(vlm, bank), scale=SCALE)
     return lambda texts, class_ids: reward(prompts=[""] * len(texts), completions=texts, class_id=class_ids)

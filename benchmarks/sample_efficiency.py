@@ -21,8 +21,8 @@ import yaml
 from torch import Tensor
 
 from ex2.data import load_images
-from ex2.rewards import TextScorer
 from ex2.run.folder import BASE_SAMPLES, CONFIG, SAMPLES, read_jsonl
+from ex2.scoring import TextScorer
 from ex2.scoring.bank import build_bank
 from ex2.vlm import load_vlm
 

@@ -1,17 +1,6 @@
-"""EX2: extract what a vision-language model attends to, explore it, use it. The Python API is in docs/export.md."""
+"""EX2: extract what a vision-language model attends to, explore it, use it."""
 
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from ex2.export.generator import DescriptionGenerator
-
-__all__ = ["DescriptionGenerator"]
-
-
-def __getattr__(name: str) -> Any:
-    # On first use: `import ex2` stays quick for those who want something else of it.
-    if name == "DescriptionGenerator":
-        from ex2.export.generator import DescriptionGenerator
-
-        return DescriptionGenerator
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# What is public stands in __init__.pyi; it is imported on first use, so that importing the package stays quick.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -266,3 +266,27 @@ def question_warnings(texts: pd.DataFrame) -> list[str]:
         f"The untrained policy was asked other questions than the aligned one ({apart:.0%} of the texts would have to answer "
         "another question): what is said depends on what is asked, so a change of shares need not come from training."
     ]
+
+
+def format_preference(preference: pd.DataFrame, shares: pd.DataFrame) -> str:
+    """Share and contribution of each category, as monospace text.
+
+    Args:
+        preference: `preference_table`.
+        shares: `shares`.
+    """
+    means = shares[shares["level"] == "clauses"].set_index(["system", "category"])["mean"]
+
+    def share(system: str, category: str) -> str:
+        return f"{means[system, category]:.3f}" if (system, category) in means.index else "-"
+
+    lines = [f"{'category':<12}{'base':>8}{'aligned':>9}   share change           contribution"]
+    for row in preference.to_dict("records"):
+        name = row["category"]
+        ends = [
+            f"{row[f'{what}_mean']:+.3f} [{row[f'{what}_low']:+.3f}, {row[f'{what}_high']:+.3f}]"
+            for what in ("change", "contribution")
+        ]
+        mark = "  preferred" if row["preferred"] else ""
+        lines.append(f"{name:<12}{share('base', name):>8}{share('aligned', name):>9}   {ends[0]}  {ends[1]}{mark}")
+    return "\n".join(lines)

@@ -21,7 +21,8 @@ from markupsafe import Markup
 
 from ex2.analysis import study_plots
 from ex2.analysis.findings import SHOWN
-from ex2.analysis.study import APART_PER_CLASS, Study
+from ex2.analysis.judging import APART_PER_CLASS
+from ex2.analysis.study import Study
 from ex2.base.files import write_atomically
 from ex2.data import LabelledImages, PlantedImages
 from ex2.scoring.bank import BROKEN_IMAGE

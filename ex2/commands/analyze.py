@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ex2.base.device import torch_device
 from ex2.base.errors import UserError
-from ex2.commands.common import bank_options, check_out, check_seed, open_scorer, torch_device
+from ex2.commands.common import bank_options, check_out, check_seed, open_scorer
 
 if TYPE_CHECKING:
-    from ex2.scoring.scorer import TextScorer
     from ex2.texts.descriptions import Description
 
 
@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_seed(arguments.seed)
     from ex2.analysis.judges import load_judge
     from ex2.data import LabelledImages, load_images
+    from ex2.run.folder import held_equal, read_run
     from ex2.texts.descriptions import read_descriptions
 
     check_out(arguments.out, "summary.json", "analysis")
@@ -68,22 +69,22 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--vlm is needed: the descriptions in {arguments.descriptions} {known}.")
     vlm = arguments.vlm or found.pop()
     run_folder = arguments.run or _run_of(records)
-    settings, metrics = _read_run(run_folder)
+    settings, metrics = ({}, []) if run_folder is None else read_run(run_folder)
 
     device = torch_device(arguments.device)
     judge = load_judge(arguments.judge, device=device, cache_dir=arguments.cache_dir, exact=arguments.exact)
     scorer = open_scorer(arguments, settings, vlm, images, device)
     base = _base(arguments.base, run_folder, dataset, images.class_names)
 
+    from ex2.analysis.findings import format_preference
+    from ex2.analysis.pipeline import analyse
     from ex2.analysis.report import write_report
-    from ex2.analysis.study import analyse
 
     study = analyse(
         records,
         scorer,
         judge,
         base=base,
-        best_of_n=_best(base, scorer),
         metrics=metrics,
         meta={
             "vlm": scorer.bank.vlm_name,
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
             "descriptions": str(arguments.descriptions),
             "sampling_seed": records[0].seed,
             "questions": len({r.question for r in records}),
-            **_facts(settings, metrics),
+            **held_equal(settings, metrics),
         },
         seed=arguments.seed,
         exact=arguments.exact,
@@ -101,7 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
     study.write(arguments.out)
     report = write_report(study, arguments.out, images if isinstance(images, LabelledImages) else None)
     print(f"\n{study.summary['verdict']}")
-    print(_table(study.tables["preference"].to_dict("records"), study.tables["shares"].to_dict("records")))
+    print(format_preference(study.tables["preference"], study.tables["shares"]))
     for warning in study.summary["warnings"]:
         print(f"warning: {warning}")
     print(f"Report: {report}")
@@ -126,20 +127,6 @@ def _run_of(records: Sequence[Description]) -> Path | None:
     return folder if len(models) == 1 and (folder / "config.yaml").is_file() else None
 
 
-def _read_run(folder: Path | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Settings and metrics of a run; empty without one."""
-    if folder is None:
-        return {}, []
-    import yaml
-
-    from ex2.run.folder import CONFIG, METRICS, read_jsonl
-
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"--run {folder} holds no run: {CONFIG} is missing.")
-    metrics = read_jsonl(folder / METRICS) if (folder / METRICS).is_file() else []
-    return yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")), metrics
-
-
 def _base(path: Path | None, run_folder: Path | None, dataset: str, class_names: Sequence[str]) -> list[Description]:
     """The untrained policy's descriptions: a file's, or those that the run kept; none where there are neither."""
     from ex2.run.folder import base_descriptions
@@ -148,50 +135,3 @@ def _base(path: Path | None, run_folder: Path | None, dataset: str, class_names:
     if path is not None:
         return read_descriptions(path, class_names)
     return [] if run_folder is None else base_descriptions(run_folder, dataset, class_names)
-
-
-def _best(base: Sequence[Description], scorer: TextScorer) -> list[Description]:
-    """Best-of-N: of each class the text with the highest mean cosine to the reward images."""
-    if not base:
-        return []
-    scores = scorer.cosine([r.text for r in base], [r.class_id for r in base]).tolist()
-    best: dict[int, tuple[float, Description]] = {}
-    for score, record in zip(scores, base, strict=True):
-        if record.class_id not in best or score > best[record.class_id][0]:
-            best[record.class_id] = (score, record)
-    return [record for _, (_, record) in sorted(best.items())]
-
-
-def _facts(settings: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a comparison of VLMs must hold equal: policy, rewards, sample budget, seed."""
-    names = (
-        "model_name_or_path", "reward_funcs", "reward_normalization", "reward_scale", "max_completion_length",
-        "learning_rate", "beta", "seed",
-    )  # fmt: skip
-    facts = {name: settings[name] for name in names if name in settings}
-    if "questions" in settings:
-        facts["training_questions"] = settings["questions"]
-    if metrics:
-        facts["training_texts"] = max(row.get("sampled_texts", 0) for row in metrics)
-    return facts
-
-
-def _table(preference: Sequence[dict[str, Any]], shares: Sequence[dict[str, Any]]) -> str:
-    """Share and contribution of each category, as monospace text."""
-
-    def share(system: str, category: str) -> str:
-        for row in shares:
-            if (row["level"], row["system"], row["category"]) == ("clauses", system, category):
-                return f"{row['mean']:.3f}"
-        return "-"
-
-    lines = [f"{'category':<12}{'base':>8}{'aligned':>9}   share change           contribution"]
-    for row in preference:
-        name = row["category"]
-        ends = [
-            f"{row[f'{what}_mean']:+.3f} [{row[f'{what}_low']:+.3f}, {row[f'{what}_high']:+.3f}]"
-            for what in ("change", "contribution")
-        ]
-        mark = "  preferred" if row["preferred"] else ""
-        lines.append(f"{name:<12}{share('base', name):>8}{share('aligned', name):>9}   {ends[0]}  {ends[1]}{mark}")
-    return "\n".join(lines)

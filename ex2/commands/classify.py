@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ex2.base.device import torch_device
 from ex2.base.errors import UserError
-from ex2.commands.common import bank_options, check_out, check_seed, open_scorer, torch_device
+from ex2.commands.common import bank_options, check_out, check_seed, open_scorer
 
 _RESERVED = ("class_name", "template", "template_set", "random_words")
 _RECORDED = (
@@ -92,36 +93,28 @@ def run(arguments: argparse.Namespace) -> None:
     from ex2.data import load_images
     from ex2.texts.pairs import read_pairs
     from ex2.texts.questions import TEMPLATE, read_templates
-    from ex2.zero_shot.class_texts import TEMPLATE_SET, ClassTexts, read_class_texts
+    from ex2.zero_shot.class_texts import TEMPLATE_SET, read_class_texts
 
     images = load_images(arguments.dataset)
     names = images.class_names
     templates: tuple[str, ...] = TEMPLATE_SET
     if arguments.templates is not None:
         templates = read_templates(arguments.templates, f"--templates {arguments.templates}", "template")
-    systems = {
-        "class_name": ClassTexts.of_templates(names, ["{}"]),
-        "template": ClassTexts.of_templates(names, [TEMPLATE]),
-        "template_set": ClassTexts.of_templates(names, templates),
-    }
     files = _labels(arguments.descriptions)
-    for label, path in files.items():
-        texts = read_class_texts(path, names, allow_empty=arguments.empty_class == "template")
-        systems[label] = texts.named(names, arguments.names)
+    described = {
+        label: read_class_texts(path, names, allow_empty=arguments.empty_class == "template").named(
+            names, arguments.names
+        )
+        for label, path in files.items()
+    }
     pairs, ks = None, []
     if arguments.pairs is not None:
         ks = _candidates(arguments, len(names))
         pairs = read_pairs(arguments.pairs, names)
-    pool = [text for label in files for text in systems[label].texts]
-    if pairs is not None and not pool:
-        pool = [text for own in pairs.about().values() for text in own]
-    if pool:
-        from ex2.analysis.contribution import WAFFLES_PER_CLASS, random_words
 
-        systems["random_words"] = ClassTexts.of(random_words(names, pool, WAFFLES_PER_CLASS, arguments.seed))
+    from ex2.zero_shot.systems import compare, with_controls
 
-    from ex2.zero_shot.systems import compare
-
+    systems = with_controls(names, described, templates=templates, pairs=pairs, seed=arguments.seed)
     scorer = open_scorer(arguments, {}, arguments.vlm, images, torch_device(arguments.device))
     comparison = compare(
         scorer,
@@ -188,7 +181,7 @@ def _labels(paths: Sequence[Path]) -> dict[str, Path]:
 
 def _candidates(arguments: argparse.Namespace, classes: int) -> list[int]:
     """The numbers of candidates to try, ascending."""
-    from ex2.zero_shot.fudd import DEFAULT_K, check_k
+    from ex2.zero_shot.follow_up import DEFAULT_K, check_k
 
     given = {
         "--follow_up": [arguments.follow_up] if arguments.follow_up else [],

@@ -138,13 +138,6 @@ def check_seed(seed: int) -> None:
         raise UserError(f"--seed {seed} is out of range: it must lie between 0 and {_MAX_SEED}.")
 
 
-def torch_device(name: str) -> str:
-    """The torch device that `--device` means."""
-    import torch
-
-    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def open_scorer(
     arguments: argparse.Namespace,
     settings: dict[str, Any],

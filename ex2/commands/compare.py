@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     folders = [str(folder) for folder in arguments.folders]
     if len(set(folders)) < len(folders):
         raise UserError("a folder is named twice: a comparison is between different analyses.")
-    from ex2.analysis.compare import compare, comparison_tables, format_comparison, study_names
+    from ex2.analysis.comparison import compare, comparison_tables, format_comparison, study_names
     from ex2.analysis.study import Study
     from ex2.base.files import write_atomically
     from ex2.stats.plots import comparison_png

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.commands.common import (
     bank_options,
@@ -16,7 +17,6 @@ from ex2.commands.common import (
     open_scorer,
     sampling_options,
     sampling_plan,
-    torch_device,
 )
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ex2.base.device import torch_device
 from ex2.base.errors import UserError
-from ex2.commands.common import torch_device
 
 if TYPE_CHECKING:
     from ex2.export.bundle import Bundle

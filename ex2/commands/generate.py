@@ -7,6 +7,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.commands.common import (
     SPLITS,
@@ -17,7 +18,6 @@ from ex2.commands.common import (
     open_scorer,
     sampling_options,
     sampling_plan,
-    torch_device,
 )
 from ex2.policy.sampler_vllm import require_vllm
 

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ex2.base.device import torch_device
 from ex2.base.errors import UserError
-from ex2.commands.common import bank_options, open_scorer, torch_device
+from ex2.commands.common import bank_options, open_scorer
 
 
 def add(commands: Any) -> None:

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ex2.commands.common import SPLITS, bank_options, open_scorer, torch_device
+from ex2.base.device import torch_device
+from ex2.commands.common import SPLITS, bank_options, open_scorer
 
 
 def add(commands: Any) -> None:

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ex2.base.device import torch_device
 from ex2.base.errors import UserError
-from ex2.commands.common import open_scorer, torch_device
+from ex2.commands.common import open_scorer
 
 
 def add(commands: Any) -> None:
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ex2.base.cache import cache_folder
     from ex2.texts.questions import TEMPLATE
     from ex2.zero_shot.class_texts import ClassTexts, text_sums
-    from ex2.zero_shot.fudd import follow_up, pair_sums
+    from ex2.zero_shot.follow_up import follow_up, pair_sums
     from ex2.zero_shot.vectors import TOP, predict
 
     scorer = open_scorer(arguments, {}, arguments.vlm, official_images(images), torch_device(arguments.device))

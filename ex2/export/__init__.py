@@ -1,5 +1,6 @@
 """Bundles: an aligned generator and its descriptions in the formats that other libraries read (docs/export.md)."""
 
-from ex2.export.bundle import Bundle, read_bundle, write_bundle
+import lazy_loader
 
-__all__ = ["Bundle", "read_bundle", "write_bundle"]
+# What is public stands in __init__.pyi; it is imported on first use, so that importing the package stays quick.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

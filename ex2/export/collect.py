@@ -20,6 +20,7 @@ from ex2.export.formats import check_coverage
 from ex2.options.ex2_options import EX2Config
 from ex2.policy.source import PolicySource, find_policy
 from ex2.run import folder as run_folder
+from ex2.stats.before_after import Summary
 from ex2.texts.descriptions import Description, read_descriptions
 
 _TRAINING = (
@@ -176,7 +177,7 @@ def _report(path: Path) -> dict[str, Any]:
 
 def _before_after(report: dict[str, Any]) -> dict[str, Any]:
     """Systems and differences of a report, without examples and timings."""
-    return {name: part for name, part in report.items() if isinstance(part, dict) and "heldout" in part}
+    return Summary.of(report).numbers() if report else {}
 
 
 def _pair_accuracy(report: dict[str, Any]) -> dict[str, Any]:

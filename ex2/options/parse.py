@@ -50,7 +50,8 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
     """
     from trl import GRPOConfig, RLOOConfig, TrlParser
 
-    from ex2.options.policy_options import PolicyConfig, check_combination
+    from ex2.options.combinations import check_combination
+    from ex2.options.policy_options import PolicyConfig
     from ex2.options.vllm import check_rollouts
     from ex2.rl.ppo_config import PPOConfig
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,19 +131,25 @@ def write_answers(plan: Plan, path: Path, done: set[int], generator: Generator, 
     """
     blank = 0
     with tqdm(total=len(plan), initial=len(done), desc="generating", unit="text") as bar:
-        for number, start in enumerate(range(0, len(plan), plan.batch_size)):
-            positions = range(start, min(start + plan.batch_size, len(plan)))
-            missing = [i for i in positions if i not in done]
-            if not missing:
-                continue
-            texts = _sample(plan, number, positions, generator)
+        for positions, texts in sampled(plan, generator, done):
             records = [plan.record(i, text) for i, text in zip(positions, texts, strict=True) if text]
             records = records if score is None or not records else score(records)
             filled = [i for i, text in zip(positions, texts, strict=True) if text]
             append_descriptions(path, [r for i, r in zip(filled, records, strict=True) if i not in done])
-            blank += len(missing) - len(set(missing) & set(filled))
+            missing = set(positions) - done
+            blank += len(missing) - len(missing & set(filled))
             bar.update(len(missing))
     return blank
+
+
+def sampled(
+    plan: Plan, generator: Generator, done: AbstractSet[int] = frozenset()
+) -> Iterator[tuple[range, list[str]]]:
+    """Positions and texts of each batch with an ask that is not `done`; '' for a text that stays blank."""
+    for number, start in enumerate(range(0, len(plan), plan.batch_size)):
+        positions = range(start, min(start + plan.batch_size, len(plan)))
+        if not done >= set(positions):
+            yield positions, _sample(plan, number, positions, generator)
 
 
 def _sample(plan: Plan, number: int, positions: range, generator: Generator) -> list[str]:

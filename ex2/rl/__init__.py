@@ -1,1 +1,6 @@
-"""PPO for language models on TRL's online trainer. Nothing in here knows about images or VLMs."""
+"""PPO on TRL, and what all online trainers share. Nothing here knows of images."""
+
+import lazy_loader
+
+# What is public stands in __init__.pyi; it is imported on first use, so that importing the package stays quick.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -241,3 +241,28 @@ def base_descriptions(folder: Path, dataset: str, class_names: Sequence[str]) ->
         for row in read_jsonl(folder / BASE_SAMPLES)
         if row["text"].strip() and "other_id" not in row
     ]
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Settings and metrics of a run.
+
+    Raises:
+        UserError: The folder holds no run.
+    """
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"--run {folder} holds no run: {CONFIG} is missing.")
+    return yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")), read_jsonl(folder / METRICS)
+
+
+def held_equal(settings: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a comparison of VLMs must hold equal: policy, rewards, sample budget, seed."""
+    names = (
+        "model_name_or_path", "reward_funcs", "reward_normalization", "reward_scale", "max_completion_length",
+        "learning_rate", "beta", "seed",
+    )  # fmt: skip
+    facts = {name: settings[name] for name in names if name in settings}
+    if "questions" in settings:
+        facts["training_questions"] = settings["questions"]
+    if metrics:
+        facts["training_texts"] = max(row.get("sampled_texts", 0) for row in metrics)
+    return facts

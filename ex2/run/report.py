@@ -11,9 +11,10 @@ from ex2.base.embedded_llm import EMBEDDED
 from ex2.base.files import write_atomically
 from ex2.options.run_options import RunOptions
 from ex2.policy.asks import Ask
-from ex2.rewards import TextScorer
 from ex2.rewards.similarity import raw_rewards
 from ex2.run import folder as run_folder
+from ex2.scoring.best_of_n import best_of
+from ex2.scoring.scorer import TextScorer
 from ex2.stats import before_after
 from ex2.stats.plots import plot_learning_curve
 from ex2.texts.questions import TEMPLATE, attribute_of
@@ -23,12 +24,6 @@ Samples = Sequence[tuple[Ask, str]]
 
 _CONTROLS = {"class_name": "{}", "template": TEMPLATE}
 _EXAMPLE_PAIRS = 5
-
-
-def best_of(samples: Samples, scores: Sequence[float], keep: int = 1) -> list[tuple[Ask, str]]:
-    """For each class (or ordered pair) the `keep` samples with the highest scores, in order of ids; earlier ones of equals."""
-    order = sorted(range(len(samples)), key=lambda i: (samples[i][0].subject, -scores[i], i))
-    return [sample for group in by_subject([samples[i] for i in order]).values() for sample in group[:keep]]
 
 
 def by_subject(samples: Samples) -> dict[tuple[int, ...], list[tuple[Ask, str]]]:
@@ -71,7 +66,7 @@ def _write_classes(
         _system(label, scorer, [(Ask(i, name, ""), text.replace("{}", name)) for i, name in enumerate(names)])
         for label, text in _CONTROLS.items()
     ]
-    best = best_of(base, np.asarray(base_system.reward).tolist())
+    best = _best(base, np.asarray(base_system.reward).tolist())
     systems += [base_system, _system("best_of_n", scorer, best), _system("aligned", scorer, aligned)]
     summary = before_after.summarise(systems, names, **facts)
     before_after.write_report(summary, options.output_dir)
@@ -96,7 +91,7 @@ def _write_pairs(
     ).tolist()
     policies = {
         "base": [sample for group in by_subject(base).values() for sample in group[:keep]],
-        "best_of_n": best_of(base, scores, keep),
+        "best_of_n": _best(base, scores, keep),
         "aligned": aligned,
     }
     names = scorer.bank.class_names
@@ -113,6 +108,10 @@ def _write_pairs(
     page = f"# Pair accuracy\n\n{_indented(table)}\n\n## The most confused pairs\n\n{_indented(_examples(base, aligned))}\n"
     write_atomically(options.output_dir / "pair_accuracy.md", page.encode())
     return table
+
+
+def _best(samples: Samples, scores: Sequence[float], keep: int = 1) -> list[tuple[Ask, str]]:
+    return [samples[i] for i in best_of([ask.subject for ask, _ in samples], scores, keep)]
 
 
 def _system(name: str, scorer: TextScorer, samples: Samples) -> before_after.SystemScores:

@@ -18,7 +18,7 @@ from ex2.base.embedded_llm import public_name
 from ex2.options.run_options import RunOptions
 from ex2.policy.llm import embeddings_adapted, lora_config
 from ex2.policy.sampler import TextGenerator
-from ex2.rewards import RewardStats, TextScorer, build_rewards
+from ex2.rewards import RewardStats, build_rewards
 from ex2.rewards.monitors import monitor, variety
 from ex2.rl.guards import GuardedRollouts
 from ex2.rl.interruptions import written_by_all
@@ -26,6 +26,7 @@ from ex2.rl.ppo_trainer import PPOTrainer
 from ex2.rl.resume import ExactResume
 from ex2.rl.trl_names import Mixin
 from ex2.run import folder as run_folder
+from ex2.scoring import TextScorer
 from ex2.scoring.scorer import completion_text
 
 _SAMPLE_COLUMNS = ("class_id", "class_name", "other_id", "other_name", "question")

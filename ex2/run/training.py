@@ -31,7 +31,7 @@ from ex2.policy.asks import Ask, about, spread_asks
 from ex2.policy.checks import PolicyFiles, inspect_policy
 from ex2.policy.llm import load_policy
 from ex2.policy.sampler import TextGenerator
-from ex2.rewards import RewardStats, TextScorer, check_rewards
+from ex2.rewards import RewardStats, check_rewards
 from ex2.rewards.normalization import reward_groups
 from ex2.rewards.similarity import SIMILARITY_REWARDS, raw_rewards
 from ex2.rl.checkpoints import UNFINISHED, damage, newest_whole, put_in_place
@@ -42,6 +42,7 @@ from ex2.run.card import run_card
 from ex2.run.report import write_report
 from ex2.run.trainers import build_trainer
 from ex2.run.wandb_run import check_wandb, start_wandb
+from ex2.scoring import TextScorer
 from ex2.scoring.bank import ImageBank, build_bank
 from ex2.texts.pairs import both_ways
 from ex2.texts.questions import build_prompts, check_questions, load_questions

@@ -1,1 +1,6 @@
 """Numbers with their intervals, and how they are drawn."""
+
+import lazy_loader
+
+# What is public stands in __init__.pyi; it is imported on first use, so that importing the package stays quick.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

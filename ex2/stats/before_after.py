@@ -1,7 +1,7 @@
 """The before / after report of a training run: what the aligned policy gained, next to the controls it has to beat.
 
 Each system is a set of texts with two cosines per text: with the images the reward used, and with held-out images of
-the same class. ``summarise`` turns them into one plain dict (the JSON of the report); the other functions only show it.
+the same class. ``summarise`` turns them into a `Summary`; the other functions only show it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ SPOKEN_NAMES = {
     "renamed": "its texts about other classes with the name replaced",
 }
 IMAGE_SETS = ("reward", "heldout")
+_MINUS = "aligned_minus_"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,105 @@ class SystemScores:
             raise ValueError(f"system {self.name!r}: columns of different shapes: {sizes}")
 
 
+@dataclass(frozen=True)
+class SystemSummary:
+    """What the texts of one system come to.
+
+    Attributes:
+        reward: Mean cosine with the reward images; every class counts equally.
+        heldout: The same with held-out images.
+        distinct: Share of distinct texts.
+        n: Texts.
+        classes: Classes that they are about.
+    """
+
+    reward: Interval
+    heldout: Interval
+    distinct: float
+    n: int
+    classes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**_ends(self), "distinct": self.distinct, "n": self.n, "classes": self.classes}
+
+
+@dataclass(frozen=True)
+class Advantage:
+    """The aligned policy minus another system, paired by class.
+
+    Attributes:
+        reward: Difference of the mean cosines with the reward images.
+        heldout: The same with held-out images.
+        distinct: Difference of the shares of distinct texts.
+    """
+
+    reward: Interval
+    heldout: Interval
+    distinct: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**_ends(self), "distinct": self.distinct}
+
+
+def _ends(entry: SystemSummary | Advantage) -> dict[str, dict[str, float]]:
+    return {images: getattr(entry, images).as_dict() for images in IMAGE_SETS}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The report as numbers.
+
+    Attributes:
+        systems: In ``SYSTEM_ORDER``.
+        advantages: Of the aligned policy over every other system, the base policy first.
+        intervals: How the intervals were made: ``level``, ``method``, ``n_boot``, ``seed``.
+        meta: Facts about the run.
+        examples: Texts before and after, see `pick_examples`.
+        monitors: First and last value of each training monitor.
+        warnings: Plain sentences, see `find_warnings`.
+    """
+
+    systems: dict[str, SystemSummary]
+    advantages: dict[str, Advantage]
+    intervals: dict[str, Any]
+    meta: dict[str, Any]
+    examples: list[dict[str, Any]]
+    monitors: dict[str, Any]
+    warnings: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it goes into JSON: each system by its name, ``aligned_minus_NAME`` for each advantage, then the rest."""
+        facts = ("intervals", "meta", "examples", "monitors", "warnings")
+        return self.numbers() | {name: getattr(self, name) for name in facts}
+
+    def numbers(self) -> dict[str, Any]:
+        """Systems and advantages alone, as they stand in the JSON."""
+        return {name: entry.as_dict() for name, entry in self.systems.items()} | {
+            f"{_MINUS}{name}": entry.as_dict() for name, entry in self.advantages.items()
+        }
+
+    @classmethod
+    def of(cls, report: Mapping[str, Any]) -> Summary:
+        """From the JSON of a report.
+
+        Raises:
+            KeyError, TypeError: It is no such report.
+        """
+
+        def parsed(entry: Mapping[str, Any]) -> dict[str, Any]:
+            return {**entry, **{images: Interval(**entry[images]) for images in IMAGE_SETS}}
+
+        return cls(
+            {name: SystemSummary(**parsed(report[name])) for name in SYSTEM_ORDER if name in report},
+            {
+                key.removeprefix(_MINUS): Advantage(**parsed(entry))
+                for key, entry in report.items()
+                if key.startswith(_MINUS)
+            },
+            *(report[name] for name in ("intervals", "meta", "examples", "monitors", "warnings")),
+        )
+
+
 def distinct_share(texts: Sequence[str]) -> float:
     """Unique texts / texts, after folding case and whitespace; 0.0 without texts."""
     return len({" ".join(text.casefold().split()) for text in texts}) / len(texts) if texts else 0.0
@@ -83,8 +183,8 @@ def summarise(
     n_boot: int = 10_000,
     level: float = 0.95,
     seed: int = 0,
-) -> dict[str, Any]:
-    """The report as a plain dict that goes into JSON as it is.
+) -> Summary:
+    """Means, differences and intervals, with what a reader has to be told about them.
 
     Args:
         systems: In any order, each once; ``aligned`` is needed, the others are compared where present.
@@ -94,10 +194,7 @@ def summarise(
         n_boot, level, seed: Of the cluster bootstrap; ``seed`` also draws the example classes.
 
     Returns:
-        System names in ``SYSTEM_ORDER``, each ``{"reward": {"mean", "low", "high"}, "heldout": {...}, "distinct",
-        "n", "classes"}``; ``aligned_minus_NAME`` for every other system (paired by class); ``intervals``, ``meta``,
-        ``examples``, ``monitors`` and ``warnings`` (plain sentences). Non-finite numbers in meta and monitors become
-        None.
+        Non-finite numbers in meta and monitors become None there.
 
     Raises:
         ValueError: A system twice, or ``aligned`` absent.
@@ -107,43 +204,53 @@ def summarise(
     if len(by_name) != len(systems) or "aligned" not in by_name:
         raise ValueError(f"need aligned, and each system once; got {[system.name for system in systems]}")
     options: dict[str, Any] = {"n_boot": n_boot, "level": level, "seed": seed}
-    summary: dict[str, Any] = {}
-    for name in SYSTEM_ORDER:
-        if name in by_name:
-            summary[name] = _summarise_system(by_name[name], len(class_names), options)
+    summaries = {
+        name: _summarise_system(by_name[name], len(class_names), options) for name in SYSTEM_ORDER if name in by_name
+    }
     aligned = by_name["aligned"]
-    for name in ("base", *(name for name in SYSTEM_ORDER[:-1] if name != "base")):
-        if name not in by_name:
-            continue
-        other = by_name[name]
-        difference: dict[str, Any] = {
-            images: paired_difference(
-                getattr(aligned, images), aligned.class_ids, getattr(other, images), other.class_ids, **options
-            ).as_dict()
-            for images in IMAGE_SETS
-        }
-        difference["distinct"] = summary["aligned"]["distinct"] - summary[name]["distinct"]
-        summary[f"aligned_minus_{name}"] = difference
-    summary["intervals"] = {"level": level, "method": "expanded percentile bootstrap over classes", "n_boot": n_boot}
-    summary["intervals"]["seed"] = seed
-    summary["meta"] = _plain(meta or {})
-    summary["examples"] = pick_examples(by_name["base"], aligned, class_names, seed=seed) if "base" in by_name else []
-    summary["monitors"] = _plain(monitors or {})
-    summary["warnings"] = find_warnings(summary)
-    return summary
+    others = [name for name in ("base", *(name for name in SYSTEM_ORDER[:-1] if name != "base")) if name in by_name]
+    summary = Summary(
+        systems=summaries,
+        advantages={name: _advantage(aligned, by_name[name], summaries, options) for name in others},
+        intervals={
+            "level": level,
+            "method": "expanded percentile bootstrap over classes",
+            "n_boot": n_boot,
+            "seed": seed,
+        },
+        meta=_plain(meta or {}),
+        examples=pick_examples(by_name["base"], aligned, class_names, seed=seed) if "base" in by_name else [],
+        monitors=_plain(monitors or {}),
+        warnings=[],
+    )
+    return replace(summary, warnings=find_warnings(summary))
 
 
-def _summarise_system(system: SystemScores, class_count: int, options: Mapping[str, Any]) -> dict[str, Any]:
+def _summarise_system(system: SystemScores, class_count: int, options: Mapping[str, Any]) -> SystemSummary:
     ids = np.asarray(system.class_ids)
     if len(ids) and not 0 <= ids.min() <= ids.max() < class_count:
         raise UserError(f"system {system.name}: class ids {ids.min()} to {ids.max()}, but {class_count} class names")
-    entry: dict[str, Any] = {}
-    for images in IMAGE_SETS:
+
+    def mean(images: str) -> Interval:
         try:
-            entry[images] = cluster_bootstrap_mean(getattr(system, images), ids, **options).as_dict()
+            return cluster_bootstrap_mean(getattr(system, images), ids, **options)
         except UserError as error:
             raise UserError(f"system {system.name}, {images} images: {error}") from None
-    return entry | {"distinct": distinct_share(system.texts), "n": len(ids), "classes": len(np.unique(ids))}
+
+    return SystemSummary(
+        mean("reward"), mean("heldout"), distinct_share(system.texts), n=len(ids), classes=len(np.unique(ids))
+    )
+
+
+def _advantage(
+    aligned: SystemScores, other: SystemScores, summaries: Mapping[str, SystemSummary], options: Mapping[str, Any]
+) -> Advantage:
+    def difference(images: str) -> Interval:
+        ours, theirs = getattr(aligned, images), getattr(other, images)
+        return paired_difference(ours, aligned.class_ids, theirs, other.class_ids, **options)
+
+    distinct = summaries[aligned.name].distinct - summaries[other.name].distinct
+    return Advantage(difference("reward"), difference("heldout"), distinct)
 
 
 def _plain(value: Any) -> Any:
@@ -197,53 +304,53 @@ def pick_examples(
     return examples
 
 
-def find_warnings(summary: Mapping[str, Any]) -> list[str]:
+def find_warnings(summary: Summary) -> list[str]:
     """Plain sentences about what a reader could otherwise overlook; empty when there is nothing to say.
 
     "Above" means that the whole interval of the paired difference lies above zero.
     """
     warnings = []
-    gain = summary.get("aligned_minus_base")
+    gain = summary.advantages.get("base")
     reward_rose, heldout_rose = (
-        gain is not None and gain["reward"]["low"] > 0,
-        gain is None or gain["heldout"]["low"] > 0,
+        gain is not None and gain.reward.low > 0,
+        gain is None or gain.heldout.low > 0,
     )
     if gain is None:
         warnings.append("There are no texts of the untrained policy to compare with.")
     elif not reward_rose:
         warnings.append(
             "Training did not raise the reward: the aligned policy does not beat the base policy on the reward images "
-            f"{_in_words(summary, gain['reward'])}."
+            f"{_in_words(summary, gain.reward)}."
         )
     elif not heldout_rose:
         warnings.append(
-            f"The reward rose on the reward images {_in_words(summary, gain['reward'])}, but not on held-out images "
-            f"{_in_words(summary, gain['heldout'])}: the policy has overfitted to the reward images."
+            f"The reward rose on the reward images {_in_words(summary, gain.reward)}, but not on held-out images "
+            f"{_in_words(summary, gain.heldout)}: the policy has overfitted to the reward images."
         )
     for name, spoken in SPOKEN_NAMES.items():
-        difference = summary.get(f"aligned_minus_{name}")
+        difference = summary.advantages.get(name)
         overfit_said = name == "base" and reward_rose
-        if difference is not None and difference["heldout"]["low"] <= 0 and not overfit_said:
-            worse = ": it is worse" if difference["heldout"]["high"] < 0 else ""
+        if difference is not None and difference.heldout.low <= 0 and not overfit_said:
+            worse = ": it is worse" if difference.heldout.high < 0 else ""
             warnings.append(
                 f"The aligned policy does not beat {spoken} on held-out images "
-                f"{_in_words(summary, difference['heldout'])}{worse}."
+                f"{_in_words(summary, difference.heldout)}{worse}."
             )
-    aligned = summary["aligned"]
-    base = summary.get("base", aligned)
-    if aligned["distinct"] < base["distinct"] / 2:
+    aligned = summary.systems["aligned"]
+    base = summary.systems.get("base", aligned)
+    if aligned.distinct < base.distinct / 2:
         warnings.append(
-            f"The share of distinct texts fell from {base['distinct']:.3f} to {aligned['distinct']:.3f}, below half of "
+            f"The share of distinct texts fell from {base.distinct:.3f} to {aligned.distinct:.3f}, below half of "
             "the base policy's: the policy repeats itself."
         )
-    if aligned["n"] != base["n"]:
+    if aligned.n != base.n:
         warnings.append(
-            f"The base policy has {base['n']} texts and the aligned policy {aligned['n']}: more texts repeat more, so "
+            f"The base policy has {base.n} texts and the aligned policy {aligned.n}: more texts repeat more, so "
             "their shares of distinct texts are not comparable."
         )
-    fewer = [name for name in SYSTEM_ORDER if name in summary and summary[name]["classes"] != aligned["classes"]]
+    fewer = [name for name, system in summary.systems.items() if system.classes != aligned.classes]
     if fewer:
-        counts = ", ".join(f"{name} {summary[name]['classes']}" for name in (*fewer, "aligned"))
+        counts = ", ".join(f"{name} {summary.systems[name].classes}" for name in (*fewer, "aligned"))
         warnings.append(
             f"The systems cover different numbers of classes ({counts}): their means are not comparable, while "
             "differences use the classes that both have."
@@ -251,34 +358,36 @@ def find_warnings(summary: Mapping[str, Any]) -> list[str]:
     return warnings
 
 
-def _level(summary: Mapping[str, Any]) -> str:
-    return f"{100 * summary['intervals']['level']:g} %"
+def _level(summary: Summary) -> str:
+    return f"{100 * summary.intervals['level']:g} %"
 
 
-def _in_words(summary: Mapping[str, Any], interval: Mapping[str, float]) -> str:
-    ends = f"[{interval['low']:+.4f}, {interval['high']:+.4f}]"
-    return f"(difference {interval['mean']:+.4f}, {_level(summary)} interval {ends})"
+def _in_words(summary: Summary, interval: Interval) -> str:
+    ends = f"[{interval.low:+.4f}, {interval.high:+.4f}]"
+    return f"(difference {interval.mean:+.4f}, {_level(summary)} interval {ends})"
 
 
-def _rows(summary: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
+def _rows(summary: Summary) -> tuple[list[list[str]], list[list[str]]]:
     """Cells of the system rows and of the paired-difference rows."""
 
-    def cells(label: str, entry: Mapping[str, Any], sign: str, count: str, *, distinct: bool = True) -> list[str]:
-        values = [Interval(**entry[images]) for images in IMAGE_SETS]
+    def cells(
+        label: str, entry: SystemSummary | Advantage, sign: str, count: str, *, distinct: bool = True
+    ) -> list[str]:
+        values = [getattr(entry, images) for images in IMAGE_SETS]
         shown = [f"{v.mean:{sign}.4f} [{v.low:{sign}.4f}, {v.high:{sign}.4f}]" for v in values]
-        return [label, *shown, f"{entry['distinct']:{sign}.3f}" if distinct else "", count]
+        return [label, *shown, f"{entry.distinct:{sign}.3f}" if distinct else "", count]
 
-    systems = [cells(name, summary[name], "", str(summary[name]["n"])) for name in SYSTEM_ORDER if name in summary]
+    systems = [cells(name, system, "", str(system.n)) for name, system in summary.systems.items()]
     differences = []
     for name in SYSTEM_ORDER:
-        if (key := f"aligned_minus_{name}") in summary:
+        if name in summary.advantages:
             # More texts repeat more: shares of distinct texts compare only between equal numbers of texts.
-            comparable = summary[name]["n"] == summary["aligned"]["n"]
-            differences.append(cells(f"aligned - {name}", summary[key], "+", "", distinct=comparable))
+            comparable = summary.systems[name].n == summary.systems["aligned"].n
+            differences.append(cells(f"aligned - {name}", summary.advantages[name], "+", "", distinct=comparable))
     return systems, differences
 
 
-def format_table(summary: Mapping[str, Any]) -> str:
+def format_table(summary: Summary) -> str:
     """The systems and the paired differences as a monospace table, at most 100 columns wide."""
     systems, differences = _rows(summary)
     interval = f"[{_level(summary)} interval]"
@@ -316,12 +425,12 @@ def _fact(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else _escape(str(value))
 
 
-def to_markdown(summary: Mapping[str, Any]) -> str:
+def to_markdown(summary: Summary) -> str:
     """The report as Markdown: table, paired differences, warnings, examples, monitors, facts about the run."""
     systems, differences = _rows(summary)
     level = _level(summary)
     head = f"reward cosine [{level} interval] | held-out cosine [{level} interval] | distinct |"
-    warnings = [f"- {_escape(warning)}" for warning in summary["warnings"]] or ["None."]
+    warnings = [f"- {_escape(warning)}" for warning in summary.warnings] or ["None."]
     introduction = (
         "Mean cosine similarity between texts and images of their class: the images that the reward used, and held-out "
         f"images that training never saw. Every class counts equally; {level} intervals are percentile bootstrap "
@@ -341,18 +450,18 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
         "## Examples",
         "Classes drawn by seed along the alphabet, the first sample of each policy; none was chosen by its score.",
     ]
-    for example in summary["examples"]:
+    for example in summary.examples:
         parts.append(f"### {_escape(example['class_name'])}")
         if example["question"]:
             parts.append(f"Question: {_escape(example['question'])}")
         rows = [[when, _escape(example[when]), f"{example[f'{when}_heldout']:.4f}"] for when in ("before", "after")]
         parts.append("\n".join(["| | text | held-out cosine |", "| :- | :- | -: |", *map(_markdown_row, rows)]))
-    if summary["monitors"]:
-        rows = [[_escape(name), _fact(m.get("first")), _fact(m.get("last"))] for name, m in summary["monitors"].items()]
+    if summary.monitors:
+        rows = [[_escape(name), _fact(m.get("first")), _fact(m.get("last"))] for name, m in summary.monitors.items()]
         table = ["| monitor | first | last |", "| :- | -: | -: |", *map(_markdown_row, rows)]
         parts += ["## Training monitors", "\n".join(table)]
-    if summary["meta"]:
-        parts += ["## Run", "\n".join(f"- {_escape(key)}: {_fact(value)}" for key, value in summary["meta"].items())]
+    if summary.meta:
+        parts += ["## Run", "\n".join(f"- {_escape(key)}: {_fact(value)}" for key, value in summary.meta.items())]
     return "\n\n".join(parts) + "\n"
 
 
@@ -360,7 +469,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def write_report(summary: Mapping[str, Any], out_dir: str | os.PathLike[str]) -> list[Path]:
+def write_report(summary: Summary, out_dir: str | os.PathLike[str]) -> list[Path]:
     """Write ``before_after.json``, ``.md`` and ``.png`` into ``out_dir`` (made where absent), each atomically.
 
     All three are made before the first is written, so an error leaves nothing half-written.
@@ -369,9 +478,9 @@ def write_report(summary: Mapping[str, Any], out_dir: str | os.PathLike[str]) ->
         ValueError: A number that is not finite (JSON has no such numbers).
     """
     contents = {
-        "before_after.json": to_json(summary),
+        "before_after.json": to_json(summary.as_dict()),
         "before_after.md": to_markdown(summary).encode(),
-        "before_after.png": before_after_png(summary),
+        "before_after.png": before_after_png(summary.as_dict()),
     }
     paths = []
     for name, data in contents.items():

@@ -123,17 +123,26 @@ def _read_lists(path: Path, class_names: Sequence[str]) -> ClassTexts:
     lists = read_json(path, "class {!r} is there twice; merge its texts.")
     if not isinstance(lists, dict):
         raise UserError(f"{path}: expected class names with lists of texts, found {type(lists).__name__}.")
-    class_of = {name: i for i, name in enumerate(class_names)}
     pairs = []
     for name, texts in lists.items():
-        if name not in class_of:
-            nearest = get_close_matches(name, class_names, n=1)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-            raise UserError(f"{path}: {name!r} is no class of the dataset.{hint}")
+        class_id = check_class(name, class_names, str(path))
         if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
             raise UserError(f"{path}: class {name!r} needs a list of texts, none of them empty.")
-        pairs += [(class_of[name], text) for text in texts]
+        pairs += [(class_id, text) for text in texts]
     return ClassTexts.of(pairs)
+
+
+def check_class(name: str, class_names: Sequence[str], where: str) -> int:
+    """The id of a class by its name.
+
+    Raises:
+        UserError: There is no such class; the message begins with `where`.
+    """
+    if name not in class_names:
+        nearest = get_close_matches(name, class_names, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise UserError(f"{where}: {name!r} is no class of the dataset.{hint}")
+    return class_names.index(name)
 
 
 # ---------------------------------------------------------------- sums of embeddings, cached

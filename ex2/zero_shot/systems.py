@@ -15,9 +15,11 @@ from ex2.base.files import to_json, write_atomically
 from ex2.scoring.bank import ImageBank
 from ex2.scoring.scorer import TextScorer
 from ex2.stats.plots import sweep_png
+from ex2.texts.controls import WAFFLES_PER_CLASS, random_words
 from ex2.texts.pairs import PairTexts
-from ex2.zero_shot.class_texts import ClassTexts, text_sums
-from ex2.zero_shot.fudd import PairSums, choose_gate, follow_up, gated, margins, pair_sums
+from ex2.texts.questions import TEMPLATE
+from ex2.zero_shot.class_texts import TEMPLATE_SET, ClassTexts, text_sums
+from ex2.zero_shot.follow_up import PairSums, choose_gate, follow_up, gated, margins, pair_sums
 from ex2.zero_shot.vectors import TOP, Average, Predictions, evaluate, images_of, predict, share_by_class
 
 if TYPE_CHECKING:
@@ -117,6 +119,37 @@ class Comparison:
             among = "" if row["among_k"] is None else f"{100 * row['among_k']:9.2f}"
             lines.append("  ".join([f"{row['system']:<{width}}", *cells, among]).rstrip())
         return "\n".join(lines)
+
+
+def with_controls(
+    class_names: Sequence[str],
+    described: Mapping[str, ClassTexts],
+    *,
+    templates: Sequence[str] = TEMPLATE_SET,
+    pairs: PairTexts | None = None,
+    seed: int = 0,
+) -> dict[str, ClassTexts]:
+    """Descriptions beside what they have to beat: class name, template, template set, and random words.
+
+    Args:
+        class_names: Names of the classes.
+        described: Texts of each system.
+        templates: The template set, each with one ``{}``.
+        pairs: Sentences for FuDD, whose words are drawn where there are no descriptions.
+        seed: Of the random words.
+    """
+    controls = {
+        "class_name": ClassTexts.of_templates(class_names, ["{}"]),
+        "template": ClassTexts.of_templates(class_names, [TEMPLATE]),
+        "template_set": ClassTexts.of_templates(class_names, templates),
+    }
+    pool = [text for own in described.values() for text in own.texts]
+    if pairs is not None and not pool:
+        pool = [text for own in pairs.about().values() for text in own]
+    if not pool:
+        return controls
+    words = ClassTexts.of(random_words(class_names, pool, WAFFLES_PER_CLASS, seed))
+    return {**controls, **described, "random_words": words}
 
 
 def compare(

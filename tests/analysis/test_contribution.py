@@ -21,17 +21,13 @@ from ex2.analysis.contribution import (
     all_texts,
     clause_tests,
     framed,
-    random_words,
-    renamed,
     reordered,
-    scrambled,
-    some_of_each_class,
-    swapped,
     text_tests,
 )
 from ex2.scoring.bank import ImageBank
 from ex2.scoring.scorer import TextScorer
 from ex2.texts.categories import Passage
+from ex2.texts.controls import random_words, renamed, scrambled, some_of_each_class, swapped
 from ex2.texts.questions import TEMPLATE
 
 

@@ -22,8 +22,9 @@ from PIL import Image
 
 from ex2.analysis import report, study_plots
 from ex2.analysis.findings import SHOWN
+from ex2.analysis.pipeline import analyse
 from ex2.analysis.report import ASSETS, render, write_report
-from ex2.analysis.study import Study, analyse
+from ex2.analysis.study import Study
 from ex2.data import LabelledImages, load_images
 from ex2.data.labelled import fingerprint_of
 from ex2.scoring.scorer import TextScorer

@@ -26,7 +26,9 @@ from ex2.analysis.findings import (
     question_warnings,
     verdict,
 )
-from ex2.analysis.study import Study, analyse, judge_all
+from ex2.analysis.judging import judge_all
+from ex2.analysis.pipeline import analyse
+from ex2.analysis.study import Study
 from ex2.base.errors import UserError
 from ex2.data import load_images
 from ex2.scoring.bank import ImageBank, build_bank
@@ -216,7 +218,7 @@ def study() -> Study:
         {"step": 2, "loss": 0.5},
         {"step": 3, "monitors/hub_score": 0.2, "monitors/duplicate_rate": 0.0},
     ]
-    return by_hand(metrics=metrics, best_of_n=BASE[1:3], meta={"vlm": "hash", "policy": Path("runs/x")})
+    return by_hand(metrics=metrics, meta={"vlm": "hash", "policy": Path("runs/x")})
 
 
 def shares(study: Study, table: str = "shares", **where: str) -> dict[str, float]:
@@ -386,7 +388,7 @@ def test_controls_are_the_texts_they_say(study: Study) -> None:
         "template": 3,
         "random_words": 3 * 5,  # as many a class as there are descriptions, 8 at most
         "base": 5,
-        "best_of_n": 2,
+        "best_of_n": 3,  # one a class
         "scrambled": 5,
         "swapped": 5,
         "renamed": 5,

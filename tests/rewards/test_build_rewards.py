@@ -13,9 +13,10 @@ from peft import LoraConfig
 from trl import GRPOConfig, RLOOConfig
 
 from ex2.base.errors import UserError
-from ex2.rewards import RewardStats, TextScorer, build_rewards, check_rewards, list_rewards
+from ex2.rewards import RewardStats, build_rewards, check_rewards, list_rewards
 from ex2.rl.ppo_config import PPOConfig
 from ex2.run.trainers import TRAINERS
+from ex2.scoring import TextScorer
 from ex2.scoring.bank import ImageBank
 from ex2.vlm import VLM
 

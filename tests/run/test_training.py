@@ -18,9 +18,7 @@ from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError
 from ex2.launch import main
 from ex2.options.parse import parse_options
-from ex2.policy.asks import Ask
 from ex2.run.folder import read_jsonl
-from ex2.run.report import best_of
 from ex2.run.training import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,15 +34,6 @@ def _launch(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     return result
-
-
-def test_best_of_takes_the_highest_score_of_each_class() -> None:
-    asks = [Ask(i, str(i), "") for i in (1, 0, 1, 0)]
-    samples = list(zip(asks, "abcd", strict=True))
-    assert [text for _, text in best_of(samples, [0.1, 0.5, 0.3, 0.5])] == ["b", "c"]
-    assert [text for _, text in best_of(samples, [0.1, 0.4, 0.3, 0.5], keep=2)] == ["d", "b", "c", "a"]
-    pairs = [(Ask(0, "0", "", other, str(other)), text) for other, text in [(2, "a"), (1, "b"), (2, "c")]]
-    assert [text for _, text in best_of(pairs, [0.1, 0.5, 0.3])] == ["b", "c"]
 
 
 def test_run_folder_is_complete(trained_run: Path) -> None:

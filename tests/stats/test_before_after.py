@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from ex2.base.errors import UserError
 from ex2.stats import before_after
 from ex2.stats.before_after import (
+    Summary,
     SystemScores,
     distinct_share,
     find_warnings,
@@ -51,7 +53,7 @@ def good_systems(**changes: SystemScores) -> list[SystemScores]:
     return list({**systems, **changes}.values())
 
 
-def report(n_boot: int = 200, **changes: SystemScores) -> dict:
+def report(n_boot: int = 200, **changes: SystemScores) -> Summary:
     return summarise(good_systems(**changes), NAMES, n_boot=n_boot)
 
 
@@ -66,7 +68,7 @@ def test_summary_by_hand():
         SystemScores("base", [0, 0, 1], [0.1, 0.3, 0.6], [0.1, 0.1, 0.3], ["a", "A ", "b"]),
         SystemScores("aligned", [1, 0], [0.8, 0.3], [0.3, 0.2], ["c", "d"]),
     ]
-    summary = summarise(systems, ["x", "y"], n_boot=500)
+    summary = summarise(systems, ["x", "y"], n_boot=500).as_dict()
     assert summary["base"] == {
         "reward": pytest.approx({"mean": 0.4, "low": 0.2, "high": 0.6}),
         "heldout": pytest.approx({"mean": 0.2, "low": 0.1, "high": 0.3}),
@@ -88,7 +90,9 @@ def test_json_shape():
     meta = {"vlm": "pictogram", "seconds": {"bank": np.float32(1.5), "train": float("nan")}, "path": Path("runs/a")}
     monitors = {"hub_score": {"first": np.float64(0.1), "last": float("inf")}, "length": {"first": 3, "last": 4}}
     shuffled = good_systems()[::-1]
-    summary = summarise(shuffled, NAMES, meta={**meta, "ks": (1, np.arange(2))}, monitors=monitors, n_boot=100)
+    summary = summarise(
+        shuffled, NAMES, meta={**meta, "ks": (1, np.arange(2))}, monitors=monitors, n_boot=100
+    ).as_dict()
     others = ("base", "class_name", "template", "best_of_n")
     facts = ("intervals", "meta", "examples", "monitors", "warnings")
     assert list(summary) == [*SYSTEMS, *(f"aligned_minus_{name}" for name in others), *facts]
@@ -108,9 +112,9 @@ def test_json_shape():
     assert summary["intervals"]["level"] == 0.95
     assert summary["intervals"]["n_boot"] == 100
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert summary == summarise(
-        good_systems(), NAMES, meta={**meta, "ks": (1, np.arange(2))}, monitors=monitors, n_boot=100
-    )
+    again = summarise(good_systems(), NAMES, meta={**meta, "ks": (1, np.arange(2))}, monitors=monitors, n_boot=100)
+    assert summary == again.as_dict()
+    assert Summary.of(json.loads(json.dumps(summary))) == again
 
 
 def test_distinct_folds_case_and_whitespace():
@@ -120,7 +124,7 @@ def test_distinct_folds_case_and_whitespace():
 
 def test_no_warnings_when_all_is_well():
     summary = report()
-    assert summary["warnings"] == []
+    assert summary.warnings == []
     assert "## Warnings\n\nNone." in to_markdown(summary)
 
 
@@ -129,20 +133,20 @@ def test_no_warnings_when_all_is_well():
     [("class_name", "the bare class name"), ("template", "the template"), ("best_of_n", "best-of-n sampling")],
 )
 def test_warns_where_a_control_is_not_beaten_on_heldout_images(name, spoken):
-    warnings = report(**{name: noisy(name, 0.25, 0.28, 0.01)})["warnings"]
+    warnings = report(**{name: noisy(name, 0.25, 0.28, 0.01)}).warnings
     expected = f"The aligned policy does not beat {spoken} on held-out images (difference"
     assert len(warnings) == 1
     assert warnings[0].startswith(expected)
     assert "95 % interval [-" in warnings[0]
     assert not warnings[0].endswith("it is worse.")
-    (worse,) = report(**{name: system(name, 0.25, 0.29)})["warnings"]
+    (worse,) = report(**{name: system(name, 0.25, 0.29)}).warnings
     assert worse == f"{expected} -0.0100, 95 % interval [-0.0100, -0.0100]): it is worse."
-    assert report(**{name: system(name, 0.9, 0.27)})["warnings"] == []
+    assert report(**{name: system(name, 0.9, 0.27)}).warnings == []
 
 
 def test_warns_of_overfitting_to_the_reward_images():
     systems = [system("base", 0.15, 0.28), system("aligned", 0.30, 0.28)]
-    (warning,) = summarise(systems, NAMES, n_boot=100)["warnings"]
+    (warning,) = summarise(systems, NAMES, n_boot=100).warnings
     assert warning == (
         "The reward rose on the reward images (difference +0.1500, 95 % interval [+0.1500, +0.1500]), but not on "
         "held-out images (difference +0.0000, 95 % interval [+0.0000, +0.0000]): the policy has overfitted to the "
@@ -152,7 +156,7 @@ def test_warns_of_overfitting_to_the_reward_images():
 
 def test_warns_when_training_did_nothing():
     systems = [system("base", 0.30, 0.28), system("aligned", 0.30, 0.28)]
-    first, second = summarise(systems, NAMES, n_boot=100, level=0.9)["warnings"]
+    first, second = summarise(systems, NAMES, n_boot=100, level=0.9).warnings
     assert first.startswith("Training did not raise the reward: the aligned policy does not beat the base policy on")
     assert "90 % interval [+0.0000, +0.0000]" in first
     assert second.startswith("The aligned policy does not beat the base policy on held-out images (difference +0.0000")
@@ -160,8 +164,8 @@ def test_warns_when_training_did_nothing():
 
 def test_warns_when_texts_repeat_but_not_at_exactly_half():
     half = [f"text {row // 2}" for row in range(2 * CLASSES)]
-    assert report(aligned=system("aligned", 0.30, 0.28, texts=half))["warnings"] == []
-    (warning,) = report(aligned=system("aligned", 0.30, 0.28, texts=[*half[:-2], half[0], half[0]]))["warnings"]
+    assert report(aligned=system("aligned", 0.30, 0.28, texts=half)).warnings == []
+    (warning,) = report(aligned=system("aligned", 0.30, 0.28, texts=[*half[:-2], half[0], half[0]])).warnings
     assert warning == (
         "The share of distinct texts fell from 1.000 to 0.450, below half of the base policy's: the policy repeats "
         "itself."
@@ -169,11 +173,11 @@ def test_warns_when_texts_repeat_but_not_at_exactly_half():
 
 
 def test_warns_of_different_numbers_of_texts_and_classes():
-    (warning,) = report(aligned=system("aligned", 0.30, 0.28, 3))["warnings"]
+    (warning,) = report(aligned=system("aligned", 0.30, 0.28, 3)).warnings
     assert warning.startswith("The base policy has 20 texts and the aligned policy 30: more texts repeat more")
     summary = report()
-    summary["template"]["classes"] = 9
-    (warning,) = find_warnings(summary)
+    systems = {**summary.systems, "template": replace(summary.systems["template"], classes=9)}
+    (warning,) = find_warnings(replace(summary, systems=systems))
     assert warning.startswith("The systems cover different numbers of classes (template 9, aligned 10)")
 
 
@@ -239,9 +243,8 @@ def test_table_is_aligned_and_narrow():
 
 def test_table_stays_narrow_with_many_texts():
     summary = report()
-    for name in SYSTEMS:
-        summary[name]["n"] = 1_234_567
-    assert max(map(len, format_table(summary).splitlines())) <= 100
+    many = replace(summary, systems={name: replace(s, n=1_234_567) for name, s in summary.systems.items()})
+    assert max(map(len, format_table(many).splitlines())) <= 100
 
 
 def test_markdown_shows_everything_and_escapes_texts():
@@ -253,7 +256,8 @@ def test_markdown_shows_everything_and_escapes_texts():
         monitors={"hub_score": {"first": 0.125, "last": 0.5}},
         n_boot=100,
     )
-    summary["examples"] = pick_examples(good_systems()[2], system("aligned", 0, 0, texts=texts), NAMES, k=CLASSES)
+    examples = pick_examples(good_systems()[2], system("aligned", 0, 0, texts=texts), NAMES, k=CLASSES)
+    summary = replace(summary, examples=examples)
     markdown = to_markdown(summary)
     assert "| base | 0.1950 [" in markdown
     assert "| aligned - base | +0.1500 [+0.1500, +0.1500] | +0.1400 [+0.1400, +0.1400] | -0.900 |" in markdown
@@ -273,7 +277,7 @@ def test_markdown_shows_everything_and_escapes_texts():
     for line in markdown.splitlines():
         if line.startswith("|"):
             assert line.endswith("|")
-    assert "Question" not in to_markdown({**summary, "examples": [{**summary["examples"][0], "question": ""}]})
+    assert "Question" not in to_markdown(replace(summary, examples=[{**summary.examples[0], "question": ""}]))
 
 
 def test_write_report(tmp_path):
@@ -281,7 +285,7 @@ def test_write_report(tmp_path):
     paths = write_report(summary, tmp_path / "run")
     assert [path.name for path in paths] == ["before_after.json", "before_after.md", "before_after.png"]
     assert sorted(paths) == sorted((tmp_path / "run").iterdir())
-    assert json.loads(paths[0].read_text("utf-8")) == summary
+    assert json.loads(paths[0].read_text("utf-8")) == summary.as_dict()
     assert paths[1].read_text("utf-8") == to_markdown(summary)
     image = Image.open(io.BytesIO(paths[2].read_bytes()))
     assert image.width == 1800
@@ -290,7 +294,7 @@ def test_write_report(tmp_path):
 def test_an_error_writes_nothing(tmp_path, monkeypatch):
     summary = report()
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_report({**summary, "meta": {"loss": float("nan")}}, tmp_path)
+        write_report(replace(summary, meta={"loss": float("nan")}), tmp_path)
 
     def broken(summary):
         raise RuntimeError("no plot")

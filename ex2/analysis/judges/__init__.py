@@ -1,60 +1,6 @@
 """Judges of clauses behind one protocol: ``load_judge("openai:gpt-4o-mini")``."""
 
-from __future__ import annotations
+import lazy_loader
 
-from difflib import get_close_matches
-
-from ex2.base.cache import cache_folder
-from ex2.base.errors import UserError
-from ex2.texts.categories import Judge
-
-__all__ = ["JUDGE_FORMS", "load_judge"]
-
-JUDGE_FORMS = [
-    ("local", "embedded classifier; no hub, no network"),
-    ("openai:MODEL", "model behind an OpenAI-compatible server: OPENAI_API_KEY, OPENAI_BASE_URL; answers are cached"),
-    ("hf:ID_OR_DIR", "instruct LLM through transformers: hub repository, local folder, or hf:smollm2; gives no tags"),
-]
-"""Forms of a judge's spec, each with one line about it."""
-
-
-def load_judge(spec: str, *, device: str = "cpu", cache_dir: str | None = None, exact: bool = True) -> Judge:
-    """The judge that `spec` names, ready to judge.
-
-    Args:
-        spec: One of `JUDGE_FORMS`.
-        device: Torch device of the judges that run here.
-        cache_dir: Folder of cached answers and converted models; None: $EX2_CACHE or ~/.cache/ex2.
-        exact: The local judge multiplies in float32 also where the processor is faster in bfloat16.
-
-    Raises:
-        UserError: A spec of no known form, or a judge that cannot be had: no key, no model, a package missing.
-    """
-    kind, _, name = spec.partition(":")
-    # Imported here: whoever needs one judge does not wait for the others' libraries.
-    if spec == "local":
-        from ex2.analysis.judges.local import LocalJudge
-
-        return LocalJudge.load(device, exact=exact)
-    if kind == "openai" and name:
-        from ex2.analysis.judges.openai import OpenAIJudge
-
-        return OpenAIJudge(name, cache=cache_folder(cache_dir) / "judges")
-    if kind == "hf" and name:
-        from ex2.analysis.judges.hf import HFJudge
-
-        return HFJudge(name, device=device, cache_dir=cache_dir)
-    raise UserError(_unknown_spec(spec))
-
-
-def _unknown_spec(spec: str) -> str:
-    kind, colon, name = spec.partition(":")
-    names = {"local": "local", "embedded": "local"}
-    names |= dict.fromkeys(("openai", "gpt"), f"openai:{name or 'MODEL'}")
-    names |= dict.fromkeys(("hf", "huggingface", "transformers"), f"hf:{name or 'ID_OR_DIR'}")
-    nearest = get_close_matches(kind.lower(), names, n=1)
-    hint = f"did you mean `{names[nearest[0]]}`? " if nearest else ""
-    if not colon and not nearest and spec:
-        hint = f"did you mean `openai:{spec}` or `hf:{spec}`? "
-    forms = ", ".join(f"`{form}`" for form, _ in JUDGE_FORMS)
-    return f"judge {spec!r} is not known: {hint}Use one of {forms}."
+# What is public stands in __init__.pyi; it is imported on first use, so that importing the package stays quick.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

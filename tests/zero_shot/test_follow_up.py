@@ -18,8 +18,8 @@ from torch.nn.functional import normalize
 
 from ex2.base.errors import UserError
 from ex2.texts.pairs import PairText, PairTexts
-from ex2.zero_shot import fudd
-from ex2.zero_shot.fudd import PairSums, choose_gate, follow_up, gated, margins, pair_sums
+from ex2.zero_shot import follow_up as fudd
+from ex2.zero_shot.follow_up import PairSums, choose_gate, follow_up, gated, margins, pair_sums
 from ex2.zero_shot.vectors import Predictions, TextSums, predict
 
 

@@ -1,0 +1,78 @@
+"""The controls that descriptions have to beat: names, templates, random words, the untrained policy, changed texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ex2.analysis.contribution import Similarity
+from ex2.analysis.judging import Judged
+from ex2.scoring.best_of_n import best_of
+from ex2.stats.before_after import IMAGE_SETS, Summary, SystemScores
+from ex2.texts.controls import WAFFLES_PER_CLASS, random_words, renamed, scrambled, some_of_each_class, swapped
+from ex2.texts.questions import TEMPLATE
+
+CHANGED_PER_CLASS = 32  # descriptions that are scrambled, swapped and renamed at most
+
+
+def control_scores(
+    judged: Sequence[Judged], names: Sequence[str], similarity: Similarity, seed: int
+) -> list[SystemScores]:
+    """Every system of the controls table with its scores on reward and held-out images.
+
+    Args:
+        judged: The descriptions under study first, then perhaps the untrained policy's, of which best-of-N is made.
+        names: Class names.
+        similarity: Has held-out images.
+        seed: Of what is drawn.
+    """
+    rewarded = similarity.on("reward")
+    aligned = judged[0]
+    texts, ids = [r.text for r in aligned.records], aligned.class_ids
+    described = sorted(set(ids))
+    changed = some_of_each_class(ids, CHANGED_PER_CLASS, seed)
+    changed_texts, changed_ids = [texts[i] for i in changed], [ids[i] for i in changed]
+    others = swapped(changed_ids, seed)
+    waffle = random_words(
+        names, [r.text for part in judged for r in part.records], min(WAFFLES_PER_CLASS, len(texts)), seed
+    )
+    waffle = [(class_id, text) for class_id, text in waffle if class_id in set(described)]
+    systems: dict[str, tuple[list[int], list[str]]] = {
+        "class_name": (described, [names[i] for i in described]),
+        "template": (described, [TEMPLATE.replace("{}", names[i]) for i in described]),
+        "random_words": ([i for i, _ in waffle], [text for _, text in waffle]),
+        **{part.system: (part.class_ids, [r.text for r in part.records]) for part in judged},
+        "scrambled": (changed_ids, [scrambled(text, seed) for text in changed_texts]),
+        "swapped": (others, changed_texts),
+        "renamed": (
+            others,
+            [
+                renamed(text, names[own], names[other])
+                for text, own, other in zip(changed_texts, changed_ids, others, strict=True)
+            ],
+        ),
+    }
+    for base in judged[1:]:
+        base_texts = [record.text for record in base.records]
+        best = best_of(base.class_ids, rewarded.own(base_texts, base.class_ids).tolist())
+        systems["best_of_n"] = ([base.class_ids[i] for i in best], [base_texts[i] for i in best])
+    return [
+        SystemScores(name, own, rewarded.own(system_texts, own), similarity.own(system_texts, own), system_texts)
+        for name, (own, system_texts) in systems.items()
+    ]
+
+
+def control_table(summary: Summary) -> pd.DataFrame:
+    """One row a system and image set, with the aligned policy's advantage over it."""
+    rows = []
+    for name, system in summary.systems.items():
+        advantage = summary.advantages.get(name)
+        for images in IMAGE_SETS:
+            ahead = {} if advantage is None else getattr(advantage, images).as_dict()
+            row: dict[str, Any] = {"system": name, "images": images, **getattr(system, images).as_dict()}
+            row |= {f"aligned_minus_{end}": ahead.get(end, np.nan) for end in ("mean", "low", "high")}
+            rows.append({**row, "distinct": system.distinct, "n": system.n, "classes": system.classes})
+    return pd.DataFrame(rows)

@@ -1,0 +1,122 @@
+"""From descriptions to findings: what is said, what it adds, and how it compares with controls.
+
+`analyse` judges every clause, runs the contribution tests and controls, and returns a `Study`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ex2.analysis.contribution import Similarity, all_texts
+from ex2.analysis.controls import control_scores, control_table
+from ex2.analysis.findings import (
+    UNSURE,
+    attribute_shares,
+    contributions,
+    first_and_last,
+    hacking_warnings,
+    preference_table,
+    question_warnings,
+    share_change,
+    shares,
+    shares_by,
+    verdict,
+)
+from ex2.analysis.judging import judge_all
+from ex2.analysis.study import Study
+from ex2.analysis.tables import clause_table, text_table, zero_shot_table
+from ex2.base.errors import UserError
+from ex2.scoring.scorer import TextScorer
+from ex2.stats.before_after import summarise
+from ex2.texts.categories import Judge
+from ex2.texts.descriptions import Description
+
+
+def analyse(
+    aligned: Sequence[Description],
+    scorer: TextScorer,
+    judge: Judge,
+    *,
+    base: Sequence[Description] = (),
+    metrics: Sequence[Mapping[str, Any]] = (),
+    meta: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    exact: bool = True,
+    progress: bool = True,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Study:
+    """Judge, test and compare descriptions.
+
+    Args:
+        aligned: The descriptions under study; at least two classes.
+        scorer: VLM and bank that the descriptions are tested with; tests use its held-out images.
+        judge: Tells categories apart.
+        base: Descriptions of the same classes by the untrained policy, of which best-of-N is made too; without them nothing is
+            said about change.
+        metrics: Rows of the run's metrics, for the learning curve and the monitors.
+        meta: Facts about the study that the report shows.
+        seed: Of the bootstrap and the random controls.
+        exact: Encode in float32 also where the processor is faster in bfloat16.
+        progress: Whether to draw progress bars.
+        on_step: Told what is being done next.
+
+    Raises:
+        UserError: Descriptions of fewer than two classes.
+    """
+    class_names = scorer.bank.class_names
+    found = len({record.class_id for record in aligned})
+    if found < 2:
+        raise UserError(
+            f"the descriptions are about {found} class: intervals and tests are over classes and need two; describe more classes."
+        )
+    shared = {record.class_id for record in aligned} & {record.class_id for record in base}
+    if base and len(shared) < 2:
+        raise UserError(
+            f"the untrained policy's texts share {len(shared)} class(es) with the descriptions: a comparison needs two."
+        )
+    on_step("judging clauses")
+    systems = {"aligned": aligned, **({"base": base} if base else {})}
+    judged = judge_all(judge, systems, progress=progress)
+
+    on_step("encoding texts for the contribution tests")
+    similarity = Similarity(scorer, exact=exact)
+    similarity.encode(
+        [text for part in judged for text in all_texts(part.passages, part.apart(seed))], progress=progress
+    )
+    texts, clauses = text_table(judged, similarity, seed), clause_table(judged, similarity, seed)
+
+    on_step("bootstrap")
+    tables = {
+        "descriptions": texts,
+        "clauses": clauses,
+        "shares": shares(texts, clauses, seed),
+        "share_change": share_change(texts, clauses, seed),
+        "shares_by_class": shares_by(texts, ["class_id", "class_name"]),
+        "shares_by_question": shares_by(texts, ["question"]),
+        "attributes": attribute_shares(clauses, seed),
+        "contributions": contributions(texts, clauses, seed),
+        "zero_shot": zero_shot_table(judged[0], similarity, scorer, seed),
+    }
+    tables["preference"] = preference_table(tables["share_change"], tables["contributions"])
+    on_step("controls")
+    controls = control_scores(judged, class_names, similarity, seed)
+    monitors = first_and_last(metrics)
+    summary = summarise(controls, class_names, meta=dict(meta or {}), monitors=monitors, seed=seed)
+    tables["controls"] = control_table(summary)
+    if metrics:
+        tables["learning_curve"] = pd.DataFrame(list(metrics))
+    facts = summary.as_dict() | {
+        "judge": judge.name,
+        "descriptions": len(aligned),
+        "base_descriptions": len(base),
+        "classes": found,
+        "classes_of_dataset": len(class_names),
+        "unsure": float((texts.query("system == 'aligned'")["category"] == UNSURE).mean()),
+        "verdict": verdict(tables["preference"]),
+        "warnings": summary.warnings + hacking_warnings(texts, monitors) + question_warnings(texts),
+        "tables": sorted(tables),
+    }
+    return Study(tables, facts)

@@ -1,0 +1,75 @@
+"""Image sets by their specs: `load_images(spec)` turns one into a `LabelledImages`, decoding nothing yet."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from ex2.base.errors import UserError
+from ex2.data.benchmarks import BENCHMARKS, load_benchmark
+from ex2.data.labelled import LabelledImages, read_folder
+from ex2.data.planted import PlantedImages
+
+_FORMS = (
+    ("pictograms", "the embedded pictograms of animals, plants and foods, with their own splits"),
+    ("folder:DIR", "one sub-folder of images per class, DIR/CLASS/... ; the folder's name is the class name"),
+    ("csv:FILE", "a table of image files with the columns path,class[,split]"),
+    ("hf:ID_OR_DIR", "a Hugging Face dataset, on the hub or in a folder; ?split=S&image=COLUMN&label=COLUMN&stream=N"),
+    *((f"{scheme}:DIR", benchmark.about) for scheme, benchmark in BENCHMARKS.items()),
+    (
+        "planted:KIND",
+        "a control without images: classes known to prefer visual, habitat, non_visual or spurious text, or random ones",
+    ),
+)
+
+
+def list_datasets() -> list[tuple[str, str]]:
+    """Spec pattern and one-line description of every kind of image set; `docs/datasets.md` has the layouts."""
+    return list(_FORMS)
+
+
+def load_images(spec: str) -> LabelledImages | PlantedImages:
+    """The image set that ``spec`` names, in one of the forms of `list_datasets`.
+
+    Raises:
+        UserError: the spec is unknown, or its folder or file is missing or not laid out as it should be.
+    """
+    scheme, colon, rest = spec.partition(":")
+    if spec == "pictograms":
+        from ex2.data.pictograms import load_pictograms
+
+        return load_pictograms()
+    if scheme == "folder" and colon:
+        return read_folder(rest)
+    if scheme == "csv" and colon:
+        from ex2.data.csv import read_csv
+
+        return read_csv(rest)
+    if scheme == "hf" and colon:
+        from ex2.data.huggingface import load_hf
+
+        return load_hf(rest)
+    if scheme in BENCHMARKS and colon:
+        return load_benchmark(scheme, rest)
+    if scheme == "planted" and colon:
+        from ex2.data.planted import load_planted
+
+        return load_planted(rest)
+    raise UserError(f"dataset: unknown image set {spec!r}.{_suggestion(spec)} Known: {_known()}.")
+
+
+def _suggestion(spec: str) -> str:
+    if spec and Path(spec).expanduser().is_dir():
+        return f" It is a folder: write 'folder:{spec}'."
+    scheme, colon, rest = spec.partition(":")
+    forms = {form.partition(":")[0]: form for form, _ in _FORMS if ":" in form or not colon}
+    nearest = difflib.get_close_matches(scheme.lower(), forms, n=1, cutoff=0.6)
+    if not nearest:
+        return ""
+    if nearest[0] == "planted":
+        return f" Did you mean 'planted:{rest or 'visual'}'?"
+    return f" Did you mean '{nearest[0]}:{rest}'?" if rest else f" Did you mean '{forms[nearest[0]]}'?"
+
+
+def _known() -> str:
+    return ", ".join(form for form, _ in _FORMS) + " (see `ex2 list datasets`)"

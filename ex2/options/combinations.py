@@ -1,0 +1,61 @@
+"""Options that are right by themselves and cannot work together; refused before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+
+from ex2.base.errors import UserError
+from ex2.options.run_options import RunOptions
+
+
+def check_combination(options: RunOptions) -> None:
+    """Refuse options of policy and trainer that cannot work together.
+
+    Raises:
+        UserError: Quantised weights that would have to be sharded or sent to vLLM, a reference that nothing is compared to, or
+            settings of FSDP that would lose weights.
+    """
+    policy, trainer = options.policy, options.trainer
+    if options.ex2.reference == "start" and trainer.beta == 0:
+        raise UserError("reference=start has no effect with beta=0, which computes no KL: set beta above 0.")
+    _check_fsdp()
+    if not (policy.load_in_8bit or policy.load_in_4bit):
+        return
+    option = "load_in_8bit" if policy.load_in_8bit else "load_in_4bit"
+    if trainer.use_vllm:
+        raise UserError(
+            f"{option}=true with use_vllm=true: vLLM would sample from the adapter merged into rounded weights, which is "
+            "another policy than the one that is trained. Leave one of them out."
+        )
+    sharding = _sharding()
+    # 4-bit weights that are stored in the type of the others can be sharded; 8-bit ones cannot.
+    if sharding is not None and not (policy.load_in_4bit and policy.bnb_4bit_quant_storage == policy.dtype):
+        cure = f", or set bnb_4bit_quant_storage={policy.dtype}" if policy.load_in_4bit else ""
+        raise UserError(
+            f"{option}=true with {sharding}, which cannot shard such weights: use ZeRO-2 or plain data parallel{cure}."
+        )
+
+
+def _check_fsdp() -> None:
+    wanted = {
+        "fsdp_version": ("2", "1", "only FSDP2 is supported"),
+        "fsdp_state_dict_type": ("FULL_STATE_DICT", "SHARDED_STATE_DICT", "else checkpoints hold no adapter"),
+        "fsdp_cpu_ram_efficient_loading": (
+            "false", "false", "else only the first process has weights, and all sample before training",
+        ),
+    }  # fmt: skip
+    for name, (value, default, why) in wanted.items() if _uses_fsdp() else ():
+        given = os.environ.get(name.upper(), default)
+        if given.lower() != value.lower():
+            raise UserError(f"{name}={given} in accelerate's configuration: set it to {value}, {why}.")
+
+
+def _uses_fsdp() -> bool:
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def _sharding() -> str | None:
+    """What shards the frozen weights over processes, as `accelerate launch` says; None for nothing."""
+    if _uses_fsdp():
+        return "FSDP"
+    return "DeepSpeed ZeRO-3" if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3" else None

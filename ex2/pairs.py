@@ -1,0 +1,7 @@
+"""The name that `ex2.texts.pairs` had until version 0.2; it goes with 0.3."""
+
+import warnings
+
+from ex2.texts.pairs import *  # noqa: F403
+
+warnings.warn("ex2.pairs is now ex2.texts.pairs: import from ex2.texts, or from ex2.", DeprecationWarning, stacklevel=2)

@@ -1,0 +1,71 @@
+"""Options that exclude each other are refused by name, with the cure."""
+
+from __future__ import annotations
+
+import pytest
+
+from ex2.base.errors import UserError
+from ex2.options.parse import parse_options
+
+SMALL = ["--per_device_train_batch_size", "4", "--num_generations", "2", "--use_cpu", "true"]
+EIGHT, FOUR = ["--load_in_8bit", "true"], ["--load_in_4bit", "true", "--dtype", "bfloat16"]
+
+
+def test_a_reference_that_nothing_is_compared_with() -> None:
+    line = [*SMALL, "--adapter_name_or_path", "runs/a/adapter", "--reference", "start", "--beta", "0"]
+    with pytest.raises(UserError, match="reference=start has no effect with beta=0"):
+        parse_options("ppo", line)
+    assert parse_options("ppo", [*line[:-1], "0.1"]).ex2.reference == "start"
+
+
+@pytest.mark.parametrize(("line", "option"), [(EIGHT, "load_in_8bit"), (FOUR, "load_in_4bit")])
+def test_quantised_weights_do_not_go_to_vllm(line: list[str], option: str) -> None:
+    with pytest.raises(UserError, match=f"{option}=true with use_vllm=true"):
+        parse_options("ppo", [*SMALL, *line, "--use_vllm", "true"])
+
+
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"FSDP_VERSION": "1"}, "fsdp_version=1 in accelerate's configuration: set it to 2"),
+        ({"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, "set it to FULL_STATE_DICT, else checkpoints hold no adapter"),
+        ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "True"}, "set it to false, else only the first process has weights"),
+    ],
+)
+def test_settings_of_fsdp_that_lose_weights(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, str], message: str
+) -> None:
+    monkeypatch.setattr("ex2.options.combinations.os.environ", FSDP2)
+    assert parse_options("ppo", SMALL).policy.use_peft
+    monkeypatch.setattr("ex2.options.combinations.os.environ", FSDP2 | change)
+    with pytest.raises(UserError, match=message):
+        parse_options("ppo", SMALL)
+    monkeypatch.setattr("ex2.options.combinations.os.environ", FSDP2 | change | {"ACCELERATE_USE_FSDP": "false"})
+    assert parse_options("ppo", SMALL).policy.use_peft
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name"),
+    [("ACCELERATE_USE_FSDP", "true", "FSDP"), ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3", "DeepSpeed ZeRO-3")],
+)
+def test_quantised_weights_are_not_sharded(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, name: str
+) -> None:
+    environment = FSDP2 | {"ACCELERATE_USE_FSDP": "false", variable: value}
+    for line in (EIGHT, FOUR):
+        assert parse_options("ppo", [*SMALL, *line]).policy.use_peft
+    monkeypatch.setattr("ex2.options.combinations.os.environ", environment)
+    with pytest.raises(UserError, match=f"load_in_8bit=true with {name}, which cannot shard.*data parallel.$"):
+        parse_options("ppo", [*SMALL, *EIGHT])
+    with pytest.raises(UserError, match=f"load_in_4bit=true with {name}.*or set bnb_4bit_quant_storage=bfloat16"):
+        parse_options("ppo", [*SMALL, *FOUR])
+    stored = [*SMALL, *FOUR, "--bnb_4bit_quant_storage", "bfloat16"]
+    assert parse_options("ppo", stored).policy.load_in_4bit
+    monkeypatch.setattr("ex2.options.combinations.os.environ", {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"})
+    assert parse_options("ppo", [*SMALL, *EIGHT]).policy.load_in_8bit
