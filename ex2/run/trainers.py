@@ -84,12 +84,13 @@ class EX2RLOOTrainer(SampleLog, GuardedRollouts, ExactResume, RLOOTrainer):
     """TRL's RLOO with EX2's sample log and monitors."""
 
 
-TRAINERS: dict[str, Any] = {"ppo": EX2PPOTrainer, "grpo": EX2GRPOTrainer, "rloo": EX2RLOOTrainer}
+EX2Trainer = EX2PPOTrainer | EX2GRPOTrainer | EX2RLOOTrainer
+TRAINERS: dict[str, Callable[..., EX2Trainer]] = {"ppo": EX2PPOTrainer, "grpo": EX2GRPOTrainer, "rloo": EX2RLOOTrainer}
 
 
 def build_trainer(
     options: RunOptions, generator: TextGenerator, prompts: Dataset, scorer: TextScorer, stats: RewardStats | None
-) -> Any:
+) -> EX2Trainer:
     """The TRL trainer of the chosen algorithm with EX2's rewards and sample log."""
     rewards: list[Callable[..., list[float]]] = build_rewards(
         options.ex2.reward_funcs, scorer, scale=options.ex2.reward_scale, stats=stats

@@ -40,7 +40,7 @@ from ex2.rl.sharding import loading_whole, whole_weights
 from ex2.run import folder as run_folder
 from ex2.run.card import run_card
 from ex2.run.report import write_report
-from ex2.run.trainers import build_trainer
+from ex2.run.trainers import EX2Trainer, build_trainer
 from ex2.run.wandb_run import check_wandb, start_wandb
 from ex2.scoring import TextScorer
 from ex2.scoring.bank import ImageBank, build_bank
@@ -153,7 +153,7 @@ def run(options: RunOptions) -> Path:
     return options.output_dir
 
 
-def _train(options: RunOptions, trainer: Any, checkpoint: Path | None) -> None:
+def _train(options: RunOptions, trainer: EX2Trainer, checkpoint: Path | None) -> None:
     log, leave = run_folder.RunLog(options), LeaveOnSigterm(options.updates_per_rollout)
     trainer.add_callback(log)
     trainer.add_callback(leave)
