@@ -19,7 +19,8 @@ from torch import Tensor
 from ex2.analysis.agreement import Agreement, agreement, format_agreement
 from ex2.analysis.judges.local import ASSETS, HEAD, LAYERS, LocalJudge, SentenceFeatures
 from ex2.base.files import write_atomically
-from ex2.texts.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, of_text, strip_name
+from ex2.texts.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, of_text
+from ex2.texts.class_names import strip_whole_name
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "judge.md"
 PENALTY = 0.05  # of the squared weights, on standardised features
@@ -81,7 +82,7 @@ def temperature(logits: Tensor, targets: Tensor) -> float:
 
 def build(sentences: list[dict[str, Any]], encode: SentenceFeatures) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The head's weights, and what the predictions across domains say: accuracy and temperature."""
-    features = encode([strip_name(row["text"], row["class_name"]) for row in sentences])
+    features = encode([strip_whole_name(row["text"], row["class_name"]) for row in sentences])
     targets = torch.tensor([[float(row["category"] == name) for name in CATEGORIES] for row in sentences])
     tags = torch.tensor([[float(tag in row["tags"]) for tag in ALL_TAGS] for row in sentences])
     logits = across_domains(features, targets, [row["domain"] for row in sentences])

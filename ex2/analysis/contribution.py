@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from ex2.base.bf16 import fast_matmul
 from ex2.scoring.scorer import TextScorer
-from ex2.texts.categories import Passage, strip_name
+from ex2.texts.categories import Passage
+from ex2.texts.class_names import strip_name
 from ex2.texts.questions import TEMPLATE
 
 TEXT_TESTS = ("gain", "specificity", "stripped", "shuffle_drop")

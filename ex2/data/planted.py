@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ex2.base.errors import UserError
-from ex2.texts.categories import CATEGORIES, strip_name
+from ex2.texts.categories import CATEGORIES
+from ex2.texts.class_names import strip_whole_name
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +65,11 @@ def load_planted(kind: str) -> PlantedImages:
     class_names = tuple(sorted({row["class_name"] for row in rows}))
     wanted = CATEGORIES[0] if kind == "random" else kind
     sentences = tuple(
-        tuple(strip_name(row["text"], name) for row in rows if row["class_name"] == name and row["category"] == wanted)
+        tuple(
+            strip_whole_name(row["text"], name)
+            for row in rows
+            if row["class_name"] == name and row["category"] == wanted
+        )
         for name in class_names
     )
     return PlantedImages(f"planted:{kind}", class_names, kind, sentences)

@@ -1,4 +1,5 @@
-from .categories import CATEGORIES, TAGS, Judge, Judgement, Passage, of_text, split_clauses, strip_name
+from .categories import CATEGORIES, TAGS, Judge, Judgement, Passage, of_text, split_clauses
+from .class_names import strip_name
 from .descriptions import Description, append_descriptions, read_descriptions, write_descriptions
 from .pairs import PairText, PairTexts, pair_texts, read_pairs, write_pairs
 from .questions import QUESTION_SETS, TEMPLATE, build_prompt, build_prompts, load_questions

@@ -155,33 +155,6 @@ def _sentences(text: str) -> list[str]:
     return [sentence for sentence in sentences if sentence and sentence.strip()]
 
 
-def strip_name(text: str, class_name: str, stand_in: str = "it") -> str:
-    """`text` without the name of its class: article, regular plural and possessive go with it, letters' case does not matter,
-    and a blank is as good as a hyphen.
-
-    Where nothing else is left, the stand-in alone remains.
-    """
-    words = [word for word in re.split(r"[\s\-]+", class_name) if word]
-    if words:
-        # "ears of corn" is the plural of "ear of corn".
-        counted = {len(words) - 1} | {i - 1 for i, word in enumerate(words) if i and word.casefold() == "of"}
-        pattern = r"[\s\-]+".join(_plural(word) if i in counted else re.escape(word) for i, word in enumerate(words))
-        name = rf"(?<!\w)(?:(?:an?|the)\s+)?{pattern}(?:['’]s|(?<=s)['’])?(?!\w)"
-        # A function, as a stand-in may hold backslashes.
-        text = re.sub(name, lambda _: stand_in, text, flags=re.IGNORECASE)
-    return " ".join(text.split()) or stand_in
-
-
-def _plural(word: str) -> str:
-    """Regular expression of a word and its regular plural: tigers, foxes, butterflies, leaves."""
-    if re.search(r"[^\W\d_aeiou]y$", word, re.IGNORECASE):
-        return re.escape(word[:-1]) + "(?:y|ies)"
-    if found := re.search(r"(?:l|r|ea|oa|ie)(f)$|i(fe)$", word, re.IGNORECASE):
-        ending = found.group(found.lastindex or 1)
-        return re.escape(word[: -len(ending)]) + f"(?:{ending}s?|ves)"
-    return re.escape(word) + "(?:e?s)?"
-
-
 def check_category(value: object, where: str) -> str:
     """`value` if it is a category; else a UserError that starts with `where`."""
     if value not in CATEGORIES:

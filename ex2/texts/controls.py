@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from ex2.texts.categories import strip_name
+from ex2.texts.class_names import strip_name
 from ex2.texts.questions import TEMPLATE
 
 WAFFLES_PER_CLASS = 8  # texts of the random-words control at most

@@ -24,7 +24,7 @@ from ex2.base.files import read_json, write_atomically
 from ex2.data.labelled import fingerprint_of
 from ex2.data.selection import some_of
 from ex2.scoring.scorer import TextScorer
-from ex2.texts.categories import strip_name
+from ex2.texts.class_names import strip_name
 from ex2.texts.descriptions import read_descriptions
 from ex2.texts.questions import TEMPLATE
 from ex2.zero_shot.vectors import TextSums

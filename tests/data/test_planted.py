@@ -14,7 +14,8 @@ from ex2.base.errors import UserError
 from ex2.data import PlantedImages, list_datasets, load_images
 from ex2.data.planted import COPIES, KINDS, NOISE, SENTENCES, load_planted, plant
 from ex2.scoring.bank import ImageBank, build_bank
-from ex2.texts.categories import CATEGORIES, strip_name
+from ex2.texts.categories import CATEGORIES
+from ex2.texts.class_names import strip_whole_name
 from ex2.vlm import VLM
 
 ROWS = [json.loads(line) for line in SENTENCES.read_text(encoding="utf-8").splitlines()]
@@ -60,7 +61,7 @@ def test_eight_sentences_for_each_class_and_category() -> None:
     assert len(set(texts)) == len(texts)
     assert all(text == " ".join(text.split()) and text.endswith((".", "?")) for text in texts)
     # Without names they are distinct still, so that no sentence can stand on both sides of a split, or for two classes.
-    assert len({strip_name(row["text"], row["class_name"]) for row in ROWS}) == len(texts)
+    assert len({strip_whole_name(row["text"], row["class_name"]) for row in ROWS}) == len(texts)
 
 
 def test_the_name_is_in_every_sentence_and_is_not_planted() -> None:
@@ -77,7 +78,7 @@ def test_the_judge_never_saw_these_sentences() -> None:
     train = SENTENCES.parents[1] / "judge" / "train.jsonl"
 
     def words(row: dict[str, str]) -> str:
-        return " ".join(re.findall(r"\w+", strip_name(row["text"], row["class_name"]).casefold()))
+        return " ".join(re.findall(r"\w+", strip_whole_name(row["text"], row["class_name"]).casefold()))
 
     seen = {words(json.loads(line)) for line in train.read_text(encoding="utf-8").splitlines()}
     assert len(seen) > 1_000
@@ -95,7 +96,7 @@ def test_sets_have_sixteen_classes_in_alphabetic_order(kind: str) -> None:
     assert len(images.class_names) == 16
     assert list(images.class_names) == sorted({row["class_name"] for row in ROWS})
     expected = kind if kind in CATEGORIES else CATEGORIES[0]  # of `random` only their number counts
-    own = {(r["class_name"], strip_name(r["text"], r["class_name"])) for r in ROWS if r["category"] == expected}
+    own = {(r["class_name"], strip_whole_name(r["text"], r["class_name"])) for r in ROWS if r["category"] == expected}
     assert {(n, t) for n, texts in zip(images.class_names, images.sentences, strict=True) for t in texts} == own
     assert [len(texts) for texts in images.sentences] == [EACH] * 16
 

@@ -21,7 +21,6 @@ from ex2.texts.categories import (
     check_category,
     of_text,
     split_clauses,
-    strip_name,
     tags_by_category,
 )
 
@@ -110,59 +109,6 @@ def test_blank_text_is_one_empty_clause() -> None:
 
 def test_passage_of_text() -> None:
     assert Passage.of("owl", "It hoots.\n\nIt  has wings.") == Passage("owl", ("It hoots.", "It has wings."))
-
-
-# ---------------------------------------------------------------- names
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "expected"),
-    [
-        ("tiger", "A tiger has fur.", "it has fur."),
-        ("tiger", "The TIGER is big, the Tiger is loud.", "it is big, it is loud."),
-        ("tiger", "Tigers hunt.", "it hunt."),
-        ("tiger", "The tiger's fur", "it fur"),
-        ("tiger", "The tiger’s fur", "it fur"),
-        ("tiger", "The tigers' den, the tigers’ den", "it den, it den"),
-        ("tiger", "A so-called 'tiger' is big", "A so-called 'it' is big"),
-        ("ant", "an ant in a giant plant wants it", "it in a giant plant wants it"),
-        ("fox", "Two foxes", "Two it"),
-        ("butterfly", "Butterflies fly, a butterfly's wing", "it fly, it wing"),
-        ("monkey", "Monkeys climb", "it climb"),
-        ("wolf", "Wolves howl, a wolf's howl", "it howl, it howl"),
-        ("maple leaf", "Maple leaves are red", "it are red"),
-        ("knife", "knives and a knife", "it and it"),
-        ("reef", "the reefs", "it"),
-        ("ear of corn", "Ears of corn are yellow, an ear of corn is long", "it are yellow, it is long"),
-        ("red-winged blackbird", "The Red-winged\nBlackbird sings", "it sings"),
-        ("red-winged blackbird", "red winged blackbirds sing", "it sing"),
-        ("red winged blackbird", "A red-winged blackbird sings", "it sings"),
-        ("red winged blackbird", "A blackbird, red and winged", "A blackbird, red and winged"),
-        ("C++ (car)", "The C++ (car) is fast, C++ is not", "it is fast, C++ is not"),
-        (".*", "Any text .* here", "Any text it here"),
-        ("Boeing 737-200", "The Boeing 737-200 flies, a Boeing 737 does", "it flies, a Boeing 737 does"),
-        ("ara", "El Arará ara", "El Arará it"),
-        ("émeu", "L’émeu, an Émeu", "L’it, it"),
-    ],
-)
-def test_the_name_goes_with_article_plural_and_possessive(name: str, text: str, expected: str) -> None:
-    assert strip_name(text, name) == expected
-
-
-def test_stand_in_is_taken_literally_and_remains_where_nothing_else_does() -> None:
-    assert strip_name("A tiger sleeps", "tiger", r"\1 \g<0>") == r"\1 \g<0> sleeps"
-    assert strip_name("", "tiger") == "it"
-    assert strip_name("Tiger", "tiger", "") == ""
-    assert strip_name("It is - here, too", "-") == "It is - here, too"  # a name without a letter to find it by
-
-
-WORDS = st.text(st.characters(categories=["Lu", "Ll", "Nd", "Ps", "Pe", "Sm"]), min_size=1, max_size=6)
-
-
-@given(st.lists(WORDS, min_size=1, max_size=3).map(" ".join), st.sampled_from(["", "The ", "a "]))
-def test_any_name_can_be_stripped(name: str, article: str) -> None:
-    assert strip_name(f"{article}{name} sleeps", name, "#") == "# sleeps"
-    assert strip_name(f"Q{name}Q sleeps", name, "#") == f"Q{name}Q sleeps"
 
 
 # ---------------------------------------------------------------- judgements

@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from ex2.base.bf16 import fast_matmul
 from ex2.base.errors import UserError
-from ex2.texts.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, strip_name
+from ex2.texts.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage
+from ex2.texts.class_names import strip_whole_name
 from ex2.vlm.pictogram import text_tower_folder
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "judge"
@@ -141,4 +142,4 @@ class LocalJudge:
 
 
 def _masked(clause: str, class_name: str) -> str:
-    return strip_name(clause, class_name).strip("-–— ")
+    return strip_whole_name(clause, class_name).strip("-–— ")

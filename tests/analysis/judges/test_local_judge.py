@@ -19,7 +19,8 @@ from ex2.analysis.judges import load_judge
 from ex2.analysis.judges import local as module
 from ex2.analysis.judges.local import HEAD, WORDS, LocalJudge
 from ex2.base.errors import UserError
-from ex2.texts.categories import ALL_TAGS, CATEGORIES, TAGS, Judge, Judgement, Passage, of_text, strip_name
+from ex2.texts.categories import ALL_TAGS, CATEGORIES, TAGS, Judge, Judgement, Passage, of_text
+from ex2.texts.class_names import strip_whole_name
 from ex2.vlm import pictogram
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -131,7 +132,7 @@ def test_labels_keep_to_the_definitions(rows: list[dict[str, Any]]) -> None:
 def test_no_heldout_sentence_resembles_a_training_sentence() -> None:
     """Jaccard similarity of their words below 0.5, names of classes left out; by matrix product, as there are a million pairs."""
     sets = [
-        [set(re.findall(r"\w+", strip_name(row["text"], row["class_name"], "").casefold())) for row in rows]
+        [set(re.findall(r"\w+", strip_whole_name(row["text"], row["class_name"], "").casefold())) for row in rows]
         for rows in (TRAIN, HELDOUT)
     ]
     index = {word: i for i, word in enumerate(sorted(set().union(*sets[0], *sets[1])))}
