@@ -11,6 +11,7 @@ from typing import Any
 
 from ex2.base.errors import UserError
 from ex2.base.ranges import check_ranges
+from ex2.texts.readings import Reading
 
 
 def _option(default: Any, text: str, **metadata: Any) -> Any:
@@ -34,6 +35,12 @@ class EX2Config:
     reward_funcs: list[str] = _option(
         ["cosine"], "Rewards by name, or package.module:function; see `ex2 list rewards`."
     )
+    reading: list[str] = _option(
+        ["as_written"],
+        "What the VLM reads of a description: as_written; nameless: without the name of its class; framed: what it adds to the "
+        "name, NAME: description. minus NAME. Several are mixed.",
+    )
+    reading_weights: list[float] | None = _option(None, "Share of each reading; null: equal shares.")
     reward_scale: float = _option(100.0, "Multiplier of similarity rewards, the same for every VLM.")
     reward_normalization: str = _option(
         "scale",
@@ -81,6 +88,7 @@ class EX2Config:
             {"images_per_class": (1, None), "eval_samples": (1, None), "eval_batch_size": (1, None), "best_of_n": (2, None),
              "pairs": (1, None), "split_seed": (0, None)},
         )  # fmt: skip
+        self.chosen_reading()
         if self.pairs is None and "pair_margin" in self.reward_funcs:
             raise UserError(
                 "reward_funcs=pair_margin compares the two classes of a pair: set pairs (the number of most confused pairs to "
@@ -96,3 +104,11 @@ class EX2Config:
             value, choices = getattr(self, option.name), option.metadata.get("choices")
             if choices and value not in choices:
                 raise UserError(f"{option.name}={value} is unknown: choose one of {', '.join(choices)}.")
+
+    def chosen_reading(self) -> Reading:
+        """What the VLM reads of descriptions.
+
+        Raises:
+            UserError: An unknown reading, or weights that do not fit.
+        """
+        return Reading.of(self.reading, self.reading_weights)

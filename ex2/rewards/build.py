@@ -2,22 +2,26 @@
 
 A reward is a plain callable `f(prompts, completions, class_id, **columns) -> list[float]` with a `__name__`, as PPO, GRPO and
 RLOO take it. A new one is one function and one line in `SIMILARITY_REWARDS` or `QUALITY_REWARDS`; one that lives outside
-EX2 is named `package.module:function`.
+EX2 is named `package.module:function`. It sees the VLM where it has the signature of the built-in similarity rewards,
+`f(similarities, class_ids, logit_scale) -> Tensor`: readings, scale and zscore apply to it then.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ex2.base.errors import UserError
 from ex2.rewards.normalization import RewardStats
 from ex2.rewards.quality import QUALITY_REWARDS
-from ex2.rewards.similarity import SIMILARITY_REWARDS, similarity_reward
+from ex2.rewards.similarity import SIMILARITY_REWARDS, SimilarityReward, similarity_reward
 from ex2.scoring.scorer import TextScorer
+from ex2.texts.readings import AS_WRITTEN, Reading
 
 RewardFunction = Callable[..., list[float]]
 
@@ -50,40 +54,57 @@ def check_rewards(names: Sequence[str], normalization: str = "scale") -> None:
     for name in names:
         if ":" in name:
             _import_reward(name)
-    similarity = [name for name in names if name in SIMILARITY_REWARDS]
-    if normalization == "zscore" and len(similarity) != 1:
+    if normalization == "zscore" and not similarity_rewards(names):
         raise UserError(
-            f"reward_normalization=zscore standardises one similarity reward, but reward_funcs has {len(similarity)}: "
-            f"name one of {', '.join(SIMILARITY_REWARDS)}."
+            "reward_normalization=zscore standardises similarity rewards, but reward_funcs has none: name one of "
+            f"{', '.join(SIMILARITY_REWARDS)}."
         )
     repeated = {name for name in names if list(names).count(name) > 1}
     if repeated:
         raise UserError(f"reward_funcs names {', '.join(sorted(repeated))} more than once.")
 
 
+def similarity_rewards(names: Sequence[str]) -> dict[str, SimilarityReward]:
+    """Those of the rewards called `names` that see the VLM, built in or the user's own."""
+    found = {}
+    for name in names:
+        if name in SIMILARITY_REWARDS:
+            found[name] = SIMILARITY_REWARDS[name]
+        elif ":" in name and "similarities" in inspect.signature(own := _import_reward(name)).parameters:
+            found[name] = own
+    return found
+
+
 def build_rewards(
-    names: Sequence[str], scorer: TextScorer, *, scale: float = 100.0, stats: RewardStats | None = None
+    names: Sequence[str],
+    scorer: TextScorer,
+    *,
+    scale: float = 100.0,
+    stats: Mapping[str, RewardStats] | None = None,
+    reading: Reading = AS_WRITTEN,
 ) -> list[RewardFunction]:
     """The reward functions called `names`, in that order.
 
     Args:
         scorer: Encodes each batch of texts once for all rewards of a step.
         scale: Multiplier of every similarity reward.
-        stats: With statistics of the untrained policy (zscore), similarity rewards are standardised instead of scaled.
+        stats: With statistics of the untrained policy for each similarity reward (zscore), these are standardised instead of
+            scaled.
+        reading: What the VLM reads of the descriptions.
     """
     check_rewards(names)
+    similarity = similarity_rewards(names)
     functions: list[RewardFunction] = []
     for name in names:
-        if name in SIMILARITY_REWARDS:
-            functions.append(similarity_reward(name, scorer, scale=scale, stats=stats))
-        elif name in QUALITY_REWARDS:
-            functions.append(QUALITY_REWARDS[name])
+        if name in similarity:
+            own = None if stats is None else stats[name]
+            functions.append(similarity_reward(similarity[name], scorer, scale=scale, stats=own, reading=reading))
         else:
-            functions.append(_import_reward(name))
+            functions.append(QUALITY_REWARDS[name] if name in QUALITY_REWARDS else _import_reward(name))
     return functions
 
 
-def _import_reward(name: str) -> RewardFunction:
+def _import_reward(name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a script in train/ would look for modules there, not where the user is

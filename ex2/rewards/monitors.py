@@ -15,6 +15,9 @@ import torch
 from ex2.rewards.quality import distinct_share
 from ex2.rewards.similarity import own_similarity
 from ex2.scoring.scorer import TextScorer
+from ex2.texts.class_names import strip_whole_name
+from ex2.texts.readings import AS_WRITTEN, Reading
+from ex2.texts.tautologies import tautology_rate
 
 _BOILERPLATE = re.compile(
     r"""\b(?:
@@ -56,13 +59,32 @@ def hub_score(similarities: torch.Tensor, class_ids: torch.Tensor) -> float:
     return ((similarities.sum(dim=1) - own) / (similarities.shape[1] - 1)).mean().item()
 
 
+def name_share(texts: Sequence[str], class_names: Sequence[str]) -> float:
+    """Share of N texts that hold the name of their class, whose names are given one by one."""
+    return sum(
+        strip_whole_name(text, name, "") != " ".join(text.split())
+        for text, name in zip(texts, class_names, strict=True)
+    ) / len(texts)
+
+
 def monitor(
-    scorer: TextScorer, texts: Sequence[str], class_ids: Sequence[int], other_ids: Sequence[int] | None = None
+    scorer: TextScorer,
+    texts: Sequence[str],
+    class_ids: Sequence[int],
+    other_ids: Sequence[int] | None = None,
+    reading: Reading = AS_WRITTEN,
 ) -> dict[str, float]:
     """Monitors that are means over texts, in their natural units (cosines, shares, words).
 
-    For texts about pairs, `other_ids` says against which class each text is; their margins are monitored besides.
+    For texts about pairs, `other_ids` says against which class each text is; their margins are monitored besides. So are
+    cosines of what the VLM reads, where that is not the text as it is written.
     """
+    names = [scorer.bank.class_names[i] for i in class_ids]
+    as_read = {
+        f"monitors/{split}_as_read": scorer.cosine(texts, class_ids, split, reading).mean().item()
+        for split in ("reward", "heldout")
+        if not reading.as_written
+    }
     ids = torch.tensor(list(class_ids), device=scorer.vlm.device, dtype=torch.long)
     limit = scorer.vlm.max_text_tokens
     margins = {
@@ -76,12 +98,15 @@ def monitor(
     }
     return {
         **margins,
+        **as_read,
         "monitors/reward_cosine": scorer.cosine(texts, class_ids).mean().item(),
         "monitors/heldout_cosine": scorer.cosine(texts, class_ids, split="heldout").mean().item(),
         "monitors/hub_score": hub_score(scorer.similarities(texts), ids),
         "monitors/repetition_rate": repetition_rate(texts),
         "monitors/boilerplate_rate": boilerplate_rate(texts),
         "monitors/truncated_share": sum(n > limit for n in scorer.vlm.count_tokens(texts)) / len(texts),
+        "monitors/name_share": name_share(texts, names),
+        "monitors/tautology_rate": tautology_rate(texts, names),
         "monitors/words": sum(len(text.split()) for text in texts) / len(texts),
     }
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ex2.base.errors import UserError
 from ex2.rewards.normalization import RewardStats, reward_groups
 from ex2.scoring.scorer import TextScorer, completion_text
+from ex2.texts.readings import AS_WRITTEN, Reading
 
 NEAREST = 3  # other classes that `margin` compares with
 
@@ -51,7 +52,9 @@ def pair_margin(similarities: Tensor, class_ids: Tensor, logit_scale: float, oth
     return own_similarity(similarities, class_ids) - own_similarity(similarities, other_ids)
 
 
-SIMILARITY_REWARDS: dict[str, Callable[..., Tensor]] = {
+SimilarityReward = Callable[..., Tensor]
+
+SIMILARITY_REWARDS: dict[str, SimilarityReward] = {
     "cosine": cosine,
     "centered": centered,
     "margin": margin,
@@ -61,21 +64,60 @@ SIMILARITY_REWARDS: dict[str, Callable[..., Tensor]] = {
 
 
 def raw_rewards(
-    name: str,
+    function: SimilarityReward,
     scorer: TextScorer,
     texts: list[str],
     class_ids: list[int],
     split: str = "reward",
     other_ids: list[int] | None = None,
+    reading: Reading = AS_WRITTEN,
 ) -> Tensor:
-    """Raw reward `name` of each text, (N,), before any scale; `pair_margin` needs the other class of each text."""
-    columns = [class_ids, other_ids] if name == "pair_margin" else [class_ids]
+    """Raw reward of each text, (N,), before any scale.
+
+    Args:
+        function: One of `SIMILARITY_REWARDS`, or a function of one's own with the same signature.
+        scorer: VLM and bank.
+        texts: N descriptions.
+        class_ids: Class of each.
+        split: Images to compare with.
+        other_ids: The other class of each, where the texts are about pairs.
+        reading: What the VLM reads of the texts.
+
+    Raises:
+        UserError: The function gives other than N numbers, or one that is not finite.
+    """
+    names = [scorer.bank.class_names[i] for i in class_ids]
+    columns = [class_ids, other_ids] if function is pair_margin else [class_ids]
     ids, *others = (torch.tensor(column, device=scorer.vlm.device, dtype=torch.long) for column in columns)
-    return SIMILARITY_REWARDS[name](scorer.similarities(texts, split), ids, scorer.vlm.logit_scale, *others)
+
+    def score(read: list[str]) -> Tensor:
+        raw = function(scorer.similarities(read, split), ids, scorer.vlm.logit_scale, *others)
+        if function not in SIMILARITY_REWARDS.values():
+            _check_own(function, raw, len(texts))
+        return raw
+
+    return reading.score(score, texts, names)
+
+
+def _check_own(function: SimilarityReward, raw: Any, count: int) -> None:
+    """See that a reward of the user's own gives one finite number a text."""
+    name = getattr(function, "__name__", str(function))
+    if not isinstance(raw, Tensor) or raw.shape != (count,):
+        found = f"a tensor of shape {tuple(raw.shape)}" if isinstance(raw, Tensor) else type(raw).__name__
+        raise UserError(f"reward_funcs={name}: gave {found} for {count} texts: return a tensor of shape ({count},).")
+    if not raw.isfinite().all():
+        raise UserError(
+            f"reward_funcs={name}: gave {raw[~raw.isfinite()][0].item()} for a text: return finite numbers."
+        )
 
 
 def similarity_reward(
-    name: str, scorer: TextScorer, *, scale: float, stats: RewardStats | None = None
+    function: SimilarityReward,
+    scorer: TextScorer,
+    *,
+    scale: float,
+    stats: RewardStats | None = None,
+    reading: Reading = AS_WRITTEN,
 ) -> Callable[..., list[float]]:
     """TRL reward function: `scale` x raw reward, or (raw - group mean) / std with `stats` of the untrained policy.
 
@@ -84,8 +126,8 @@ def similarity_reward(
     One scale for every VLM keeps the strength of the KL penalty comparable between VLMs. `log_softmax` is already in
     logits, so `scale` does not apply to it.
     """
-    if name != "cosine" and len(scorer.bank.class_names) < 2:
-        raise UserError(f"reward_funcs={name} compares classes, but the dataset has only one; use cosine.")
+    if function is not cosine and len(scorer.bank.class_names) < 2:
+        raise UserError(f"reward_funcs={function.__name__} compares classes, but the dataset has only one; use cosine.")
     means = None if stats is None else torch.tensor(stats.mean, device=scorer.vlm.device, dtype=torch.float32)
 
     def reward(
@@ -96,11 +138,11 @@ def similarity_reward(
         **columns: Any,
     ) -> list[float]:
         texts = [completion_text(completion) for completion in completions]
-        raw = raw_rewards(name, scorer, texts, class_id, other_ids=other_id)
+        raw = raw_rewards(function, scorer, texts, class_id, other_ids=other_id, reading=reading)
         if stats is not None and means is not None:
             groups = reward_groups(class_id, other_id, len(scorer.bank.class_names))
             return ((raw - means[groups]) / stats.std).tolist()
-        return (raw if name == "log_softmax" else scale * raw).tolist()
+        return (raw if function is log_softmax else scale * raw).tolist()
 
-    reward.__name__ = name
+    reward.__name__ = function.__name__
     return reward

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from ex2.base.embedded_llm import EMBEDDED
 from ex2.base.files import write_atomically
 from ex2.options.run_options import RunOptions
 from ex2.policy.asks import Ask
-from ex2.rewards.similarity import raw_rewards
+from ex2.rewards.similarity import pair_margin, raw_rewards
 from ex2.run import folder as run_folder
 from ex2.scoring.best_of_n import best_of
 from ex2.scoring.scorer import TextScorer
 from ex2.stats import before_after
 from ex2.stats.plots import plot_learning_curve
 from ex2.texts.questions import TEMPLATE, attribute_of
+from ex2.texts.readings import AS_WRITTEN, NAMELESS, Reading
 from ex2.zero_shot import pair_accuracy
 
 Samples = Sequence[tuple[Ask, str]]
@@ -61,14 +60,21 @@ def _write_classes(
 ) -> str:
     """Write `before_after.{json,md,png}`; the table."""
     names = scorer.bank.class_names
-    base_system = _system("base", scorer, base)
-    systems = [
-        _system(label, scorer, [(Ask(i, name, ""), text.replace("{}", name)) for i, name in enumerate(names)])
-        for label, text in _CONTROLS.items()
-    ]
-    best = _best(base, np.asarray(base_system.reward).tolist())
-    systems += [base_system, _system("best_of_n", scorer, best), _system("aligned", scorer, aligned)]
-    summary = before_after.summarise(systems, names, **facts)
+    base_reward = scorer.cosine(*_columns(base), reading=options.ex2.chosen_reading())
+    systems = {
+        **{
+            label: [(Ask(i, name, ""), text.replace("{}", name)) for i, name in enumerate(names)]
+            for label, text in _CONTROLS.items()
+        },
+        "base": base,
+        "best_of_n": _best(base, base_reward.tolist()),
+        "aligned": aligned,
+    }
+    as_written, nameless = (
+        [_system(name, scorer, samples, reading) for name, samples in systems.items()]
+        for reading in (AS_WRITTEN, NAMELESS)
+    )
+    summary = before_after.summarise(as_written, names, nameless=nameless, **facts)
     before_after.write_report(summary, options.output_dir)
     return before_after.format_table(summary)
 
@@ -83,7 +89,7 @@ def _write_pairs(
     """
     keep = options.ex2.eval_samples
     scores = raw_rewards(
-        "pair_margin",
+        pair_margin,
         scorer,
         [text for _, text in base],
         [ask.class_id for ask, _ in base],
@@ -114,17 +120,15 @@ def _best(samples: Samples, scores: Sequence[float], keep: int = 1) -> list[tupl
     return [samples[i] for i in best_of([ask.subject for ask, _ in samples], scores, keep)]
 
 
-def _system(name: str, scorer: TextScorer, samples: Samples) -> before_after.SystemScores:
-    class_ids = [ask.class_id for ask, _ in samples]
-    texts = [text for _, text in samples]
-    return before_after.SystemScores(
-        name,
-        class_ids,
-        scorer.cosine(texts, class_ids).tolist(),
-        scorer.cosine(texts, class_ids, split="heldout").tolist(),
-        texts,
-        [ask.question for ask, _ in samples],
-    )
+def _columns(samples: Samples) -> tuple[list[str], list[int]]:
+    """Texts and class ids."""
+    return [text for _, text in samples], [ask.class_id for ask, _ in samples]
+
+
+def _system(name: str, scorer: TextScorer, samples: Samples, reading: Reading) -> before_after.SystemScores:
+    texts, class_ids = _columns(samples)
+    reward, heldout = (scorer.cosine(texts, class_ids, split, reading).tolist() for split in ("reward", "heldout"))
+    return before_after.SystemScores(name, class_ids, reward, heldout, texts, [ask.question for ask, _ in samples])
 
 
 def _examples(base: Samples, aligned: Samples) -> str:
@@ -159,6 +163,7 @@ def _facts(
         "dataset": scorer.bank.dataset,
         "model": options.policy.model_name_or_path or EMBEDDED,
         "algorithm": options.algorithm,
+        "reading": str(options.ex2.chosen_reading()),
         "seed": options.trainer.seed,
         "training_texts": max((row["sampled_texts"] for row in metrics), default=0),
         "training_text_encodings": training_encodings,

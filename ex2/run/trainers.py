@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ex2.rl.trl_names import Mixin
 from ex2.run import folder as run_folder
 from ex2.scoring import TextScorer
 from ex2.scoring.scorer import completion_text
+from ex2.texts.readings import AS_WRITTEN, Reading
 
 _SAMPLE_COLUMNS = ("class_id", "class_name", "other_id", "other_name", "question")
 
@@ -37,6 +38,7 @@ class SampleLog(Mixin):
 
     scorer: TextScorer
     samples_path: Path
+    reading: Reading = AS_WRITTEN
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: Any
@@ -58,7 +60,9 @@ class SampleLog(Mixin):
             for row, text, terms, cosine in zip(inputs, texts, own, heldout, strict=True)
         ]
         rows = gather_object(rows)
-        monitors = monitor(self.scorer, texts, class_ids, other_ids) | variety([row["text"] for row in rows])
+        monitors = monitor(self.scorer, texts, class_ids, other_ids, self.reading) | variety(
+            [row["text"] for row in rows]
+        )
         for name, value in monitors.items():
             self._log_metric(name, value)
         if self.model.training:
@@ -89,11 +93,19 @@ TRAINERS: dict[str, Callable[..., EX2Trainer]] = {"ppo": EX2PPOTrainer, "grpo": 
 
 
 def build_trainer(
-    options: RunOptions, generator: TextGenerator, prompts: Dataset, scorer: TextScorer, stats: RewardStats | None
+    options: RunOptions,
+    generator: TextGenerator,
+    prompts: Dataset,
+    scorer: TextScorer,
+    stats: Mapping[str, RewardStats] | None,
 ) -> EX2Trainer:
     """The TRL trainer of the chosen algorithm with EX2's rewards and sample log."""
     rewards: list[Callable[..., list[float]]] = build_rewards(
-        options.ex2.reward_funcs, scorer, scale=options.ex2.reward_scale, stats=stats
+        options.ex2.reward_funcs,
+        scorer,
+        scale=options.ex2.reward_scale,
+        stats=stats,
+        reading=options.ex2.chosen_reading(),
     )
     if options.trainer.ddp_find_unused_parameters is None:
         options.trainer.ddp_find_unused_parameters = False  # every LoRA weight and the value head is used in each pass
@@ -117,6 +129,7 @@ def build_trainer(
         # Else PEFT would ask the hub at every save whether the vocabulary was resized, which EX2 never does.
         trainer.model.save_pretrained = partial(trainer.model.save_pretrained, save_embedding_layers=False)
     trainer.scorer = scorer
+    trainer.reading = options.ex2.chosen_reading()
     trainer.samples_path = options.output_dir / run_folder.SAMPLES
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)

@@ -32,8 +32,9 @@ from ex2.policy.checks import PolicyFiles, inspect_policy
 from ex2.policy.llm import load_policy
 from ex2.policy.sampler import TextGenerator
 from ex2.rewards import RewardStats, check_rewards
+from ex2.rewards.build import similarity_rewards
 from ex2.rewards.normalization import reward_groups
-from ex2.rewards.similarity import SIMILARITY_REWARDS, raw_rewards
+from ex2.rewards.similarity import raw_rewards
 from ex2.rl.checkpoints import UNFINISHED, damage, newest_whole, put_in_place
 from ex2.rl.interruptions import LeaveOnSigterm, written_by_all
 from ex2.rl.sharding import loading_whole, whole_weights
@@ -46,6 +47,7 @@ from ex2.scoring import TextScorer
 from ex2.scoring.bank import ImageBank, build_bank
 from ex2.texts.pairs import both_ways
 from ex2.texts.questions import build_prompts, check_questions, load_questions
+from ex2.texts.readings import check_names
 from ex2.vlm import load_vlm
 from ex2.zero_shot.confusion import check_pair_count, confused_pairs
 
@@ -89,6 +91,7 @@ def run(options: RunOptions) -> Path:
         scorer = _scorer(options, state)
         pairs = _pairs(options, scorer)
     class_names = scorer.bank.class_names
+    check_names(options.ex2.chosen_reading(), class_names)
     if options.ex2.before_after and len(class_names) < 2:
         raise UserError(
             f"dataset={options.ex2.dataset} has one class: the intervals of the before / after report are over classes. "
@@ -293,16 +296,25 @@ def _sample(
     return [(ask, everything[i]) for i, ask in enumerate(asks)]
 
 
-def _reward_stats(options: RunOptions, scorer: TextScorer, base: list[tuple[Ask, str]]) -> RewardStats | None:
+def _reward_stats(
+    options: RunOptions, scorer: TextScorer, base: list[tuple[Ask, str]]
+) -> dict[str, RewardStats] | None:
+    """How the untrained policy scores under each similarity reward; None where rewards are not standardised with that."""
     if options.ex2.reward_normalization != "zscore":
         return None
-    similarity = [name for name in options.ex2.reward_funcs if name in SIMILARITY_REWARDS]
-    classes = len(scorer.bank.class_names)
-    class_ids = [ask.class_id for ask, _ in base]
+    texts, class_ids = [text for _, text in base], [ask.class_id for ask, _ in base]
     other_ids = [ask.other_id for ask, _ in base if ask.other_id is not None] or None
-    raw = raw_rewards(similarity[0], scorer, [text for _, text in base], class_ids, other_ids=other_ids)
+    classes = len(scorer.bank.class_names)
     groups = torch.tensor(reward_groups(class_ids, other_ids, classes))
-    return RewardStats.from_samples(raw, groups, classes if other_ids is None else classes**2)
+    reading = options.ex2.chosen_reading()
+    return {
+        name: RewardStats.from_samples(
+            raw_rewards(function, scorer, texts, class_ids, other_ids=other_ids, reading=reading),
+            groups,
+            classes if other_ids is None else classes**2,
+        )
+        for name, function in similarity_rewards(options.ex2.reward_funcs).items()
+    }
 
 
 def _environment(options: RunOptions, scorer: TextScorer, pairs: list[tuple[int, int]] | None) -> dict[str, Any]:

@@ -36,6 +36,7 @@ SPOKEN_NAMES = {
     "renamed": "its texts about other classes with the name replaced",
 }
 IMAGE_SETS = ("reward", "heldout")
+NAMELESS = "nameless"  # the key of the second reading in the JSON
 _MINUS = "aligned_minus_"
 
 
@@ -126,6 +127,7 @@ class Summary:
         examples: Texts before and after, see `pick_examples`.
         monitors: First and last value of each training monitor.
         warnings: Plain sentences, see `find_warnings`.
+        nameless: The same systems with the name of the class taken out of what the VLM reads; None where that was not scored.
     """
 
     systems: dict[str, SystemSummary]
@@ -135,11 +137,13 @@ class Summary:
     examples: list[dict[str, Any]]
     monitors: dict[str, Any]
     warnings: list[str]
+    nameless: Summary | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As it goes into JSON: each system by its name, ``aligned_minus_NAME`` for each advantage, then the rest."""
         facts = ("intervals", "meta", "examples", "monitors", "warnings")
-        return self.numbers() | {name: getattr(self, name) for name in facts}
+        nameless = {} if self.nameless is None else {NAMELESS: self.nameless.numbers()}
+        return self.numbers() | {name: getattr(self, name) for name in facts} | nameless
 
     def numbers(self) -> dict[str, Any]:
         """Systems and advantages alone, as they stand in the JSON."""
@@ -155,6 +159,8 @@ class Summary:
             KeyError, TypeError: It is no such report.
         """
 
+        blank = {"intervals": report["intervals"], "meta": {}, "examples": [], "monitors": {}, "warnings": []}
+
         def parsed(entry: Mapping[str, Any]) -> dict[str, Any]:
             return {**entry, **{images: Interval(**entry[images]) for images in IMAGE_SETS}}
 
@@ -165,7 +171,8 @@ class Summary:
                 for key, entry in report.items()
                 if key.startswith(_MINUS)
             },
-            *(report[name] for name in ("intervals", "meta", "examples", "monitors", "warnings")),
+            **{name: report[name] for name in ("intervals", "meta", "examples", "monitors", "warnings")},
+            nameless=cls.of({**blank, **report[NAMELESS]}) if NAMELESS in report else None,
         )
 
 
@@ -178,6 +185,7 @@ def summarise(
     systems: Sequence[SystemScores],
     class_names: Sequence[str],
     *,
+    nameless: Sequence[SystemScores] = (),
     meta: Mapping[str, Any] | None = None,
     monitors: Mapping[str, Any] | None = None,
     n_boot: int = 10_000,
@@ -189,6 +197,7 @@ def summarise(
     Args:
         systems: In any order, each once; ``aligned`` is needed, the others are compared where present.
         class_names: Names of all classes; ``class_ids`` index them.
+        nameless: The same systems with cosines of texts without the names of their classes.
         meta: Free facts about the run (VLM, dataset, model, seed, texts sampled, encodings spent, seconds ...).
         monitors: Training monitors, each ``{"first": number, "last": number}``.
         n_boot, level, seed: Of the cluster bootstrap; ``seed`` also draws the example classes.
@@ -222,6 +231,7 @@ def summarise(
         examples=pick_examples(by_name["base"], aligned, class_names, seed=seed) if "base" in by_name else [],
         monitors=_plain(monitors or {}),
         warnings=[],
+        nameless=summarise(nameless, class_names, n_boot=n_boot, level=level, seed=seed) if nameless else None,
     )
     return replace(summary, warnings=find_warnings(summary))
 
@@ -355,7 +365,15 @@ def find_warnings(summary: Summary) -> list[str]:
             f"The systems cover different numbers of classes ({counts}): their means are not comparable, while "
             "differences use the classes that both have."
         )
+    if summary.nameless is not None:
+        said = find_warnings(replace(summary.nameless, systems=_alike(summary.nameless.systems)))
+        warnings += [f"Without the class name: {warning}" for warning in said]
     return warnings
+
+
+def _alike(systems: Mapping[str, SystemSummary]) -> dict[str, SystemSummary]:
+    """Systems without differences in numbers and shares of texts, which were warned of already."""
+    return {name: replace(system, distinct=1.0, n=1, classes=1) for name, system in systems.items()}
 
 
 def _level(summary: Summary) -> str:
@@ -388,7 +406,13 @@ def _rows(summary: Summary) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def format_table(summary: Summary) -> str:
-    """The systems and the paired differences as a monospace table, at most 100 columns wide."""
+    """The systems and the paired differences as a monospace table, at most 100 columns wide; one for each reading."""
+    if summary.nameless is None:
+        return _one_table(summary)
+    return f"Read as written\n{_one_table(summary)}\n\nRead without the class name\n{_one_table(summary.nameless)}"
+
+
+def _one_table(summary: Summary) -> str:
     systems, differences = _rows(summary)
     interval = f"[{_level(summary)} interval]"
     header = [
@@ -427,23 +451,23 @@ def _fact(value: Any) -> str:
 
 def to_markdown(summary: Summary) -> str:
     """The report as Markdown: table, paired differences, warnings, examples, monitors, facts about the run."""
-    systems, differences = _rows(summary)
-    level = _level(summary)
-    head = f"reward cosine [{level} interval] | held-out cosine [{level} interval] | distinct |"
     warnings = [f"- {_escape(warning)}" for warning in summary.warnings] or ["None."]
     introduction = (
         "Mean cosine similarity between texts and images of their class: the images that the reward used, and held-out "
-        f"images that training never saw. Every class counts equally; {level} intervals are percentile bootstrap "
+        f"images that training never saw. Every class counts equally; {_level(summary)} intervals are percentile bootstrap "
         "intervals over classes. They say how far the result carries over to other classes, not to other training "
         "seeds. `distinct` is the share of distinct texts; it is compared only between equal numbers of texts."
     )
+    if summary.nameless is not None:
+        introduction += (
+            " The VLM reads each text twice: as it is written, where a class name alone scores high, and without the name of "
+            "its class, where only what is said counts; of the bare class name only the word `it` is left."
+        )
     parts = [
         "# Before and after training",
         introduction,
-        "## Systems",
-        "\n".join([f"| system | {head} n |", "| :- | -: | -: | -: | -: |", *map(_markdown_row, systems)]),
-        "## Differences, paired by class",
-        "\n".join([f"| difference | {head}", "| :- | -: | -: | -: |", *(_markdown_row(r[:-1]) for r in differences)]),
+        *_markdown_tables(summary, "" if summary.nameless is None else ", as written"),
+        *([] if summary.nameless is None else _markdown_tables(summary.nameless, ", without the class name")),
         "![Mean cosine similarity of each system with intervals](before_after.png)",
         "## Warnings",
         "\n".join(warnings),
@@ -463,6 +487,18 @@ def to_markdown(summary: Summary) -> str:
     if summary.meta:
         parts += ["## Run", "\n".join(f"- {_escape(key)}: {_fact(value)}" for key, value in summary.meta.items())]
     return "\n\n".join(parts) + "\n"
+
+
+def _markdown_tables(summary: Summary, reading: str) -> list[str]:
+    systems, differences = _rows(summary)
+    level = _level(summary)
+    head = f"reward cosine [{level} interval] | held-out cosine [{level} interval] | distinct |"
+    return [
+        f"## Systems{reading}",
+        "\n".join([f"| system | {head} n |", "| :- | -: | -: | -: | -: |", *map(_markdown_row, systems)]),
+        f"## Differences, paired by class{reading}",
+        "\n".join([f"| difference | {head}", "| :- | -: | -: | -: |", *(_markdown_row(r[:-1]) for r in differences)]),
+    ]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -72,38 +72,46 @@ def plot_learning_curve(metrics: Sequence[Mapping[str, Any]], path: str | os.Pat
 def before_after_png(summary: Mapping[str, Any]) -> bytes:
     """The PNG of ``plot_before_after``."""
     names = [name for name in SYSTEM_LABELS if name in summary]
-    figure = Figure(figsize=(WIDTH_INCHES, 1.9 + 0.62 * len(names)), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
-    for images, (label, colour, marker, offset) in IMAGE_SET_STYLES.items():
-        values = [summary[name][images] for name in names]
-        axes.errorbar(
-            [value["mean"] for value in values],
-            [row + offset for row in range(len(names))],
-            # Bars are distances from the mean; a percentile interval may, rarely, leave the mean outside.
-            xerr=[
-                [max(0.0, value["mean"] - value["low"]) for value in values],
-                [max(0.0, value["high"] - value["mean"]) for value in values],
-            ],
-            fmt=marker,
-            color=colour,
-            markersize=7,
-            elinewidth=2,
-            capsize=4,
-            label=label,
-        )
-    axes.set_yticks(range(len(names)), [SYSTEM_LABELS[name] for name in names])
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    panels = {"": summary}
+    if "nameless" in summary:
+        panels = {"as written": summary, "without the class name": summary["nameless"]}
     level = f"{100 * summary['intervals']['level']:g} %"
-    axes.set_xlabel(f"cosine similarity of text and images (mean over classes, {level} interval)")
-    axes.margins(x=0.06)
-    _tidy(axes, "x")
+    x_label = f"cosine similarity of text and images (mean over classes, {level} interval)"
+    if len(panels) > 1:
+        x_label = f"mean cosine, {level} interval"
+    figure = Figure(figsize=(WIDTH_INCHES, 1.9 + 0.62 * len(names)), dpi=DPI, layout="constrained")
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, systems) in zip(row, panels.items(), strict=True):
+        for images, (label, colour, marker, offset) in IMAGE_SET_STYLES.items():
+            values = [systems[name][images] for name in names]
+            axes.errorbar(
+                [value["mean"] for value in values],
+                [place + offset for place in range(len(names))],
+                # Bars are distances from the mean; a percentile interval may, rarely, leave the mean outside.
+                xerr=[
+                    [max(0.0, value["mean"] - value["low"]) for value in values],
+                    [max(0.0, value["high"] - value["mean"]) for value in values],
+                ],
+                fmt=marker,
+                color=colour,
+                markersize=7,
+                elinewidth=2,
+                capsize=4,
+                label=label,
+            )
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel(x_label)
+        axes.margins(x=0.06)
+        _tidy(axes, "x")
+    row[0].set_yticks(range(len(names)), [SYSTEM_LABELS[name] for name in names])
+    row[0].set_ylim(len(names) - 0.5, -0.5)
     gain = summary["aligned_minus_base"]["heldout"]
     change = f"aligned minus base, held-out, paired by class: {gain['mean']:+.4f} "
     change += f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
     facts = [str(summary["meta"][key]) for key in ("vlm", "dataset", "model") if summary["meta"].get(key)]
     lines = [*textwrap.wrap(" · ".join(facts), width=95), change]
     figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=11)
+    figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=11)
     return _to_png(figure)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from trl import GRPOConfig, RLOOConfig
 
 from ex2.base.errors import UserError
 from ex2.rewards import RewardStats, build_rewards, check_rewards, list_rewards
+from ex2.rewards.build import similarity_rewards
 from ex2.rl.ppo_config import PPOConfig
 from ex2.run.trainers import TRAINERS
 from ex2.scoring import TextScorer
 from ex2.scoring.bank import ImageBank
+from ex2.texts.readings import NAMELESS
 from ex2.vlm import VLM
 
 BUILT_IN = ["cosine", "centered", "margin", "log_softmax", "pair_margin", "no_repetition", "whole_sentence"]
@@ -66,7 +69,7 @@ def test_scale_is_100_unless_given(scorer: TextScorer) -> None:
 
 
 def test_statistics_reach_similarity_rewards_only(scorer: TextScorer) -> None:
-    stats = RewardStats(mean=(0.0,) * len(scorer.bank.class_names), std=0.5)
+    stats = {"cosine": RewardStats(mean=(0.0,) * len(scorer.bank.class_names), std=0.5)}
     similarity, quality = build_rewards(["cosine", "no_repetition"], scorer, scale=100.0, stats=stats)
     raw = scorer.cosine(["a a a"], [6]).item()
     assert similarity(prompts=["?"], completions=["a a a"], class_id=[6]) == [pytest.approx(raw / 0.5, abs=1e-5)]
@@ -136,6 +139,67 @@ def test_refuses_what_is_no_function(scorer: TextScorer, own_module: str, name: 
         UserError, match=rf"^reward_funcs={name} is not a function: TRL needs a plain callable with a __name"
     ):
         build_rewards([name], scorer)
+
+
+# ---------------------------------------------------------------- rewards of one's own that see the VLM
+
+
+@pytest.fixture
+def own_similarity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Writes a module with a reward of the built-in signature, whose body is given; returns the reward's spec."""
+
+    def write(body: str) -> str:
+        (tmp_path / "own_similarity.py").write_text(
+            f"def nearest(similarities, class_ids, logit_scale):\n    return {body}\n"
+        )
+        sys.modules.pop("own_similarity", None)
+        return "own_similarity:nearest"
+
+    monkeypatch.syspath_prepend(tmp_path)
+    yield write
+    sys.modules.pop("own_similarity", None)
+
+
+def test_own_similarity_rewards_get_what_built_in_ones_get(
+    scorer: TextScorer, own_similarity: Callable[[str], str]
+) -> None:
+    spec = own_similarity("logit_scale * similarities.gather(1, class_ids.unsqueeze(1)).squeeze(1)")
+    assert list(similarity_rewards(["cosine", spec, "no_repetition"])) == ["cosine", spec]
+    (own,) = build_rewards([spec], scorer, scale=10.0)
+    assert own.__name__ == "nearest"
+    call = {"prompts": ["?"], "completions": ["A cat is red."], "class_id": [6]}
+    raw = scorer.vlm.logit_scale * scorer.cosine(["A cat is red."], [6]).item()
+    assert own(**call) == [pytest.approx(10 * raw, rel=1e-5)]
+    (nameless,) = build_rewards([spec], scorer, scale=10.0, reading=NAMELESS)
+    raw = scorer.vlm.logit_scale * scorer.cosine(["it is red."], [6]).item()
+    assert nameless(**call) == [pytest.approx(10 * raw, rel=1e-5)]
+    stats = {spec: RewardStats(mean=(1.0,) * len(scorer.bank.class_names), std=2.0)}
+    (standardised,) = build_rewards([spec], scorer, stats=stats, reading=NAMELESS)
+    assert standardised(**call) == [pytest.approx((raw - 1) / 2, rel=1e-5)]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("similarities", r"gave a tensor of shape \(1, 54\) for 1 texts: return a tensor of shape \(1,\)"),
+        ("similarities.mean()", r"gave a tensor of shape \(\) for 1 texts"),
+        ("[0.5]", "gave list for 1 texts"),
+        ("similarities[:, 0] * float('nan')", "gave nan for a text: return finite numbers"),
+        ("similarities[:, 0] / 0", "gave -?inf for a text: return finite numbers"),
+    ],
+)
+def test_own_similarity_rewards_of_another_shape_or_not_finite_are_refused(
+    scorer: TextScorer, own_similarity: Callable[[str], str], body: str, message: str
+) -> None:
+    (own,) = build_rewards([own_similarity(body)], scorer)
+    with pytest.raises(UserError, match=f"^reward_funcs=nearest: {message}"):
+        own(prompts=["?"], completions=["a cat"], class_id=[6])
+
+
+def test_zscore_needs_a_similarity_reward_and_takes_any_number(own_similarity: Callable[[str], str]) -> None:
+    check_rewards(["cosine", "margin", own_similarity("similarities[:, 0]")], "zscore")
+    with pytest.raises(UserError, match="^reward_normalization=zscore standardises .* but reward_funcs has none"):
+        check_rewards(["no_repetition"], "zscore")
 
 
 # ---------------------------------------------------------------- one set of rewards, three trainers

@@ -17,6 +17,7 @@ from ex2.rewards.monitors import (
 from ex2.rewards.quality import QUALITY_REWARDS, distinct_share, no_repetition, whole_sentence
 from ex2.scoring.bank import ImageBank
 from ex2.scoring.scorer import TextScorer
+from ex2.texts.readings import NAMELESS
 from ex2.vlm import VLM
 
 
@@ -119,7 +120,8 @@ def test_monitor(pictogram_vlm: VLM, pictogram_bank: ImageBank) -> None:
     values = monitor(scorer, texts, [6, 6, 0, 0])
     assert set(values) == {
         "monitors/reward_cosine", "monitors/heldout_cosine", "monitors/hub_score", "monitors/repetition_rate",
-        "monitors/boilerplate_rate", "monitors/truncated_share", "monitors/words",
+        "monitors/boilerplate_rate", "monitors/truncated_share", "monitors/words", "monitors/name_share",
+        "monitors/tautology_rate",
     }  # fmt: skip
     assert all(type(value) is float for value in values.values())
     assert variety(texts) == {"monitors/duplicate_rate": 0.25, "monitors/distinct_2": distinct_2(texts)}
@@ -130,6 +132,12 @@ def test_monitor(pictogram_vlm: VLM, pictogram_bank: ImageBank) -> None:
     assert values["monitors/heldout_cosine"] == pytest.approx(
         scorer.cosine(texts, [6, 6, 0, 0], "heldout").mean().item()
     )
+    assert values["monitors/name_share"] == 0.75
+    assert values["monitors/tautology_rate"] == 0.75  # "an icon of an ant" names a kind of picture
+    read = monitor(scorer, texts, [6, 6, 0, 0], reading=NAMELESS)
+    assert set(read) - set(values) == {"monitors/reward_as_read", "monitors/heldout_as_read"}
+    without = scorer.cosine(["it", "it", "an icon of it", long.strip()], [6, 6, 0, 0], "heldout")
+    assert read["monitors/heldout_as_read"] == pytest.approx(without.mean().item(), abs=1e-6)
     pairs = monitor(scorer, texts, [6, 6, 0, 0], [0, 1, 6, 2])
     assert set(pairs) - set(values) == {"monitors/reward_pair_margin", "monitors/heldout_pair_margin"}
     margins = scorer.cosine(texts, [6, 6, 0, 0], "heldout") - scorer.cosine(texts, [0, 1, 6, 2], "heldout")

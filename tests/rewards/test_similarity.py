@@ -107,7 +107,7 @@ def test_cosine_is_the_plain_mean_over_image_cosines(
     embeddings = pictogram_vlm.encode_texts(TEXTS)
     expected = [plain_mean(pictogram_bank, e, c, split) for e, c in zip(embeddings, class_ids, strict=True)]
     assert scorer.cosine(TEXTS, class_ids, split).tolist() == pytest.approx(expected, abs=1e-6)
-    assert raw_rewards("cosine", scorer, TEXTS, class_ids, split).tolist() == pytest.approx(expected, abs=1e-6)
+    assert raw_rewards(cosine, scorer, TEXTS, class_ids, split).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def call(reward: Any, completions: list[Any], class_id: list[int], other_id: list[int] | None = None) -> list[float]:
@@ -125,8 +125,8 @@ OTHERS = [0, 1, 7, 3, 0]
 @pytest.mark.parametrize("name", list(SIMILARITY_REWARDS))
 def test_scale_multiplies_all_but_log_softmax(scorer: TextScorer, name: str) -> None:
     class_ids = [3, 0, 1, 7, 7]
-    raw = raw_rewards(name, scorer, TEXTS, class_ids, other_ids=OTHERS).tolist()
-    rewards = call(similarity_reward(name, scorer, scale=100.0), TEXTS, class_ids, OTHERS)
+    raw = raw_rewards(SIMILARITY_REWARDS[name], scorer, TEXTS, class_ids, other_ids=OTHERS).tolist()
+    rewards = call(similarity_reward(SIMILARITY_REWARDS[name], scorer, scale=100.0), TEXTS, class_ids, OTHERS)
     factor = 1.0 if name == "log_softmax" else 100.0
     assert all(type(value) is float for value in rewards)
     assert rewards == pytest.approx([factor * value for value in raw], abs=1e-4)
@@ -135,9 +135,13 @@ def test_scale_multiplies_all_but_log_softmax(scorer: TextScorer, name: str) -> 
 @pytest.mark.parametrize("name", ["cosine", "centered", "margin", "log_softmax"])
 def test_statistics_replace_the_scale(scorer: TextScorer, name: str) -> None:
     class_ids = [3, 0, 1, 3, 3]
-    raw = raw_rewards(name, scorer, TEXTS, class_ids).tolist()
+    raw = raw_rewards(SIMILARITY_REWARDS[name], scorer, TEXTS, class_ids).tolist()
     means = [0.1 * i for i in range(len(scorer.bank.class_names))]
-    rewards = call(similarity_reward(name, scorer, scale=100.0, stats=RewardStats(tuple(means), 0.5)), TEXTS, class_ids)
+    rewards = call(
+        similarity_reward(SIMILARITY_REWARDS[name], scorer, scale=100.0, stats=RewardStats(tuple(means), 0.5)),
+        TEXTS,
+        class_ids,
+    )
     expected = [(value - means[c]) / 0.5 for value, c in zip(raw, class_ids, strict=True)]
     assert rewards == pytest.approx(expected, abs=1e-5)
 
@@ -145,24 +149,27 @@ def test_statistics_replace_the_scale(scorer: TextScorer, name: str) -> None:
 @pytest.mark.parametrize("name", ["cosine", "pair_margin"])
 def test_statistics_of_pairs_are_those_of_the_ordered_pair(scorer: TextScorer, name: str) -> None:
     class_ids, classes = [3, 0, 1, 7, 7], len(scorer.bank.class_names)
-    raw = raw_rewards(name, scorer, TEXTS, class_ids, other_ids=OTHERS).tolist()
+    raw = raw_rewards(SIMILARITY_REWARDS[name], scorer, TEXTS, class_ids, other_ids=OTHERS).tolist()
     means = [0.0] * classes**2
     for n, (i, j) in enumerate(zip(class_ids, OTHERS, strict=True)):
         means[i * classes + j] = 0.1 * n
     rewards = call(
-        similarity_reward(name, scorer, scale=100.0, stats=RewardStats(tuple(means), 0.5)), TEXTS, class_ids, OTHERS
+        similarity_reward(SIMILARITY_REWARDS[name], scorer, scale=100.0, stats=RewardStats(tuple(means), 0.5)),
+        TEXTS,
+        class_ids,
+        OTHERS,
     )
     assert rewards == pytest.approx([(value - 0.1 * n) / 0.5 for n, value in enumerate(raw)], abs=1e-5)
 
 
 def test_rewards_carry_their_names(scorer: TextScorer) -> None:
-    assert [similarity_reward(name, scorer, scale=1.0).__name__ for name in SIMILARITY_REWARDS] == list(
-        SIMILARITY_REWARDS
-    )
+    assert [
+        similarity_reward(SIMILARITY_REWARDS[name], scorer, scale=1.0).__name__ for name in SIMILARITY_REWARDS
+    ] == list(SIMILARITY_REWARDS)
 
 
 def test_plain_and_conversational_completions_score_the_same(scorer: TextScorer) -> None:
-    reward = similarity_reward("centered", scorer, scale=100.0)
+    reward = similarity_reward(centered, scorer, scale=100.0)
     chat = [[{"role": "assistant", "content": f"  {text}\n"}] for text in TEXTS]
     assert call(reward, chat, [1] * 5) == call(reward, TEXTS, [1] * 5)
 
@@ -177,5 +184,5 @@ def test_refuses_to_compare_classes_where_there_is_one(
     with pytest.raises(
         UserError, match=rf"^reward_funcs={name} compares classes, but the dataset has only one; use cosine"
     ):
-        similarity_reward(name, OneClass(), scale=1.0)
-    assert similarity_reward("cosine", OneClass(), scale=1.0).__name__ == "cosine"
+        similarity_reward(SIMILARITY_REWARDS[name], OneClass(), scale=1.0)
+    assert similarity_reward(cosine, OneClass(), scale=1.0).__name__ == "cosine"

@@ -12,6 +12,7 @@ from torch import Tensor
 from ex2.base.errors import UserError
 from ex2.scoring.bank import ImageBank
 from ex2.scoring.scorer import TextScorer, completion_text
+from ex2.texts.readings import NAMELESS, Reading
 
 
 class CountingVLM:
@@ -81,15 +82,32 @@ def test_equal_texts_are_encoded_once_and_keep_their_order(scorer: TextScorer, v
     torch.testing.assert_close(embeddings, CountingVLM().encode_texts(texts))
 
 
-def test_latest_batch_is_remembered(scorer: TextScorer, vlm: CountingVLM) -> None:
+def test_latest_batches_are_remembered(scorer: TextScorer, vlm: CountingVLM) -> None:
     scorer.cosine(["a", "bb"], [0, 1])
     scorer.similarities(["a", "bb"])
     scorer.cosine(("a", "bb"), [1, 1], split="heldout")
     assert len(vlm.calls) == 1
     scorer.embed(["bb", "a"])  # another order is another batch
-    scorer.embed(["a", "bb"])  # and only the latest is kept
-    assert len(vlm.calls) == 3
-    assert scorer.texts_encoded == 6
+    scorer.embed(["a", "bb"])
+    assert len(vlm.calls) == 2
+    assert scorer.texts_encoded == 4
+
+
+def test_the_four_latest_batches_are_kept(scorer: TextScorer, vlm: CountingVLM) -> None:
+    for text in ("a", "b", "c", "d", "a", "e", "a", "b"):  # b is the one that was not asked for since e came
+        scorer.embed([text])
+    assert [text for (text,) in vlm.calls] == ["a", "b", "c", "d", "e", "b"]
+
+
+def test_readings_of_a_cosine_by_hand(scorer: TextScorer) -> None:
+    cosine = {n: math.cos(math.radians(n)) for n in range(90)}  # the images of flat lie at 0 degrees
+    text = "A flat thing"
+    assert scorer.cosine([text], [0]).item() == pytest.approx(cosine[12])
+    assert scorer.cosine([text], [0], reading=NAMELESS).item() == pytest.approx(cosine[len("it thing")])
+    framed = cosine[len("flat: it thing.")] - cosine[len("flat.")]
+    assert scorer.cosine([text], [0], reading=Reading.of(["framed"])).item() == pytest.approx(framed, abs=1e-6)
+    mixed = Reading.of(["as_written", "nameless"], [0.25, 0.75])
+    assert scorer.cosine([text], [0], reading=mixed).item() == pytest.approx(0.25 * cosine[12] + 0.75 * cosine[8])
 
 
 def test_embeddings_that_are_not_finite_are_refused(scorer: TextScorer, vlm: CountingVLM) -> None:

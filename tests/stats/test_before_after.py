@@ -330,3 +330,29 @@ def test_wrong_scores_name_the_system():
     one = [SystemScores(name, [0, 0], [0.1, 0.2], [0.1, 0.2], ["a", "b"]) for name in ("base", "aligned")]
     with pytest.raises(UserError, match="system base, reward images: an interval needs at least two classes, found 1"):
         summarise(one, NAMES)
+
+
+def test_both_readings_side_by_side():
+    nameless = [system(name, *cosines) for name, cosines in {
+        "class_name": (0.05, 0.05), "template": (0.06, 0.06), "base": (0.10, 0.10), "best_of_n": (0.20, 0.20),
+        "aligned": (0.18, 0.18),
+    }.items()]  # fmt: skip
+    summary = summarise(good_systems(), NAMES, nameless=nameless, n_boot=100)
+    assert summary.nameless is not None
+    assert summary.nameless.advantages["class_name"].heldout.mean == pytest.approx(0.13)
+    (warning,) = summary.warnings
+    assert warning.startswith("Without the class name: The aligned policy does not beat best-of-n sampling on held-out")
+    data = json.loads(json.dumps(summary.as_dict()))
+    assert data["nameless"]["aligned_minus_base"]["heldout"]["mean"] == pytest.approx(0.08)
+    assert Summary.of(data).nameless.systems == summary.nameless.systems
+    written, read_without = format_table(summary).split("\n\n")
+    assert written.splitlines()[0] == "Read as written"
+    assert read_without.splitlines()[0] == "Read without the class name"
+    assert "+0.0800 [+0.0800, +0.0800]" in read_without
+    markdown = to_markdown(summary)
+    for head in (
+        "## Systems, as written",
+        "## Systems, without the class name",
+        "## Differences, paired by class, without",
+    ):
+        assert head in markdown

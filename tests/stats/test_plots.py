@@ -190,3 +190,12 @@ def test_no_pyplot_and_no_torch():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_both_readings_stand_side_by_side(drawn):
+    one = summary("class_name", "base", "aligned")
+    nameless = {name: one[name] for name in ("class_name", "base", "aligned")}
+    assert before_after_png({**one, "nameless": nameless})
+    (figure,) = drawn
+    assert [axes.get_title() for axes in figure.axes] == ["as written", "without the class name"]
+    assert text_overlaps(figure) == []
