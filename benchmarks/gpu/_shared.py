@@ -27,7 +27,7 @@ CHAT_TEMPLATE = (
 
 def policy_config(size: str) -> Any:
     """`7b`: Mistral-7B. `small`: what two sides are compared on. `sharp`: a small one that is surer of some tokens than of
-    others. `tiny`: seconds on a CPU.
+    others. `tiny` and `sharp_tiny`: seconds on a CPU.
     """
     from transformers import MistralConfig
 
@@ -35,10 +35,11 @@ def policy_config(size: str) -> Any:
         "7b": {},
         "small": {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 8},
         "sharp": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 8},
+        "sharp_tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
         "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
     }
     few: dict[str, Any] = {} if size == "7b" else {"vocab_size": 4000, "num_key_value_heads": 2}
-    if size == "sharp":
+    if size.startswith("sharp"):
         few["initializer_range"] = 0.08
     return MistralConfig(**sizes[size], **few, bos_token_id=None, eos_token_id=END, pad_token_id=PAD)
 
