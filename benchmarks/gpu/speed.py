@@ -2,10 +2,10 @@
 
     python -m benchmarks.gpu.speed variants [--batch 32]      # seconds a rollout with its updates: PPO in several settings, GRPO
     python -m benchmarks.gpu.speed decode [--batches 32 256]  # seconds for 32 new tokens: as TRL samples, and other ways
-    python -m benchmarks.gpu.speed profile [--batch 32]       # kernels of an update, of scoring, of sampling; how busy the device is
+    python -m benchmarks.gpu.speed profile [--batch 32]       # kernels of update, scoring, sampling; busy share of the device
 
---tiny does the same with a tiny policy on the CPU: does the script work? What raises an error is a line ERROR, loses nothing else,
-and makes the exit status 1.
+--tiny does the same with a tiny policy on the CPU: does the script work? What raises an error is a line ERROR and loses nothing
+else; the exit status is 1 then.
 """
 
 from __future__ import annotations
