@@ -173,7 +173,6 @@ def fit(model: Any, encoded: Any, steps: int, batch: int, device: str) -> float:
 
 def small(folder: Path, tiny: bool, device: str) -> None:
     """A Llama, trained to answer the short questions with the project's sentences."""
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from ex2.questions import QUESTION_SETS
@@ -192,7 +191,6 @@ def small(folder: Path, tiny: bool, device: str) -> None:
         max_position_embeddings=256,
         tie_word_embeddings=True,
     )
-    torch.manual_seed(0)
     model = LlamaForCausalLM(config).to(device)
     start = time.perf_counter()
     loss = fit(model, chats(rows, questions, tokenizer), steps, 8 if tiny else 128, device)
@@ -205,6 +203,8 @@ MODELS: dict[str, Callable[[Path, bool, str], None]] = {"small": small, "clip": 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and write the models that it names."""
+    import torch
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tiny", action="store_true", help="two narrow layers: does the script work?")
@@ -213,6 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for name in args.only:
         start = time.perf_counter()
+        torch.manual_seed(0)
         MODELS[name](args.folder / name, args.tiny, args.device)
         print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
 

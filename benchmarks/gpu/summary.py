@@ -31,7 +31,7 @@ WIDTH = 230
 SECTIONS = (
     ("environment", ("env",), r"^(torch |triton|transformers|trl|NVIDIA.*GiB|FAIL|name,|NVIDIA H)", 14),
     ("tests", ("tests",), r"passed|failed|^(FAILED|ERROR|SKIPPED)|^E  ", 25),
-    ("not as it should be", ("correctness",), r"^(FAIL|ERROR)|FAIL$", 40),
+    ("not as it should be", ("correctness",), r"^(FAIL|ERROR) |FAIL$", 40),
     ("known failures", ("correctness",), r"^known failure: ", 20),
     ("correctness", ("correctness",), r"PASS$|passed$|equal|^(checks:|INFO)", 40),
     (
@@ -44,10 +44,10 @@ SECTIONS = (
         "speed",
         ("speed",),
         r"s a step|s a rollout|TFLOP|^(generation|old log|reference|forward|rewards|text enc|rest|optimizer)"
-        r"|times the floor|^ERROR",
+        r"|times the floor|^ERROR ",
         50,
     ),
-    ("decoding", ("decode",), r"^batch|device busy|^ERROR|no time", 30),
+    ("decoding", ("decode",), r"^batch|device busy|^ERROR |no time", 30),
 )
 
 

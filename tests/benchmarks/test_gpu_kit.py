@@ -140,7 +140,7 @@ def test_known_failures_are_shown_and_no_error(script: Any, capsys: pytest.Captu
     assert re.search(r"^PASS  100 merges, torch\.float32, ", text, re.M)
     assert re.search(r"^KNOWN 100 merges, torch\.bfloat16, ", text, re.M)
     assert re.search(r"^known failure: 100 merges, torch\.bfloat16, .+: .+ goes away when ", text, re.M)
-    assert text.endswith("checks: 1 passed, 1 known failures, 0 failed\n")
+    assert text.endswith("checks: 1 passed, 1 known to fail, 0 failed\n")
 
 
 def test_what_should_pass_and_does_not_is_an_error(
@@ -162,7 +162,7 @@ def test_what_should_pass_and_does_not_is_an_error(
     assert "ERROR broken" in text
     assert "ValueError: no such layer" in text
     assert re.search(r"^FAIL  100 merges, torch\.float32, .+: 0\.5 \(at most 1e-05\)$", text, re.M)
-    assert "checks: 0 passed, 0 known failures, 2 failed: broken: error; 100 merges, torch.float32" in text
+    assert "checks: 0 passed, 0 known to fail, 2 failed: broken: error; 100 merges, torch.float32" in text
 
 
 # ---------------------------------------------------------------- speed
