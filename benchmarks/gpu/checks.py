@@ -32,7 +32,7 @@ KNOWN = {
     r"load_in_[48]bit, types of what is trained": (
         "TRL casts a quantised base's adapter to bfloat16; goes away when EX2 makes it float32 again after TRL's trainer is built"
     ),
-    r"load_in_[48]bit, share of lora_[AB] that .* moved": (
+    r"load_in_[48]bit, share of lora_A that .* moved": (
         "small steps round away in a bfloat16 adapter; goes away with the types of what is trained"
     ),
     r"100 merges, torch\.bfloat16": (

@@ -117,7 +117,7 @@ def test_a_device_that_computes_something_else_is_an_error(script: Any, monkeypa
         step.main(["--tiny", "--only", "correctness"])
 
 
-def test_floor_of_the_issue(script: Any) -> None:
+def test_floors_are_the_hand_computed_ones(script: Any) -> None:
     """An H200 at batch 32: 14 GB of weights 32 times, two passes forward, four forward and backward (hand-computed)."""
     floor = script("step").floors(
         weights=7_000_000_000, bytes_a_weight=2, samples=32, prompt=21, tokens=32, epochs=4, peaks=(790e12, 4.3e12)
