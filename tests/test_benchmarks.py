@@ -187,27 +187,6 @@ def test_both_sides_of_a_step_print_seconds_and_memory(
     assert found["EX2, default: share of TRL's peak memory"] == pytest.approx(0.25)
 
 
-def test_gpu(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    benchmark("gpu").main(["--tiny"])
-    text = capsys.readouterr().out
-    assert re.search(r"s a step, floor \S+ s, ratio \S+; peak memory \S+ GiB", text)
-    errors = verdicts(text)
-    names = ("log-probs", "reference log-probs", "values", "cosines", "gradient")
-    assert {f"cpu bfloat16, {name}: relative error" for name in names} == set(errors)
-    assert max(errors.values()) < 0.05
-
-
-def test_floor_of_the_issue(benchmark: Any) -> None:
-    """An H200 at batch 32: 14 GB of weights 32 times, two passes forward, four forward and backward (hand-computed)."""
-    floor = benchmark("gpu").floors(
-        weights=7_000_000_000, bytes_a_weight=2, samples=32, prompt=21, tokens=32, epochs=4, peaks=(790e12, 4.3e12)
-    )
-    # Decoding 32 x 14e9 / 4.3e12 = 0.1042 and the prompts 2 x 7e9 x 32 x 21 / 790e12 = 0.0119.
-    assert floor["generation"] == pytest.approx(0.1042 + 0.0119, abs=1e-4)
-    assert floor["reference log-probs"] == pytest.approx(2 * 7e9 * 32 * 53 / 790e12)
-    assert floor["forward and backward"] == pytest.approx(0.2404, abs=1e-4)
-
-
 # ---------------------------------------------------------------- soak
 
 
