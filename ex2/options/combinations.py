@@ -19,6 +19,12 @@ def check_combination(options: RunOptions) -> None:
     if options.ex2.reference == "start" and trainer.beta == 0:
         raise UserError("reference=start has no effect with beta=0, which computes no KL: set beta above 0.")
     _check_fsdp()
+    target_kl = getattr(trainer, "target_kl", None)  # PPO's alone
+    if target_kl is not None and os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise UserError(
+            f"target_kl={target_kl} with DeepSpeed, which updates weights within the backward pass, before an update can be left "
+            "out: use plain data parallel or FSDP2, or leave target_kl out."
+        )
     if not (policy.load_in_8bit or policy.load_in_4bit):
         return
     option = "load_in_8bit" if policy.load_in_8bit else "load_in_4bit"

@@ -26,11 +26,14 @@ class Guards(Mixin):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        # (B of all processes, number of rewards)
+        self._scores = self._total(rewards_per_func)
+        return rewards_per_func
+
+    def _total(self, rewards_per_func: Tensor) -> Tensor:
+        """Score (B,) of each completion of all processes from its rewards (B, number of rewards)."""
         scores = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
         # A reward of None (NaN here) does not apply to a completion; one that no reward applies to has no score.
-        self._scores = scores.masked_fill(rewards_per_func.isnan().all(dim=1), math.nan)
-        return rewards_per_func
+        return scores.masked_fill(rewards_per_func.isnan().all(dim=1), math.nan)
 
     def _all_scores(self) -> Tensor:
         """Scores of the completions of all processes in the newest rollout."""

@@ -27,21 +27,24 @@ def masked_sums(x: Tensor, mask: Tensor) -> Tensor:
     return torch.stack([(values * weight).sum(), (values.square() * weight).sum(), weight.sum()])
 
 
-def whiten_from_sums(x: Tensor, mask: Tensor, sums: Tensor, eps: float = 1e-8) -> Tensor:
-    """Shift and scale `x` (B, T) to mean 0 and variance 1 given `masked_sums`; padding becomes 0."""
+def whiten_from_sums(x: Tensor, mask: Tensor, sums: Tensor, eps: float = 1e-8, floor: float = 0.0) -> Tensor:
+    """Shift and scale `x` (B, T) to mean 0 and variance 1 given `masked_sums`; padding becomes 0.
+
+    A standard deviation below `floor` counts as `floor`: where little differs, whitening would blow the noise up.
+    """
     total, squares, count = sums.unbind()
     mean = total / count.clamp(min=1)
-    variance = (squares / count.clamp(min=1) - mean.square()).clamp(min=0)
+    variance = (squares / count.clamp(min=1) - mean.square()).clamp(min=floor**2)
     whitened = (x.double() - mean) / (variance + eps).sqrt()
     return (whitened * mask.double()).to(x.dtype)
 
 
-def masked_whiten(x: Tensor, mask: Tensor) -> Tensor:
+def masked_whiten(x: Tensor, mask: Tensor, floor: float = 0.0) -> Tensor:
     """Whiten `x` (B, T) over the masked positions: mean 0, population variance 1, padding 0.
 
-    A constant `x` gives zeros: there is nothing to learn from equal advantages.
+    A constant `x` gives zeros: there is nothing to learn from equal advantages. See `whiten_from_sums` for `floor`.
     """
-    return whiten_from_sums(x, mask, masked_sums(x, mask))
+    return whiten_from_sums(x, mask, masked_sums(x, mask), floor=floor)
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
@@ -98,6 +101,28 @@ def leave_one_out(scores: Tensor, group_size: int) -> Tensor:
     """
     groups = scores.view(-1, group_size)
     return ((groups.sum(dim=1, keepdim=True) - groups) / (group_size - 1)).view(-1)
+
+
+def standardised_sum(rewards: Tensor, weights: Tensor, group_size: int, eps: float = 1e-4) -> Tensor:
+    """Weighted sum of rewards that are standardised one by one, so that none drowns the others (GDPO, arXiv:2601.05242, eq. 4).
+
+    Args:
+        rewards: Each of K rewards of N completions, (N, K); NaN where one does not apply.
+        weights: (K,).
+        group_size: Completions a prompt, which lie next to each other and are compared with each other; 1: all N are.
+        eps: Added to the standard deviations, as in TRL's GRPO (`normalize_then_sum`).
+
+    Returns:
+        (N,), NaN where no reward applies.
+    """
+    groups = rewards.view(-1, group_size if group_size > 1 else len(rewards), rewards.size(1))
+    applies = ~groups.isnan()
+    count = applies.sum(dim=1, keepdim=True)
+    apart = groups - groups.nanmean(dim=1, keepdim=True)
+    variance = apart.square().nansum(dim=1, keepdim=True) / (count - 1).clamp(min=1)
+    standard = (apart / (variance.sqrt() + eps)).view_as(rewards)
+    total = (standard * weights).nansum(dim=1)
+    return total.masked_fill(rewards.isnan().all(dim=1), torch.nan)
 
 
 def kl_k1(logps: Tensor, ref_logps: Tensor) -> Tensor:

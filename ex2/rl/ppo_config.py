@@ -12,7 +12,7 @@ from ex2.base.ranges import check_ranges
 # Options of TRL's GRPO that have no meaning in PPO: changing one would silently do nothing, so it is refused.
 _GRPO_ONLY = (
     "loss_type", "scale_rewards", "delta", "epsilon_high", "importance_sampling_level", "top_entropy_quantile",
-    "multi_objective_aggregation", "use_bias_correction_kl", "mask_truncated_completions", "off_policy_mask_threshold",
+    "use_bias_correction_kl", "mask_truncated_completions", "off_policy_mask_threshold",
     "entropy_coef", "use_adaptive_entropy", "sync_ref_model", "router_aux_loss_coef",
 )  # fmt: skip
 
@@ -55,6 +55,13 @@ class PPOConfig(GRPOConfig):
     whiten_advantages: bool = field(
         default=True, metadata={"help": "Scale the advantages of a rollout to mean 0 and variance 1."}
     )
+    whitening_floor: float = field(
+        default=0.0,
+        metadata={
+            "help": "Smallest standard deviation that whitening divides by, in reward units: late in a run, when texts hardly "
+            "differ, it would multiply advantages by more and more. 1 suits rewards that are standardised (zscore)."
+        },
+    )
     value_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the value head; null: the same as learning_rate."}
     )
@@ -66,6 +73,13 @@ class PPOConfig(GRPOConfig):
         metadata={"help": "Adapt the KL coefficient towards this KL (nats a completion); null: keep it fixed."},
     )
     kl_horizon: int = field(default=10_000, metadata={"help": "Samples over which the KL coefficient adapts."})
+    target_kl: float | None = field(
+        default=None,
+        metadata={
+            "help": "Leave out what is left of a rollout's updates once the policy has moved away from the one that sampled it "
+            "by more than this (approx_kl, nats a token); null: never."
+        },
+    )
     kl_stop: float | None = field(
         default=None,
         metadata={
@@ -101,8 +115,13 @@ class PPOConfig(GRPOConfig):
             "top_k": (0, None), "top_p": (1.0,), "min_p": (None, 0.0), "repetition_penalty": (1.0,),
         }  # fmt: skip
         extra = self.generation_kwargs if isinstance(self.generation_kwargs, dict) else {}
+        sampling |= {
+            name: (value,)
+            for name, value in {"temperature": self.temperature, "do_sample": True, "num_beams": 1}.items()
+            if name in extra
+        }
         for name, allowed in sampling.items():
-            value = extra.get(name, getattr(self, name))
+            value = extra[name] if name in extra else getattr(self, name)
             if value not in allowed:
                 raise ValueError(
                     f"{name}={value} samples from another distribution than the one PPO trains, which "
@@ -111,9 +130,19 @@ class PPOConfig(GRPOConfig):
         check_ranges(
             self,
             {"gamma": (0, 1), "lam": (0, 1), "beta": (0, None), "vf_coef": (0, None), "kl_target": (1e-6, None),
-             "kl_stop": (0, None), "cliprange_value": (0, None), "value_learning_rate": (0, None), "kl_horizon": (1, None),
+             "kl_stop": (0, None), "target_kl": (0, None), "whitening_floor": (0, None),
+             "cliprange_value": (0, None), "value_learning_rate": (0, None), "kl_horizon": (1, None),
              "num_iterations": (1, None), "temperature": (1e-6, None)},
         )  # fmt: skip
+        if self.target_kl is not None and self.fp16:
+            raise ValueError(
+                "target_kl leaves updates out, which fp16's loss scaling cannot: train in bf16, or leave it out."
+            )
+        if self.multi_objective_aggregation not in ("sum_then_normalize", "normalize_then_sum"):
+            raise ValueError(
+                f"multi_objective_aggregation={self.multi_objective_aggregation} is unknown: choose sum_then_normalize, or "
+                "normalize_then_sum to standardise each reward by itself."
+            )
         for name in ("kl_target", "kl_stop"):
             if self.beta == 0 and getattr(self, name) is not None:
                 raise ValueError(

@@ -7,7 +7,7 @@ accelerate, DeepSpeed and FSDP, and checkpoints. This class replaces what makes 
     reward      score at the last token, minus KL to the reference at every token
     advantage   GAE per token instead of one group-relative number a completion
     loss        clipped surrogate + clipped value loss
-    control     adaptive KL coefficient, KL stop, NaN guard
+    control     adaptive KL coefficient, KL stop, updates left out (`target_kl`), NaN guard
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ class PPOTrainer(Guards, ExactResume, GRPOTrainer):
         self.value_head = attach_value_head(self.model, self.args.detach_value_head)
         self._shares_prefix = self.args.share_prefix and self.args.disable_dropout  # texts would share dropout as well
         self._checked_prefix = False
+        self._moved_too_far = False
+        self._approx_kls: list[float] = []  # of the micro-batches of an update, the same on all processes
         if self.use_vllm:
             hide_from_vllm(self.vllm_generation)
 
@@ -172,6 +174,13 @@ class PPOTrainer(Guards, ExactResume, GRPOTrainer):
             old = self._score(self.model, texts, batch_size)
             return old, old.logps if self.args.beta == 0.0 else self._reference_logps(texts, batch_size)
 
+    def _total(self, rewards_per_func: Tensor) -> Tensor:
+        if self.args.multi_objective_aggregation == "sum_then_normalize":
+            return super()._total(rewards_per_func)
+        group_size = self.num_generations if self.model.training else self.num_generations_eval
+        assert group_size is not None, "TRL and PPOConfig set it"
+        return F.standardised_sum(rewards_per_func, self.reward_weights.to(rewards_per_func.device), group_size)
+
     def _learned_scores(self, mode: str) -> Tensor:
         """Scores of the completions of all processes, relative to those of the same prompt with `group_baseline`."""
         scores = self._all_scores()
@@ -188,7 +197,7 @@ class PPOTrainer(Guards, ExactResume, GRPOTrainer):
         advantages, returns = F.gae(rewards, old.values, mask, self.args.gamma, self.args.lam)
         if self.args.whiten_advantages:
             sums = self.accelerator.reduce(F.masked_sums(advantages, mask), reduction="sum")
-            advantages = F.whiten_from_sums(advantages, mask, sums)
+            advantages = F.whiten_from_sums(advantages, mask, sums, floor=self.args.whitening_floor)
         return Rollout(
             texts=texts,
             score=self._of_this_process(self._all_scores(), len(texts)),
@@ -234,7 +243,31 @@ class PPOTrainer(Guards, ExactResume, GRPOTrainer):
     def _head_is_new(self) -> bool:
         return self.state.global_step == 0 and self._step == 0
 
-    # ---------------------------------------------------------------- loss
+    # ---------------------------------------------------------------- updates
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """One micro-batch; nothing where the rollout's updates have ended (`target_kl`)."""
+        assert self.args.steps_per_generation is not None, "TRL sets it"
+        if self._step % (self.args.num_iterations * self.args.steps_per_generation) == 0:
+            self._moved_too_far = False  # a new rollout
+        if self._moved_too_far:
+            self._step += 1
+            loss = torch.zeros((), device=self.accelerator.device)
+        else:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients and self.args.target_kl is not None:
+            self._end_update(model, self.args.target_kl)
+        return loss
+
+    def _end_update(self, model: torch.nn.Module, target_kl: float) -> None:
+        """Leave this update and the rollout's others out where the policy has moved too far before it."""
+        kls, self._approx_kls = self._approx_kls, []
+        if kls and sum(kls) / len(kls) > target_kl:
+            self._moved_too_far = True
+            model.zero_grad(set_to_none=True)  # optimizers pass over weights without gradient
+        self._metrics["train"]["updates_left_out"].append(float(self._moved_too_far))
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
         """PPO loss of one micro-batch, as a share of the mean over all tokens of the update."""
@@ -263,8 +296,11 @@ class PPOTrainer(Guards, ExactResume, GRPOTrainer):
                 "clip_ratio/value": value_clipped,
                 "approx_kl": F.kl_k3(old_logps, policy.logps),
             }
-            for name, value in zip(terms, self._global_masked_means(list(terms.values()), mask), strict=True):
+            means = dict(zip(terms, self._global_masked_means(list(terms.values()), mask), strict=True))
+            for name, value in means.items():
                 self._metrics[mode][name].append(value)
+            if mode == "train" and self.args.target_kl is not None:
+                self._approx_kls.append(means["approx_kl"])
         return loss
 
     # ---------------------------------------------------------------- numbers over all processes

@@ -149,21 +149,44 @@ class OnlineTrainer(Protocol):
     state: TrainerState
     _tokenizer: PreTrainedTokenizerBase
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor: ...
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor: ...
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]: ...
-    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any: ...
-    def _get_output_dir(self, trial: Any) -> str: ...
-    def _get_train_sampler(self, dataset: Any = None) -> Any: ...
-    def _inner_training_loop(self, *args: Any, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any: ...
-    def _log_metric(self, name: str, value: float) -> None: ...
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None: ...
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None: ...
-    def _save_checkpoint(self, model: Any, trial: Any) -> None: ...
+    # Bodies that raise: empty ones would make every class that is mixed with this abstract to type checkers.
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        raise AssertionError
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        raise AssertionError
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        raise AssertionError
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        raise AssertionError
+
+    def _get_output_dir(self, trial: Any) -> str:
+        raise AssertionError
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        raise AssertionError
+
+    def _inner_training_loop(self, *args: Any, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        raise AssertionError
+
+    def _log_metric(self, name: str, value: float) -> None:
+        raise AssertionError
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        raise AssertionError
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        raise AssertionError
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        raise AssertionError
 
 
 if TYPE_CHECKING:
     Mixin = OnlineTrainer
 else:
-    # At runtime a mixin has no base: else the protocol's empty methods would stand between it and the trainer's.
+    # At runtime a mixin has no base: else the protocol's methods would stand between it and the trainer's.
     Mixin = object

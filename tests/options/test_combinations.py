@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ex2.base.errors import UserError
+from ex2.options.combinations import check_combination
 from ex2.options.parse import parse_options
 
 SMALL = ["--per_device_train_batch_size", "4", "--num_generations", "2", "--use_cpu", "true"]
@@ -69,3 +70,15 @@ def test_quantised_weights_are_not_sharded(
     assert parse_options("ppo", stored).policy.load_in_4bit
     monkeypatch.setattr("ex2.options.combinations.os.environ", {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"})
     assert parse_options("ppo", [*SMALL, *EIGHT]).policy.load_in_8bit
+
+
+def test_updates_cannot_be_left_out_under_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_target, without = parse_options("ppo", [*SMALL, "--target_kl", "0.05"]), parse_options("ppo", SMALL)
+    check_combination(with_target)
+    # Only now: transformers sets DeepSpeed up where its options are parsed with this.
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    check_combination(without)
+    with pytest.raises(
+        UserError, match="^target_kl=0.05 with DeepSpeed, which updates weights within the backward pass"
+    ):
+        check_combination(with_target)

@@ -46,6 +46,31 @@ def test_masked_whiten() -> None:
     assert whitened.dtype == torch.float32
 
 
+def test_whitening_with_a_floor_does_not_blow_small_differences_up() -> None:
+    x, mask = t([1.0, 1.2], [0.8, 1.0]), t([1, 1], [1, 1])  # mean 1, standard deviation 0.141
+    close(F.masked_whiten(x, mask, floor=1.0), t([0, 0.2], [-0.2, 0]), atol=1e-6)
+    close(F.masked_whiten(x, mask, floor=0.1), F.masked_whiten(x, mask))
+    close(F.masked_whiten(10 * x, mask, floor=1.0), F.masked_whiten(x, mask), atol=1e-5)  # 1.41 lies above the floor
+
+
+def test_standardised_sum() -> None:
+    # Two prompts of two completions. Rewards 1 and 3, then 10 and 10; the second reward is 1000 times as large.
+    rewards = t([1.0, 1000.0], [3.0, 3000.0], [10.0, 0.0], [10.0, 5000.0])
+    half = 1 / math.sqrt(2)  # a pair lies half its standard deviation's root 2 from its mean
+    close(F.standardised_sum(rewards, t(1.0, 1.0), 2), t(-2 * half, 2 * half, -half, half), atol=1e-3)
+    close(F.standardised_sum(rewards, t(1.0, 0.0), 2), t(-half, half, 0, 0), atol=1e-3)
+    together = F.standardised_sum(rewards, t(1.0, 0.0), 1)  # all four: mean 6, standard deviation sqrt(66 / 3)
+    close(together, (rewards[:, 0] - 6) / math.sqrt(66 / 3), atol=1e-3)
+
+
+def test_standardised_sum_of_rewards_that_do_not_apply() -> None:
+    nan = math.nan
+    total = F.standardised_sum(t([1.0, nan], [3.0, 5.0], [nan, nan], [2.0, 7.0]), t(1.0, 1.0), 1)
+    assert total[2].isnan()
+    half = 1 / math.sqrt(2)
+    close(total[[0, 1, 3]], t(-1.0, 1.0 - half, half), atol=1e-3)
+
+
 def test_masked_whiten_keeps_precision_far_from_zero() -> None:
     # In float32 the squares of 10000 +- 0.01 would drown their difference.
     close(F.masked_whiten(t([9999.99, 10000.01]), t([1, 1])), t([-1, 1]), atol=1e-3)

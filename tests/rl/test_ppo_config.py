@@ -50,6 +50,17 @@ def test_refuses_sampling_from_another_distribution(tmp_path: Path, name: str, v
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "right"), [("temperature", 0.5, 1.0), ("do_sample", False, True), ("num_beams", 2, 1)]
+)
+def test_refuses_what_generation_kwargs_would_change(tmp_path: Path, name: str, value: Any, right: Any) -> None:
+    config(tmp_path, generation_kwargs={name: right})
+    with pytest.raises(
+        ValueError, match=rf"^{name}={value} samples from another distribution .* leave it at {right}\.$"
+    ):
+        config(tmp_path, generation_kwargs={name: value})
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("loss_type", "grpo"),
@@ -59,7 +70,6 @@ def test_refuses_sampling_from_another_distribution(tmp_path: Path, name: str, v
         ("epsilon_high", 0.28),
         ("importance_sampling_level", "sequence"),
         ("top_entropy_quantile", 0.2),
-        ("multi_objective_aggregation", "normalize_then_sum"),
         ("use_bias_correction_kl", False),
         ("mask_truncated_completions", True),
         ("off_policy_mask_threshold", 0.5),

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, TrainerCallback
 
 from ex2.base.errors import UserError
 from ex2.rl.guards import TrainingDiverged
@@ -577,3 +578,53 @@ def test_refuses_a_checkpoint_of_something_else(
             (folder / file.name).write_bytes(file.read_bytes())
     with pytest.raises(UserError, match=rf"checkpoint-2 is not a PPO checkpoint: {name} is missing\.$"):
         make_trainer(**RESUME).train(resume_from_checkpoint=str(folder))
+
+
+# ---------------------------------------------------------------- updates left out
+
+
+def test_updates_end_once_the_policy_has_moved_too_far(make_trainer: MakeTrainer) -> None:
+    options = {"num_iterations": 4, "max_steps": 8, "learning_rate": 0.02, "optim": "sgd"}
+    free = make_trainer(**options)
+    free.train()
+    kls = logged(free, "approx_kl")
+    assert kls[0] == kls[4] == 0.0  # the first update of a rollout is made by the policy that sampled it
+    assert 0 < kls[1] < kls[2] < kls[3]
+    bound = make_trainer(target_kl=(kls[1] + kls[2]) / 2, **options)
+    bound.train()
+    assert logged(bound, "updates_left_out")[:4] == [0, 0, 1, 1]
+    assert logged(bound, "approx_kl")[:3] == pytest.approx(kls[:3])
+    assert "updates_left_out" not in {name for row in free.state.log_history for name in row}
+    assert logged(bound, "updates_left_out")[4] == 0  # a new rollout begins anew
+    assert bound.state.global_step == 8
+
+
+def test_an_update_that_is_left_out_moves_nothing(make_trainer: MakeTrainer) -> None:
+    seen: list[dict[str, Tensor]] = []
+
+    class Snapshots(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            seen.append(weights(trainer, ""))
+
+    trainer = make_trainer(target_kl=0.0, num_iterations=3, max_steps=6, learning_rate=0.1, weight_decay=0.1)
+    trainer.add_callback(Snapshots())
+    trainer.train()
+    assert logged(trainer, "updates_left_out") == [0, 1, 1, 0, 1, 1]
+    moved = [any(not torch.equal(after[name], before[name]) for name in before) for before, after in pairwise(seen)]
+    assert moved == [False, False, True, False, False]
+
+
+def test_rewards_of_other_scales_do_not_drown_each_other(make_trainer: MakeTrainer) -> None:
+    def large(completions: list[str], **columns: Any) -> list[float]:
+        return [1000.0 * i for i in range(len(completions))]
+
+    def small(completions: list[str], **columns: Any) -> list[float]:
+        return [-float(i) for i in range(len(completions))]
+
+    trainer = make_trainer([large, small], multi_objective_aggregation="normalize_then_sum")
+    trainer.train()
+    assert logged(trainer, "score") == [pytest.approx(0.0, abs=1e-5)]
+    assert trainer._all_scores().abs().max() < 1e-3  # equal and opposite, once standardised
+    assert logged(trainer, "rewards/large/mean")[0] > 1000  # logged as they are
+    with pytest.raises(ValueError, match="multi_objective_aggregation=rank is unknown: choose sum_then_normalize"):
+        make_trainer([large, small], multi_objective_aggregation="rank")
