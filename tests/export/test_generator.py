@@ -34,7 +34,7 @@ def generator(folder: Path) -> DescriptionGenerator:
 
 def test_it_is_an_attribute_of_the_package() -> None:
     assert ex2.DescriptionGenerator is DescriptionGenerator
-    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+    with pytest.raises(AttributeError, match="No ex2 attribute Nothing"):
         _ = ex2.Nothing
 
 
