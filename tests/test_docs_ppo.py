@@ -19,11 +19,12 @@ import trl
 
 from ex2.launch import main
 from ex2.options.ex2_options import EX2Config
-from ex2.rewards import QUALITY_REWARDS, SIMILARITY_REWARDS, TextScorer
+from ex2.rewards import QUALITY_REWARDS, SIMILARITY_REWARDS
 from ex2.rewards.monitors import monitor
 from ex2.rl import objectives as F
 from ex2.rl.ppo_config import PPOConfig
 from ex2.run.folder import read_jsonl
+from ex2.scoring import TextScorer
 from ex2.scoring.bank import ImageBank
 from ex2.vlm import VLM
 
