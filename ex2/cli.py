@@ -25,6 +25,7 @@ from ex2.commands import (
     verify_goldens,
 )
 from ex2.commands import list as list_names
+from ex2.launch import main as start_training
 from ex2.launch import use_cores_well
 
 
@@ -88,8 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the versions of EX2 and its libraries")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    train.add(commands, start_training)
     for command in (
-        train, generate, describe_pairs, pair_accuracy, score, analyze, compare, classify, export, verify_goldens, judge,
+        generate, describe_pairs, pair_accuracy, score, analyze, compare, classify, export, verify_goldens, judge,
         list_names,
     ):  # fmt: skip
         command.add(commands)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from ex2.base.errors import UserError
@@ -10,8 +11,8 @@ from ex2.base.shipped import about_config, shipped, shipped_configs
 from ex2.options.run_options import ALGORITHMS
 
 
-def add(commands: Any) -> None:
-    """Describe the command to the parser."""
+def add(commands: Any, start: Callable[[str, list[str]], None]) -> None:
+    """Describe the command to the parser; `start` is the training entry point, which lies above this room."""
     parser = commands.add_parser(
         "train",
         help="train an LLM under the rewards of a VLM",
@@ -24,14 +25,12 @@ def add(commands: Any) -> None:
     parser.add_argument("--algorithm", choices=ALGORITHMS, default="ppo", help="default: ppo")
     parser.add_argument("--help_options", action="store_true", help="list all training options of the algorithm")
     # What the parser does not know goes on to the training options, which have a parser of their own.
-    parser.set_defaults(command=run, further=[])
+    parser.set_defaults(command=lambda arguments: run(arguments, start), further=[])
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace, start: Callable[[str, list[str]], None]) -> None:
     """Start the training entry point with the options that are its own."""
-    from ex2.launch import main
-
-    main(arguments.algorithm, ["--help"] if arguments.help_options else training_line(arguments.further))
+    start(arguments.algorithm, ["--help"] if arguments.help_options else training_line(arguments.further))
 
 
 def training_line(line: list[str]) -> list[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from ex2 import launch
 from ex2.base.shipped import shipped_configs
 from ex2.cli import main
 from ex2.options.parse import parse_options
@@ -24,7 +23,7 @@ def passed_on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, list[
 
     def call(*line: str) -> tuple[str, list[str]]:
         calls = []
-        monkeypatch.setattr(launch, "main", lambda algorithm, argv: calls.append((algorithm, argv)))
+        monkeypatch.setattr("ex2.cli.start_training", lambda algorithm, argv: calls.append((algorithm, argv)))
         main(["train", *line])
         (only,) = calls
         return only
