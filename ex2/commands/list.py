@@ -9,11 +9,11 @@ def add(commands: Any) -> None:
     """Describe the command to the parser."""
     listings = {
         "vlms": _list_vlms, "datasets": _list_datasets, "rewards": _list_rewards, "questions": _list_questions,
-        "judges": _list_judges,
+        "judges": _list_judges, "configs": _list_configs,
     }  # fmt: skip
     parser = commands.add_parser(
         "list",
-        help="list what options can name: vlms, datasets, rewards, questions, judges",
+        help="list what options can name: vlms, datasets, rewards, questions, judges, configs",
         description="Print what an option can name, each with one line about it.",
         epilog="Example: ex2 list questions",
     )
@@ -43,6 +43,12 @@ def _list_judges() -> str:
     from ex2.analysis.judges import JUDGE_FORMS
 
     return _table("judge", list(JUDGE_FORMS))
+
+
+def _list_configs() -> str:
+    from ex2.base.shipped import about_config, shipped_configs
+
+    return _table("config", [(name, about_config(path)) for name, path in shipped_configs().items()])
 
 
 def _list_questions() -> str:

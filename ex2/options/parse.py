@@ -16,10 +16,9 @@ import yaml
 from ex2.base.bf16 import cpu_has_bf16
 from ex2.base.errors import UserError
 from ex2.base.ranges import check_ranges
+from ex2.base.shipped import find_config
 from ex2.options.ex2_options import EX2Config
-from ex2.options.run_options import RunOptions
-
-ALGORITHMS = ("ppo", "grpo", "rloo")
+from ex2.options.run_options import ALGORITHMS, RunOptions
 
 # Options of all three trainers that transformers and TRL take as they come.
 _RANGES: dict[str, tuple[float, float | None]] = {
@@ -39,10 +38,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptions:
-    """Parse `--config FILE` and `--option value` pairs, the latter winning.
+    """Parse `--config FILE_OR_NAME` and `--option value` pairs, the latter winning.
 
-    A config file is flat, and may have two kinds of keys that are no options: `base: FILE`, relative to it, whose options hold
-    where it has none of its own, and sections `ppo:`, `grpo:`, `rloo:` of options for that algorithm alone.
+    A name that is no file means a config that comes with EX2. A config file is flat, and may have two kinds of keys that are no
+    options: `base: FILE`, relative to it, whose options hold where it has none of its own, and sections `ppo:`, `grpo:`,
+    `rloo:` of options for that algorithm alone.
 
     Raises:
         UserError: Unknown option (with the nearest valid name), a value of the wrong type or out of range, a config file that
@@ -104,12 +104,13 @@ def _command_line_names(argv: Sequence[str], names: set[str]) -> set[str]:
 
 def _take_config(argv: list[str], algorithm: str, names: set[str]) -> tuple[list[str], dict[str, Any]]:
     """The command line without `--config FILE`, and the options in that file; its `env` goes to the environment, as in TRL."""
+    argv = [part for given in argv for part in (given.split("=", 1) if given.startswith("--config=") else [given])]
     if "--config" not in argv:
         return argv, {}
     position = argv.index("--config")
     if position + 1 == len(argv):
         raise UserError("--config needs a file.")
-    path = Path(argv[position + 1])
+    path = find_config(argv[position + 1])
     config = _read_config(path, f"--config {path}", algorithm, names)
     os.environ.update({str(name): str(value) for name, value in config.pop("env", {}).items()})
     return argv[:position] + argv[position + 2 :], config
@@ -173,7 +174,8 @@ def _check_numbers(options: RunOptions) -> None:
 def _description(algorithm: str) -> str:
     return (
         f"Train an LLM with {algorithm.upper()} to describe classes the way a vision-language model prefers. "
-        "Options come from --config FILE (YAML, option: value) and from the command line, which wins. "
+        "Options come from --config FILE_OR_NAME (YAML, option: value; `ex2 list configs` has the names) and from the "
+        "command line, which wins. "
         f"Example: accelerate launch train/{algorithm}_ex2.py --config configs/quickstart.yaml --learning_rate 1e-4"
     )
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ALGORITHMS = ("ppo", "grpo", "rloo")
+
 
 @dataclass
 class RunOptions:

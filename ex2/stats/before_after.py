@@ -200,7 +200,9 @@ def summarise(
         nameless: The same systems with cosines of texts without the names of their classes.
         meta: Free facts about the run (VLM, dataset, model, seed, texts sampled, encodings spent, seconds ...).
         monitors: Training monitors, each ``{"first": number, "last": number}``.
-        n_boot, level, seed: Of the cluster bootstrap; ``seed`` also draws the example classes.
+        n_boot: Resamples of the cluster bootstrap.
+        level: Level of its intervals.
+        seed: Its seed, which also draws the example classes.
 
     Returns:
         Non-finite numbers in meta and monitors become None there.

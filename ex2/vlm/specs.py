@@ -29,7 +29,7 @@ def list_vlms() -> list[tuple[str, str]]:
 
 
 def check_spec(spec: str) -> None:
-    """Raise UserError where a spec has none of the forms of :func:`list_vlms`; nothing is loaded."""
+    """Raise UserError where a spec has none of the forms of `list_vlms`; nothing is loaded."""
     kind, _, rest = spec.partition(":")
     if not (spec == "pictogram" or (kind in ("hf", "open_clip") and rest)):
         raise UserError(_unknown_spec(spec))
@@ -39,7 +39,7 @@ def load_vlm(spec: str, device: str | torch.device = "cpu", dtype: str = "float3
     """Load a VLM in eval mode.
 
     Args:
-        spec: One of the forms of :func:`list_vlms`.
+        spec: One of the forms of `list_vlms`.
         device: Torch device to encode on.
         dtype: ``float32``, ``bfloat16`` or ``float16``: type of weights and computation. Embeddings are float32 always.
 

@@ -56,8 +56,9 @@ def test_lists_are_not_shared_between_configurations() -> None:
 def test_configuration_and_command_line_help_import_no_torch() -> None:
     code = (
         "import sys, ex2, ex2.options.ex2_options, ex2.cli\n"
-        "try:\n    ex2.cli.main(['--help'])\n"
-        "except SystemExit as stop:\n    assert not stop.code\n"
+        "for line in (['--help'], ['train', '--help'], ['--version']):\n"
+        "    try:\n        ex2.cli.main(line)\n"
+        "    except SystemExit as stop:\n        assert not stop.code\n"
         "assert not {'torch', 'transformers', 'trl', 'numpy'} & set(sys.modules)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

