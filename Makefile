@@ -18,7 +18,7 @@ quickstart: $(VENV)/.run  ## Set up, train the embedded job and report (11 minut
 	@echo "Report: runs/quickstart/before_after.md, before_after.png, learning_curve.png"
 
 test: $(VENV)/.dev  ## Set up and run the tests.
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 coverage: $(VENV)/.dev  ## Run the tests with coverage of the package.
 	$(BIN)/python -m pytest --cov=ex2 --cov-report=term-missing:skip-covered
