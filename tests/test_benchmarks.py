@@ -11,7 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from ex2.scoring import ImageBank, TextScorer
+from ex2.vlm import VLM
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -273,3 +277,29 @@ def test_pair_training_refuses_runs_on_different_pairs(benchmark: Any, tmp_path:
     _pair_report(tmp_path / "pairs_1", [["cat", "owl"]], [0.5], [0.5])
     with pytest.raises(SystemExit, match="different pairs"):
         benchmark("pair_training").main(["--out", str(tmp_path), "--seeds", "0", "1"])
+
+
+def test_reward_screen(benchmark: Any, pictogram_vlm: VLM, pictogram_bank: ImageBank) -> None:
+    screen = benchmark("reward_screen")
+    ids = np.array([0, 0, 1, 1])
+    assert screen.within_classes(np.array([1.0, 3.0, 10.0, 20.0]), ids).tolist() == [-1, 1, -5, 5]
+    assert screen.correlation(np.array([1.0, 3.0, 10.0, 20.0]), np.array([0.0, 1.0, 0.0, 1.0]), ids) == pytest.approx(
+        12 / (52 * 1) ** 0.5
+    )
+    assert (
+        screen.correlation(np.array([1.0, 3.0, 10.0, 20.0]), np.array([1.0, 1.0, 0.0, 0.0]), ids) == 0
+    )  # between classes
+    names = pictogram_bank.class_names
+    texts = [
+        text.replace("{}", names[i]) for i in (6, 51) for text in ("A {} sits.", "It sits.", "{}", "A round animal")
+    ]
+    rows = screen.screen(TextScorer(pictogram_vlm, pictogram_bank), texts, [6] * 4 + [51] * 4)
+    assert [(row["reward"], row["reading"]) for row in rows[:3]] == [
+        ("cosine", "as_written"), ("cosine", "nameless"), ("cosine", "framed"),
+    ]  # fmt: skip
+    assert len(rows) == 4 * 3
+    written, nameless, _ = rows[:3]
+    assert written["name"] > 0.5 > abs(nameless["name"])
+    assert written["bare name"] > 0 > nameless["bare name"]
+    assert all(0 <= row["best of N"] <= 100 and -1 <= row["held-out"] <= 1 for row in rows)
+    assert screen.table(rows).count("\n") == 13
