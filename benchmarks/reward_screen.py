@@ -72,7 +72,7 @@ def screen(scorer: TextScorer, texts: list[str], class_ids: list[int]) -> list[d
 
             own = scores(texts, class_ids)
             spread = within_classes(own, ids).std()
-            means = np.bincount(ids, weights=own) / np.bincount(ids)
+            means = np.bincount(ids, weights=own) / np.maximum(np.bincount(ids), 1)
             described = sorted(set(class_ids))
             places = {}
             for label, template in CONTROLS.items():
