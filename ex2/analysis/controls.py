@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,22 +15,41 @@ from ex2.scoring.best_of_n import best_of
 from ex2.stats.before_after import IMAGE_SETS, Summary, SystemScores
 from ex2.texts.controls import WAFFLES_PER_CLASS, random_words, renamed, scrambled, some_of_each_class, swapped
 from ex2.texts.questions import TEMPLATE
+from ex2.texts.readings import nameless
 
 CHANGED_PER_CLASS = 32  # descriptions that are scrambled, swapped and renamed at most
 
 
-def control_scores(
+@dataclass(frozen=True)
+class Control:
+    """Texts of one system.
+
+    Attributes:
+        class_ids: Class whose images each text is scored on.
+        texts: The texts.
+        named: Class whose name a text may hold; None: the class that it is scored on.
+    """
+
+    class_ids: list[int]
+    texts: list[str]
+    named: list[int] | None = None
+
+    def without_names(self, names: Sequence[str]) -> list[str]:
+        """What the VLM reads of the texts where names are taken out."""
+        return [nameless(text, names[i]) for text, i in zip(self.texts, self.named or self.class_ids, strict=True)]
+
+
+def control_texts(
     judged: Sequence[Judged], names: Sequence[str], similarity: Similarity, seed: int
-) -> list[SystemScores]:
-    """Every system of the controls table with its scores on reward and held-out images.
+) -> dict[str, Control]:
+    """The texts of every system of the controls table.
 
     Args:
         judged: The descriptions under study first, then perhaps the untrained policy's, of which best-of-N is made.
         names: Class names.
-        similarity: Has held-out images.
+        similarity: Scores best-of-N.
         seed: Of what is drawn.
     """
-    rewarded = similarity.on("reward")
     aligned = judged[0]
     texts, ids = [r.text for r in aligned.records], aligned.class_ids
     described = sorted(set(ids))
@@ -40,14 +60,14 @@ def control_scores(
         names, [r.text for part in judged for r in part.records], min(WAFFLES_PER_CLASS, len(texts)), seed
     )
     waffle = [(class_id, text) for class_id, text in waffle if class_id in set(described)]
-    systems: dict[str, tuple[list[int], list[str]]] = {
-        "class_name": (described, [names[i] for i in described]),
-        "template": (described, [TEMPLATE.replace("{}", names[i]) for i in described]),
-        "random_words": ([i for i, _ in waffle], [text for _, text in waffle]),
-        **{part.system: (part.class_ids, [r.text for r in part.records]) for part in judged},
-        "scrambled": (changed_ids, [scrambled(text, seed) for text in changed_texts]),
-        "swapped": (others, changed_texts),
-        "renamed": (
+    systems = {
+        "class_name": Control(described, [names[i] for i in described]),
+        "template": Control(described, [TEMPLATE.replace("{}", names[i]) for i in described]),
+        "random_words": Control([i for i, _ in waffle], [text for _, text in waffle]),
+        **{part.system: Control(part.class_ids, [r.text for r in part.records]) for part in judged},
+        "scrambled": Control(changed_ids, [scrambled(text, seed) for text in changed_texts]),
+        "swapped": Control(others, changed_texts, changed_ids),
+        "renamed": Control(
             others,
             [
                 renamed(text, names[own], names[other])
@@ -57,12 +77,26 @@ def control_scores(
     }
     for base in judged[1:]:
         base_texts = [record.text for record in base.records]
-        best = best_of(base.class_ids, rewarded.own(base_texts, base.class_ids).tolist())
-        systems["best_of_n"] = ([base.class_ids[i] for i in best], [base_texts[i] for i in best])
-    return [
-        SystemScores(name, own, rewarded.own(system_texts, own), similarity.own(system_texts, own), system_texts)
-        for name, (own, system_texts) in systems.items()
-    ]
+        best = best_of(base.class_ids, similarity.on("reward").own(base_texts, base.class_ids).tolist())
+        systems["best_of_n"] = Control([base.class_ids[i] for i in best], [base_texts[i] for i in best])
+    return systems
+
+
+def control_scores(
+    systems: Mapping[str, Control], names: Sequence[str], similarity: Similarity
+) -> tuple[list[SystemScores], list[SystemScores]]:
+    """Scores of every system on reward and held-out images: as written, and without the names of the classes."""
+    rewarded = similarity.on("reward")
+
+    def scores(name: str, read: list[str]) -> SystemScores:
+        own = systems[name].class_ids
+        # Texts are counted as they are: without names, more of them are equal.
+        return SystemScores(name, own, rewarded.own(read, own), similarity.own(read, own), systems[name].texts)
+
+    return (
+        [scores(name, control.texts) for name, control in systems.items()],
+        [scores(name, control.without_names(names)) for name, control in systems.items()],
+    )
 
 
 def control_table(summary: Summary) -> pd.DataFrame:

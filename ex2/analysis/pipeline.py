@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ex2.analysis.contribution import Similarity, all_texts
-from ex2.analysis.controls import control_scores, control_table
+from ex2.analysis.controls import control_scores, control_table, control_texts
 from ex2.analysis.findings import (
     UNSURE,
     attribute_shares,
@@ -102,10 +102,11 @@ def analyse(
     }
     tables["preference"] = preference_table(tables["share_change"], tables["contributions"])
     on_step("controls")
-    controls = control_scores(judged, class_names, similarity, seed)
+    as_written, nameless = control_scores(control_texts(judged, class_names, similarity, seed), class_names, similarity)
     monitors = first_and_last(metrics)
-    summary = summarise(controls, class_names, meta=dict(meta or {}), monitors=monitors, seed=seed)
-    tables["controls"] = control_table(summary)
+    summary = summarise(as_written, class_names, nameless=nameless, meta=dict(meta or {}), monitors=monitors, seed=seed)
+    assert summary.nameless is not None
+    tables["controls"], tables["controls_nameless"] = control_table(summary), control_table(summary.nameless)
     if metrics:
         tables["learning_curve"] = pd.DataFrame(list(metrics))
     facts = summary.as_dict() | {

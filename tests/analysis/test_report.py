@@ -317,15 +317,19 @@ def test_every_number_shown_is_the_tables(page: Page, study: Study) -> None:
         for cell, system in ((base, "base"), (aligned, "aligned")):
             assert_shows(cell, attributes.loc[(tag, system)], "", 100, 1)
 
-    controls = tables["controls"].set_index(["system", "images"])
-    names = [name for name in report.SYSTEM_LABELS if (name, "heldout") in controls.index]
-    for name, shown in zip(names, page.rows("Mean cosine")[1:], strict=True):
-        assert shown[0] == report.SYSTEM_LABELS[name]
-        for place, images in ((1, "heldout"), (3, "reward")):
-            assert_shows(shown[place], controls.loc[(name, images)])
-            assert_shows(shown[place + 1], controls.loc[(name, images)], "aligned_minus_")
-        assert numbers(shown[5]) == pytest.approx([100 * controls.loc[(name, "heldout"), "distinct"]], abs=0.0501)
-        assert int(shown[6]) == controls.loc[(name, "heldout"), "n"]
+    for table, caption in (
+        ("controls", "texts as written"),
+        ("controls_nameless", "texts without the name of the class"),
+    ):
+        controls = tables[table].set_index(["system", "images"])
+        names = [name for name in report.SYSTEM_LABELS if (name, "heldout") in controls.index]
+        for name, shown in zip(names, page.rows(f"Mean cosine with images of the class, {caption}")[1:], strict=True):
+            assert shown[0] == report.SYSTEM_LABELS[name]
+            for place, images in ((1, "heldout"), (3, "reward")):
+                assert_shows(shown[place], controls.loc[(name, images)])
+                assert_shows(shown[place + 1], controls.loc[(name, images)], "aligned_minus_")
+            assert numbers(shown[5]) == pytest.approx([100 * controls.loc[(name, "heldout"), "distinct"]], abs=0.0501)
+            assert int(shown[6]) == controls.loc[(name, "heldout"), "n"]
 
     curve = tables["learning_curve"]
     for name, first, last in page.rows("Monitors")[1:]:

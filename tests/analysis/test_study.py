@@ -35,6 +35,7 @@ from ex2.scoring.bank import ImageBank, build_bank
 from ex2.scoring.scorer import TextScorer
 from ex2.stats.intervals import holm, sign_flip_p
 from ex2.texts.categories import CATEGORIES, Judge, Judgement, Passage
+from ex2.texts.class_names import strip_name
 from ex2.texts.descriptions import Description
 from ex2.texts.questions import TEMPLATE
 from ex2.vlm import VLM
@@ -285,6 +286,7 @@ def test_every_table_has_its_rows(study: Study) -> None:
         "zero_shot": 1 + 1 + 2,  # template, all, and the categories of whole aligned texts: visual and spurious
         "preference": len(CATEGORIES),
         "controls": 2 * len(systems),
+        "controls_nameless": 2 * len(systems),
         "learning_curve": 3,
     }
     assert {name: len(table) for name, table in study.tables.items()} == rows
@@ -394,6 +396,19 @@ def test_controls_are_the_texts_they_say(study: Study) -> None:
         "renamed": 5,
         "aligned": 5,
     }
+
+
+def test_controls_without_names_are_read_without_them(study: Study) -> None:
+    vlm, prototypes = HashVLM(), hash_bank().heldout_prototypes
+    table = study.tables["controls_nameless"].set_index(["system", "images"])
+    stand_in = (vlm.encode_texts(["it"]) * prototypes[:3]).sum(dim=1)  # all that is left of a bare name
+    assert table.loc[("class_name", "heldout"), "mean"] == pytest.approx(float(stand_in.mean()), abs=1e-6)
+    read = [strip_name(r.text, NAMES[r.class_id]) for r in ALIGNED]
+    own = (vlm.encode_texts(read) * prototypes[[r.class_id for r in ALIGNED]]).sum(dim=1)
+    ant, bee, cow = own[:2].mean(), own[2:4].mean(), own[4]
+    assert table.loc[("aligned", "heldout"), "mean"] == pytest.approx(float(ant + bee + cow) / 3, abs=1e-6)
+    written = study.tables["controls"].set_index(["system", "images"])
+    assert (table[["n", "distinct"]] == written[["n", "distinct"]]).all(axis=None)
 
 
 def test_summary_speaks_of_the_study(study: Study) -> None:
