@@ -1,9 +1,10 @@
 """Questions about classes, and how they become prompts.
 
-A question is a template with one `{}` for the class name. The `short` set asks for descriptions only; the `study` set has
-25 wordings of many kinds, as many as the EX2 paper asks for each class, in EX2's own words: some of them mention a photo,
-because the paper's do, and whether that invites photo-page text is one of the things to study. The questions of the `pairs`
-set also have one `{other}`: they ask about a class in contrast with another one.
+A question is a template with one `{}` for the class name. The `short` set asks for descriptions only, the `looks` set for
+what is seen, to which the kind of thing is no answer; the `study` set has 25 wordings of many kinds, as many as the EX2 paper
+asks for each class, in EX2's own words: some of them mention a photo, because the paper's do, and whether that invites
+photo-page text is one of the things to study. The questions of the `pairs` set also have one `{other}`: they ask about a
+class in contrast with another one.
 """
 
 from __future__ import annotations
@@ -42,6 +43,16 @@ QUESTION_SETS: dict[str, tuple[str, ...]] = {
         "Tell me something about a {}.",
         "What is a {}?",
         "Write a caption for a {}.",
+    ),
+    "looks": (
+        "What does a {} look like?",
+        "Describe the looks of a {}.",
+        "What color is a {}?",
+        "Which parts does a {} have?",
+        "What is the shape of a {}?",
+        "What do you see first when you see a {}?",
+        "How can you recognize a {}?",
+        "Describe a {} to someone who wants to draw it.",
     ),
     "study": (
         "Describe a {}.",
