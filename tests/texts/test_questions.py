@@ -68,7 +68,7 @@ def test_faulty_files_are_refused(tmp_path: Path, content: str, words: str) -> N
 
 
 def test_unknown_sets_name_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"questions=shrot is neither.*short, study.*Did you mean short\?"):
+    with pytest.raises(UserError, match=r"questions=shrot is neither.*short, looks, study.*Did you mean short\?"):
         load_questions("shrot")
 
 
