@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine:
-#   make quickstart   set up, train on the embedded models and images, print and write the before / after report
+#   make quickstart   set up, train on the embedded models and images, analyse and classify with the descriptions
 #   make test         set up, run the tests
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,10 +12,17 @@ REQUIREMENTS := pyproject.toml constraints.txt requirements-embedded.txt
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-quickstart: $(VENV)/.run  ## Set up, train the embedded job and report (11 minutes on 2 cores).
+RUN := runs/quickstart
+quickstart: $(VENV)/.run  ## Set up, train the embedded job, analyse and classify with its descriptions.
 	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		train/ppo_ex2.py --config configs/quickstart.yaml --overwrite true
-	@echo "Report: runs/quickstart/before_after.md, before_after.png, learning_curve.png"
+	rm -f $(RUN)/aligned.jsonl $(RUN)/base.jsonl
+	$(BIN)/ex2 generate $(RUN) --out $(RUN)/aligned.jsonl
+	$(BIN)/ex2 generate $(RUN) --base --out $(RUN)/base.jsonl
+	$(BIN)/ex2 analyze $(RUN)/aligned.jsonl --base $(RUN)/base.jsonl --out $(RUN)/analysis
+	$(BIN)/ex2 classify --vlm pictogram --dataset pictograms --descriptions $(RUN)/base.jsonl $(RUN)/aligned.jsonl --names without \
+		--out $(RUN)/accuracy
+	@echo "Report: $(RUN)/analysis/report.html; training: $(RUN)/before_after.md, before_after.png, learning_curve.png"
 
 test: $(VENV)/.dev  ## Set up and run the tests.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ex2.texts.descriptions import Description
 
 
+_EXAMPLES = 3  # classes whose texts are printed
+
+
 def add(commands: Any) -> None:
     """Describe the command to the parser."""
     parser = commands.add_parser(
@@ -103,9 +106,13 @@ def run(arguments: argparse.Namespace) -> None:
     report = write_report(study, arguments.out, images if isinstance(images, LabelledImages) else None)
     print(f"\n{study.summary['verdict']}")
     print(format_preference(study.tables["preference"], study.tables["shares"]))
+    for example in study.summary["examples"][:_EXAMPLES]:
+        print(f"\n{example['class_name']}\n  before  {example['before']}\n  after   {example['after']}")
+    if study.summary["warnings"]:
+        print()
     for warning in study.summary["warnings"]:
         print(f"warning: {warning}")
-    print(f"Report: {report}")
+    print(f"\nReport: {report}")
 
 
 def _only(name: str, path: Path, values: Sequence[str], wanted: str | None, several: bool = False) -> str:

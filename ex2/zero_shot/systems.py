@@ -20,10 +20,25 @@ from ex2.texts.pairs import PairTexts
 from ex2.texts.questions import TEMPLATE
 from ex2.zero_shot.class_texts import TEMPLATE_SET, ClassTexts, text_sums
 from ex2.zero_shot.follow_up import PairSums, choose_gate, follow_up, gated, margins, pair_sums
-from ex2.zero_shot.vectors import TOP, Average, Predictions, evaluate, images_of, predict, share_by_class
+from ex2.zero_shot.vectors import (
+    TOP,
+    Average,
+    Predictions,
+    beside_name,
+    choose_weight,
+    evaluate,
+    images_of,
+    mean_nll,
+    predict,
+    share_by_class,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+CONTROLS = ("class_name", "template", "template_set", "random_words")
+"""Systems that are no descriptions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +117,8 @@ class Comparison:
         """The results in percent, as monospace text."""
         width = max(len(row["system"]) for row in self.rows)
         lines = [
-            f"{'system':<{width}}   top-1   top-5   mean per class [95 %]     minus template [95 %]  fixed  broken       n"
-            "  true in K"
+            f"{'system':<{width}}   top-1   top-5     NLL   mean per class [95 %]     minus template [95 %]  fixed  broken"
+            "       n  true in K"
         ]
         for row in self.rows:
             mean = "{:6.2f} [{:6.2f}, {:6.2f}]".format(
@@ -114,7 +129,8 @@ class Comparison:
             )
             if row["system"] == "template":
                 gain = ""
-            cells = [f"{100 * row['top1']:6.2f}", f"{100 * row['top5']:6.2f}", mean, f"{gain:>24}"]
+            nll = f"{row['nll']:6.3f}" if row["nll"] is not None else ""
+            cells = [f"{100 * row['top1']:6.2f}", f"{100 * row['top5']:6.2f}", f"{nll:>6}", mean, f"{gain:>24}"]
             cells += [f"{row['fixed']:5d}", f"{row['broken']:6d}", f"{row['n']:6d}"]
             among = "" if row["among_k"] is None else f"{100 * row['among_k']:9.2f}"
             lines.append("  ".join([f"{row['system']:<{width}}", *cells, among]).rstrip())
@@ -170,7 +186,8 @@ def compare(
     Args:
         scorer: VLM and bank.
         systems: Texts of each system; ``template``, one text a class, is step one of FuDD and what all are compared
-            with. A class without texts has the template's vector.
+            with. A class without texts has the template's vector. With ``class_name`` among them, each system that is no
+            control is tried beside the names too: unit(name + a x texts), a chosen on the reward images.
         split: Images: ``reward``, ``heldout`` or ``validation``.
         pairs: Sentences for FuDD.
         ks: Numbers of candidates to try FuDD with.
@@ -190,19 +207,38 @@ def compare(
 
     sums = {name: sums_of(own.texts, own.class_ids, classes, desc=f"encoding {name}") for name, own in systems.items()}
     templates = sums["template"].vectors()
-    predictions = {name: predict(own.filled(templates).vectors(average), images) for name, own in sums.items()}
+    vectors = {name: own.filled(templates).vectors(average) for name, own in sums.items()}
     facts: dict[str, dict[str, Any]] = {name: _text_facts(scorer, own.texts) for name, own in systems.items()}
+    for name in _described(systems) if split != "reward" else ():
+        beside, weight = _beside_names(scorer, vectors["class_name"], vectors[name])
+        vectors[f"name+{name}"], facts[f"name+{name}"] = beside, {**facts[name], "name_weight": weight}
+    scale = scorer.vlm.logit_scale
+    predictions = {name: predict(own, images) for name, own in vectors.items()}
+    for name, own in vectors.items():
+        facts[name]["nll"] = mean_nll(own, images, labels, scale)
     if pairs is not None:
         contrasts = pair_sums(pairs, templates, partial(sums_of, desc="encoding pairs"))
         text_facts = _text_facts(scorer, [text for own in pairs.about().values() for text in own])
         for name, second, own_facts in _follow_ups(bank, images, labels, templates, contrasts, ks, gate, progress):
             predictions[name], facts[name] = second, {**text_facts, **own_facts}
-    blank = {"k": None, "among_k": None, "coverage": None, "gate": None, "kept": None}
+    blank = {"nll": None, "name_weight": None, "k": None, "among_k": None, "coverage": None, "gate": None, "kept": None}
     rows = [
         {**evaluate(name, own, predictions["template"], labels, seed=seed).row(), **blank, **facts[name]}
         for name, own in predictions.items()
     ]
     return Comparison(bank, split, labels, predictions, rows)
+
+
+def _described(systems: Mapping[str, ClassTexts]) -> list[str]:
+    """Systems that can be tried beside the names: those that are no controls, where the names are among the systems."""
+    return [name for name in systems if name not in CONTROLS] if "class_name" in systems else []
+
+
+def _beside_names(scorer: TextScorer, names: Tensor, texts: Tensor) -> tuple[Tensor, float]:
+    """Class vectors of names with texts beside them, and the weight of these, chosen on the reward images."""
+    images, labels = images_of(scorer.bank, "reward")
+    weight = choose_weight(names, texts, images, labels, scorer.vlm.logit_scale)
+    return beside_name(names, texts, weight), weight
 
 
 def _follow_ups(

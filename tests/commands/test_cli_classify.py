@@ -71,7 +71,10 @@ def test_all_systems_side_by_side(
     printed = capsys.readouterr().out
     table = results(out)
     fudd = ["fudd_2", "fudd_2_gated", "fudd_3", "fudd_3_gated", "fudd_all", "fudd_all_gated"]
-    assert list(table.index) == ["class_name", "template", "template_set", "lists", "records", "random_words", *fudd]
+    described = ["lists", "records", "random_words", "name+lists", "name+records"]
+    assert list(table.index) == ["class_name", "template", "template_set", *described, *fudd]
+    assert table["nll"].notna().tolist() == [True] * 8 + [False] * 6
+    assert table["name_weight"].dropna().index.tolist() == ["name+lists", "name+records"]
     assert all(name in printed for name in table.index)
     assert (table["n"] == 12).all()
     assert (table["classes"] == 4).all()

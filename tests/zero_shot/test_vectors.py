@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -14,11 +16,15 @@ from ex2.base.errors import UserError
 from ex2.scoring.bank import ImageBank
 from ex2.zero_shot import vectors as classify
 from ex2.zero_shot.vectors import (
+    WEIGHTS,
     Predictions,
     TextSums,
+    beside_name,
+    choose_weight,
     class_vectors,
     evaluate,
     images_of,
+    mean_nll,
     predict,
     ranked,
     share_by_class,
@@ -117,6 +123,24 @@ def answers(*ids: int) -> Predictions:
     """Predictions of seven classes, the given ones most likely and the others in order."""
     rows = [[best, *(c for c in range(7) if c != best)] for best in ids]
     return Predictions(torch.tensor(rows)[:, :5], torch.zeros(len(ids), 5))
+
+
+def test_nll_by_hand() -> None:
+    vectors, images = torch.eye(2), torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    first, second = math.log(1 + math.exp(-2)), math.log(1 + math.exp(-2 * (0.8 - 0.6)))
+    assert mean_nll(vectors, images, torch.tensor([0, 1]), 2.0) == pytest.approx((first + second) / 2)
+    many = images.repeat(200_000, 1)  # more than one block
+    assert mean_nll(vectors, many, torch.tensor([0, 1]).repeat(200_000), 2.0) == pytest.approx(
+        (first + second) / 2, rel=1e-4
+    )
+
+
+def test_weight_of_texts_beside_names() -> None:
+    names, right = torch.tensor([[1.0, 0.0], [0.8, 0.6]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert torch.allclose(beside_name(names, right, 1.0)[1], torch.tensor([0.8, 1.6]) / math.sqrt(0.8**2 + 1.6**2))
+    images, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+    assert choose_weight(names, right, images, labels, 10.0) == max(WEIGHTS)
+    assert choose_weight(names, right.flip(0), images, labels, 10.0) == min(WEIGHTS)
 
 
 def test_accuracy_by_hand() -> None:
