@@ -62,7 +62,10 @@ def _assert_words(line: str, *words: str) -> None:
         ({"reward_funcs": ["no_such_module:f"]}, ["reward_funcs=no_such_module:f", "could not be imported"]),
         ({"lora_modules_to_save": ["lm_head"]}, ["lora_modules_to_save is not supported", "lora_target_modules"]),
         ({"save_steps": 0.1}, ["save_steps=0.1", "whole number of updates"]),
-        ({"reward_normalization": "zscore", "reward_funcs": ["no_repetition"]}, ["standardises similarity rewards", "cosine"]),
+        (
+            {"reward_normalization": "zscore", "reward_funcs": ["no_repetition"]},
+            ["standardises similarity rewards", "cosine"],
+        ),
         ({"dataset": "pictures"}, ["dataset", "Did you mean 'pictograms'?"]),
         ({"dataset": "folder:/no/such/folder"}, ["/no/such/folder", "does not exist", "DIR/CLASS/IMAGE"]),
         ({"questions": "shrot"}, ["questions=shrot", "Did you mean short?"]),

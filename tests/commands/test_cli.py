@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -208,3 +210,13 @@ def test_texts_that_stay_blank_are_counted(
     monkeypatch.setattr("ex2.policy.description_file._sample", sample)
     _generate(trained_run, tmp_path / "out.jsonl", "--vlm", "none", "--classes", "cat")
     assert "which now holds 7; 1 were left out, as all attempts at them were blank." in capsys.readouterr().out
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    code = "import sys; from ex2.cli import main; main(['list', 'configs'])"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141
+    assert process.stderr.read() == ""
