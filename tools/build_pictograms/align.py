@@ -98,10 +98,8 @@ class Corpus:
         self.views: dict[int, list[int]] = {}
         for place, image in enumerate(features["images"].tolist()):
             self.views.setdefault(image, []).append(place)
-        self.composites = {
-            split: (block["features"], told["composites"][split], [item["what"] for item in block["items"]])
-            for split, block in features["composites"].items()
-        }
+        self.composites: tuple[torch.Tensor, list[dict[str, list[int]]]]
+        self.composites = features["composites"]["train"]["features"], told["composites"]
         labels = dataset.labels
         rows = dataset.split_rows("train")
         described = torch.isin(labels[rows], torch.tensor(list(self.classes)))
@@ -250,7 +248,7 @@ class Alignment(nn.Module):
 
     def composite_part(self) -> torch.Tensor:
         """Composites against their captions within the batch, and above the false ones."""
-        features, captions, _ = self.corpus.composites["train"]
+        features, captions = self.corpus.composites
         chosen = torch.randint(len(captions), (self.config.composite_batch,), generator=self.generator).tolist()
         forms = [self.corpus.rng.randrange(len(captions[place]["true"])) for place in chosen]
         offset = self.corpus.told_offset

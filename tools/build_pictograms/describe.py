@@ -121,12 +121,10 @@ def build_descriptions(work: Work, seed: int) -> None:
         ]
         classes[number] = numbered(class_block(entry, description, others, seed), table.add)
     nothing = [table.add(text) for text in NOTHING]
-    composites = {
-        split: [
-            {role: [table.add(text) for text in item[role]] for role in ("true", "false")} for item in block["items"]
-        ]
-        for split, block in torch.load(work.features)["composites"].items()
-    }
+    composites = [
+        {role: [table.add(text) for text in item[role]] for role in ("true", "false")}
+        for item in torch.load(work.features)["composites"]["train"]["items"]
+    ]
     texts = list(table.numbers)
     print(f"{len(classes)} described classes, {len(texts)} different texts", flush=True)
     embeddings = cached_embeddings(work, texts)

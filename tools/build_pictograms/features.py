@@ -21,7 +21,7 @@ from tools.build_pictograms.model import Tower, new_tower
 
 # Augmented views of each training image, of described classes and of others.
 VIEWS, OTHER_VIEWS = 4, 1
-COMPOSITES: dict[Split, int] = {"train": 6000, "validation": 700, "test": 700}
+COMPOSITES: dict[Split, int] = {"train": 3000, "validation": 500, "test": 500}
 BATCH = 64
 
 
