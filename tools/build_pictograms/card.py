@@ -313,6 +313,7 @@ characters, so the classes are shared.
    every described class (name-free, with the name, names and glosses), both ways; colour captions of the images; the
    description above the same one with colours, parts, pattern or shape changed; description with name above the bare
    name above a false description and above random words; description above the bare kind ("a bird") above empty praise;
+   the class described among the bare names of the others;
    composites (recoloured, counted, resized, paired, on backgrounds) above their captions with the attribute changed.
 
 Validation accuracy (per cent, top-1) of everything that was chosen among for the image tower; the mean decides:
