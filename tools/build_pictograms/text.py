@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from tools.build_pictograms.common import CONTEXT_LENGTH, EMBED_DIM, verify_sha256
+from tools.build_pictograms.common import CONTEXT_LENGTH, EMBED_DIM, Work, verify_sha256
 
 TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
@@ -54,3 +55,21 @@ class TextTower:
             if verbose and start % (batch * 100) == 0:
                 print(f"embedded {start} of {len(texts)} texts", flush=True)
         return out
+
+
+def cached_embeddings(work: Work, texts: list[str], chunk: int = 4096) -> torch.Tensor:
+    """Return half-precision embeddings of training texts, computing only those not computed before."""
+    stored: dict[str, Any] = (
+        torch.load(work.sentences) if work.sentences.is_file() else {"texts": [], "embeddings": torch.empty(0)}
+    )
+    place = {text: number for number, text in enumerate(stored["texts"])}
+    missing = sorted({text for text in texts if text not in place}, key=lambda text: (len(text), text))
+    if missing:
+        tower, parts = TextTower(), [stored["embeddings"]] if place else []
+        for start in range(0, len(missing), chunk):
+            parts.append(tower.embed(missing[start : start + chunk]).half())
+            print(f"embedded {start} of {len(missing)} texts", flush=True)
+        stored = {"texts": stored["texts"] + missing, "embeddings": torch.cat(parts)}
+        torch.save(stored, work.sentences)
+        place = {text: number for number, text in enumerate(stored["texts"])}
+    return stored["embeddings"][[place[text] for text in texts]]

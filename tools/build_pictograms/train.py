@@ -21,7 +21,7 @@ from torch import nn
 
 from tools.build_pictograms.augment import augment
 from tools.build_pictograms.captions import CAPTION_WEIGHTS
-from tools.build_pictograms.common import Work
+from tools.build_pictograms.common import BUILD_DATE, Work
 from tools.build_pictograms.dataset import Dataset
 from tools.build_pictograms.evaluate import Evaluator
 from tools.build_pictograms.losses import CaptionLoss
@@ -128,7 +128,7 @@ def read_log(work: Work) -> dict[str, Any]:
     return json.loads(work.log.read_text(encoding="utf-8")) if work.log.is_file() else {}
 
 
-def update_log(work: Work, step: str, entry: dict[str, Any]) -> None:
+def update_log(work: Work, step: str, entry: Any) -> None:
     """Record what a step measured."""
     work.log.write_text(json.dumps(read_log(work) | {step: entry}, indent=1), encoding="utf-8")
 
@@ -180,6 +180,7 @@ def train_initial_head(work: Work, seed: int) -> None:
     torch.save({"visual": tower.state_dict(), "log_scale": log_scale}, work.head)
     seconds = round(time.monotonic() - started)
     score = Evaluator(work).validation_score(tower)
+    update_log(work, "trained", BUILD_DATE)
     entry = {"config": asdict(HEAD), "train images": len(rows), "seconds": seconds, "validation": score}
     update_log(work, "head", entry)
     print(entry)
