@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from ex2.scoring import ImageBank, TextScorer
+from ex2.texts.class_names import strip_whole_name
 from ex2.vlm import VLM
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -303,3 +304,23 @@ def test_reward_screen(benchmark: Any, pictogram_vlm: VLM, pictogram_bank: Image
     assert written["bare name"] > 0 > nameless["bare name"]
     assert all(0 <= row["best of N"] <= 100 and -1 <= row["held-out"] <= 1 for row in rows)
     assert screen.table(rows).count("\n") == 13
+
+
+def test_the_embedded_vlm_reads_descriptions_of_other_writers(
+    benchmark: Any, pictogram_vlm: VLM, pictogram_bank: ImageBank
+) -> None:
+    module = benchmark("vlm_descriptions")
+    scorer = TextScorer(pictogram_vlm, pictogram_bank)
+    for path in sorted(module.HERE.glob("*.json")):
+        texts = json.loads(path.read_text(encoding="utf-8"))
+        assert set(texts) == set(pictogram_bank.class_names)
+        for name, own in texts.items():
+            assert strip_whole_name(own["visual"], name) == own["visual"], name
+            assert own["visual"] != own["changed"]
+        found = module.measure(scorer, texts)
+        assert found["name"] >= 86
+        assert found["name-free"] >= 65
+        assert found["name: description"] >= found["name"] - 2
+        assert found["one class described"] >= found["name"]
+        assert found["name + random words"] < found["name"] - 10
+        assert found["true nearer than changed"] >= 85
