@@ -222,15 +222,15 @@ def test_classes_prefer_their_kind(
     assert (every.argmax(dim=1) == CATEGORIES.index(kind)).sum() >= len(every) - 1
 
 
+@pytest.mark.parametrize("kind", ["habitat", "non_visual", "spurious"])
 def test_a_planted_kind_carries_over_to_its_other_sentences(
-    bank_of: Callable[..., ImageBank], sentence_vectors: dict[str, torch.Tensor]
+    bank_of: Callable[..., ImageBank], sentence_vectors: dict[str, torch.Tensor], kind: str
 ) -> None:
-    # What stands in for held-out images is some of the kind's own sentences. The others of the kind are nearer than where
-    # another kind is planted: a policy that is rewarded with them learns what carries over.
-    means = torch.stack(
-        [cosines_by_category(bank_of(kind), kind, sentence_vectors)[1].mean(dim=0) for kind in CATEGORIES]
-    )
-    assert means.argmax(dim=0).tolist() == list(range(len(CATEGORIES)))
+    # What stands in for held-out images is some of the kind's own sentences. The others of the kind are nearer as well, on
+    # the mean over classes: a policy that is rewarded with them learns what carries over. Not so for visual sentences: to
+    # a VLM that reads them, "it has four broad, thin wings" and "it has bent antennae" are about different things.
+    _, unseen = cosines_by_category(bank_of(kind), kind, sentence_vectors)
+    assert CATEGORIES[int(unseen.mean(dim=0).argmax())] == kind
 
 
 def test_random_classes_have_nothing_to_do_with_sentences(
