@@ -6,7 +6,6 @@ Its language is the words below; untrained, it says them at random. Takes second
 of your own (`from_pretrained`), the trainer is used in the same way; docs/ppo.md explains each number that it logs.
 """
 
-import argparse
 import tempfile
 from typing import Any
 
@@ -42,11 +41,7 @@ def texts(policy: Any, tokenizer: PreTrainedTokenizerFast) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0)
-    seed = parser.parse_args().seed
-
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
@@ -65,7 +60,7 @@ def main() -> None:
             train_dataset=Dataset.from_list([{"prompt": animal} for animal in FITTING] * 16),
             peft_config=LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear"),
             args=PPOConfig(
-                output_dir=folder, seed=seed, max_steps=160, num_iterations=2, per_device_train_batch_size=64,
+                output_dir=folder, seed=0, max_steps=160, num_iterations=2, per_device_train_batch_size=64,
                 gradient_accumulation_steps=1, max_completion_length=4, learning_rate=5e-3, beta=0.01, logging_steps=1,
                 save_strategy="no", report_to="none", disable_tqdm=True, bf16=False, activation_checkpointing=False,
                 dataloader_pin_memory=False,
