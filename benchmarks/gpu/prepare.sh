@@ -52,8 +52,9 @@ fetch() {
   pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp "${platforms[@]}" -d "$1" "${@:2}"
 }
 # The GPU machine's own Python has the rest: README.md names it.
-mapfile -t wanted < <(pinned trl transformers peft datasets dill multiprocess open_clip_torch ftfy wcwidth gguf)
-[ ${#wanted[@]} = 10 ] || exit 2
+mapfile -t wanted < <(pinned trl transformers peft datasets dill multiprocess open_clip_torch ftfy wcwidth gguf \
+  inflect more_itertools typeguard)
+[ ${#wanted[@]} = 13 ] || exit 2
 stamp="3 ${wanted[*]} $bitsandbytes ${deepspeed[*]}"
 if [ "$(cat .whl/.stamp 2>/dev/null)" != "$stamp" ]; then
   rm -rf .whl
