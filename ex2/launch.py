@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from ex2.base.errors import RunStopped, UserError
@@ -15,6 +16,7 @@ def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
     Exit status 2 for what the user can mend, 1 for a run that had to stop, 143 for one that SIGTERM stopped.
     """
     use_cores_well()
+    hide_renamed_options()
     try:
         from ex2.options.parse import parse_options
 
@@ -35,6 +37,11 @@ def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {stop}" if stop.status == 1 else stop, file=sys.stderr)
         sys.exit(stop.status)
+
+
+def hide_renamed_options() -> None:
+    """Keep transformers from telling users that an option which EX2 sets under its present name will have another one."""
+    warnings.filterwarnings("ignore", message=r"`(is_)?gradient_checkpointing\w*` is deprecated", category=FutureWarning)
 
 
 def use_cores_well() -> None:

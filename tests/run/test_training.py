@@ -187,7 +187,9 @@ def test_accelerate_launch(arguments: Arguments, trained_run: Path, tmp_path: Pa
         "no",
         "--cpu",
     ]
-    _launch([accelerate, "launch", *options, str(ROOT / "train" / "ppo_ex2.py"), *arguments(folder)], cwd=tmp_path)
+    script = str(ROOT / "train" / "ppo_ex2.py")
+    result = _launch([accelerate, "launch", *options, script, *arguments(folder)], cwd=tmp_path)
+    assert "Warning" not in result.stdout + result.stderr  # nothing that a user could not act on
     # The same options and seed give the same texts as the run within this process.
     assert (folder / "samples.jsonl").read_text() == (trained_run / "samples.jsonl").read_text()
     assert (folder / "before_after.md").is_file()
