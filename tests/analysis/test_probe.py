@@ -425,18 +425,10 @@ def test_a_planted_preference_is_what_the_probe_finds(
 
     study.write(tmp_path)
     page = write_report(Study.read(tmp_path), tmp_path).read_text(encoding="utf-8")
-    section = page[page.index('<section id="probe"') : page.index('<section id="attributes"')]
     assert page.count(study.summary["probe"]["sentence"]) == 2  # beside the verdict and beside the table
-    for row in study.tables["probe"].to_dict("records"):
-        cells = section[section.index(f'<th scope="row">{SPOKEN[row["kind"]]}</th>') :].split("</tr>")[0]
-        shown = [float(x) for x in re.findall(r"[-+]?\d+\.\d{4}", cells.replace("−", "-"))]
-        wanted = [
-            row[f"{reading}_{column}"]
-            for reading in READINGS
-            for column in ("mean", "centred_mean", "centred_low", "centred_high")
-        ]
-        assert shown == pytest.approx(wanted, abs=5.01e-5)
-        assert ("visual, use" in cells) == (row["kind"] == "habitat")
+    for kind, spoken in (("habitat", "visual, use"), ("visual", "–")):
+        cells = page[page.index(f'<th scope="row">{kind}</th>') :].split("</tr>")[0]
+        assert cells.count(f">{spoken}</td>") == 2  # what it is above, in both readings
 
 
 def test_a_probe_that_says_otherwise_is_a_warning(habitat_study: Callable[[Sequence[ProbeSentence]], Study]) -> None:
@@ -455,6 +447,7 @@ def test_without_a_probe_nothing_is_said_of_it(
     assert "probe" not in study.summary
     assert not [name for name in study.tables if name.startswith("probe")]
     page = write_report(study, tmp_path).read_text(encoding="utf-8")
+    assert '<section id="attributes"' in page
     assert "probe" not in page.casefold()
 
 
