@@ -189,14 +189,18 @@ def preference_table(change: pd.DataFrame, contributions: pd.DataFrame) -> pd.Da
     return pd.DataFrame(rows)
 
 
+def preferred(preference: pd.DataFrame) -> list[str]:
+    """The categories that the preference table calls preferred."""
+    return preference[preference["preferred"]]["category"].tolist()
+
+
 def verdict(preference: pd.DataFrame) -> str:
-    """The preference table in one sentence."""
-    preferred = preference[preference["preferred"]]["category"].tolist()
-    if preferred:
-        kinds = " and ".join(name.replace("_", "-") for name in preferred)
+    """The preference table in one or two sentences, none of which says more than the table does."""
+    liked = preferred(preference)
+    if liked:
         return (
-            f"Preferred: {kinds}. Training moved the policy there, and such clauses add more similarity with held-out images "
-            "than others do."
+            f"Preferred: {_spoken(liked)}. Training moved the policy there, and such clauses add more similarity with held-out "
+            "images than others do."
         )
     if preference["change_mean"].isna().all():
         return "No statement about preference: there are no texts of the untrained policy to compare with."
@@ -206,10 +210,22 @@ def verdict(preference: pd.DataFrame) -> str:
             f"No statement about preference: {classes:.0f} classes are too few for a corrected p-value below 0.05; describe "
             f"{FEWEST_CLASSES} or more."
         )
-    return (
+    gained, adds = preference["change_mean"] > 0, preference["contribution_mean"]
+    both = preference[gained & (adds > 0)]["category"].tolist()
+    untested = preference[gained & adds.isna()]["category"].tolist()
+    said = [
         "No preference found: no category both gained share in training and adds more similarity with held-out images than the "
-        "others."
-    )
+        f"others{', beyond chance' if both else ''}."
+    ]
+    if both:
+        said.append(f"Undecided: {_spoken(both)} did both, but within chance.")
+    if untested:
+        said.append(f"Not tested: {_spoken(untested)} gained share, but stands beside other clauses in no class.")
+    return " ".join(said)
+
+
+def _spoken(categories: Sequence[str]) -> str:
+    return " and ".join(name.replace("_", "-") for name in categories)
 
 
 def first_and_last(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

@@ -19,6 +19,7 @@ from ex2.analysis.findings import (
     first_and_last,
     hacking_warnings,
     preference_table,
+    preferred,
     question_warnings,
     share_change,
     shares,
@@ -26,6 +27,7 @@ from ex2.analysis.findings import (
     verdict,
 )
 from ex2.analysis.judging import judge_all
+from ex2.analysis.probe import DECIDES, above, answer_to, probe_tables
 from ex2.analysis.study import Study
 from ex2.analysis.tables import clause_table, text_table, zero_shot_table
 from ex2.base.errors import UserError
@@ -33,6 +35,7 @@ from ex2.scoring.scorer import TextScorer
 from ex2.stats.before_after import summarise
 from ex2.texts.categories import Judge
 from ex2.texts.descriptions import Description
+from ex2.texts.probe import ProbeSentence, check_probe, kinds_of
 
 
 def analyse(
@@ -41,6 +44,7 @@ def analyse(
     judge: Judge,
     *,
     base: Sequence[Description] = (),
+    probe: Sequence[ProbeSentence] = (),
     metrics: Sequence[Mapping[str, Any]] = (),
     meta: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -56,6 +60,7 @@ def analyse(
         judge: Tells categories apart.
         base: Descriptions of the same classes by the untrained policy, of which best-of-N is made too; without them nothing is
             said about change.
+        probe: Written sentences that ask the VLM directly (`read_probe`, `shipped_probe`); without them nothing is said about it.
         metrics: Rows of the run's metrics, for the learning curve and the monitors.
         meta: Facts about the study that the report shows.
         seed: Of the bootstrap and the random controls.
@@ -64,9 +69,11 @@ def analyse(
         on_step: Told what is being done next.
 
     Raises:
-        UserError: Descriptions of fewer than two classes.
+        UserError: Descriptions of fewer than two classes, or a probe whose sentences cannot be compared.
     """
     class_names = scorer.bank.class_names
+    if probe:
+        check_probe(probe, class_names)  # before anything that takes long
     found = len({record.class_id for record in aligned})
     if found < 2:
         raise UserError(
@@ -109,6 +116,15 @@ def analyse(
     tables["controls"], tables["controls_nameless"] = control_table(summary), control_table(summary.nameless)
     if metrics:
         tables["learning_curve"] = pd.DataFrame(list(metrics))
+    asked: dict[str, Any] = {}
+    warnings = summary.warnings + hacking_warnings(texts, monitors) + question_warnings(texts)
+    if probe:
+        on_step("direct probe")
+        tables |= probe_tables(probe, similarity, scorer, seed)
+        answer = answer_to(preferred(tables["preference"]), kinds_of(probe), above(tables["probe_differences"]))
+        asked["probe"] = {"outcome": answer.outcome, "sentence": answer.sentence, "reading": DECIDES}
+        if answer.outcome == "contradicts":
+            warnings.append(answer.sentence)
     facts = summary.as_dict() | {
         "judge": judge.name,
         "descriptions": len(aligned),
@@ -117,7 +133,8 @@ def analyse(
         "classes_of_dataset": len(class_names),
         "unsure": float((texts.query("system == 'aligned'")["category"] == UNSURE).mean()),
         "verdict": verdict(tables["preference"]),
-        "warnings": summary.warnings + hacking_warnings(texts, monitors) + question_warnings(texts),
+        "warnings": warnings,
         "tables": sorted(tables),
+        **asked,
     }
     return Study(tables, facts)

@@ -22,12 +22,14 @@ from markupsafe import Markup
 from ex2.analysis import study_plots
 from ex2.analysis.findings import SHOWN
 from ex2.analysis.judging import APART_PER_CLASS
+from ex2.analysis.probe import READINGS, above
 from ex2.analysis.study import Study
 from ex2.base.files import write_atomically
 from ex2.data import LabelledImages, PlantedImages
 from ex2.scoring.bank import BROKEN_IMAGE
 from ex2.stats.before_after import SPOKEN_NAMES
 from ex2.stats.plots import SYSTEM_LABELS
+from ex2.texts.probe import SPOKEN
 from ex2.texts.questions import TEMPLATE
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "report"
@@ -93,6 +95,8 @@ TABLES = {
     "descriptions": "one row a description: text, category with probabilities, tags, cosine with held-out images, tests",
     "learning_curve": "the metrics of the training run, one row a step",
     "preference": "share change and contribution of each category, and whether it is preferred",
+    "probe": "cosine of the probe's sentences with held-out images, by kind: in both readings as it is and centred within class",
+    "probe_differences": "one kind of the probe's sentences minus another, paired by class, in both readings",
     "share_change": "share in the aligned policy's texts minus share in the base policy's, paired by class",
     "shares": "share of each category in descriptions and in clauses, by system",
     "shares_by_class": "number and share of descriptions of each category, by class",
@@ -157,6 +161,8 @@ def render(study: Study, plots: Mapping[str, study_plots.Plot], images: Labelled
         tests=TESTS,
         contributions=_by(tables["contributions"], "test", "category"),
         zero_shot=tables["zero_shot"].to_dict("records"),
+        probe=_probe(tables),
+        kinds=SPOKEN,
         tags=study_plots.top_tags(attributes),
         attributes=_by(attributes, "tag", "system"),
         by_question=_stacked(tables["shares_by_question"], "question"),
@@ -268,6 +274,23 @@ def _stacked(shares: pd.DataFrame, key: str) -> dict[str, Any]:
         for name in wide.index
     ]
     return {"systems": systems, "rows": rows, "total": shares[key].nunique()}
+
+
+def _probe(tables: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    """Rows of the probe with, for each reading, the kinds that a kind is above; none where there is no probe."""
+    if "probe" not in tables:
+        return []
+    over = {reading: above(tables["probe_differences"], reading) for reading in READINGS}
+    return [
+        {
+            **row,
+            **{
+                f"{reading}_above": [SPOKEN[other] for other in SPOKEN if (row["kind"], other) in over[reading]]
+                for reading in READINGS
+            },
+        }
+        for row in tables["probe"].to_dict("records")
+    ]
 
 
 def _not_beaten(controls: pd.DataFrame) -> list[dict[str, Any]]:

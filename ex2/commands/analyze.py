@@ -25,7 +25,8 @@ def add(commands: Any) -> None:
         help="report what kinds of attributes the VLM prefers, with tests and controls",
         description="Categorise every clause of the descriptions (docs/categories.md), test what each adds to the similarity\n"
         "with held-out images, compare with controls, and write report.html, plots, and every number as a table.\n"
-        "Descriptions of a training run are compared with the untrained policy's texts that the run keeps.",
+        "Descriptions of a training run are compared with the untrained policy's texts that the run keeps, and the\n"
+        "verdict with a direct probe: written sentences of each kind, scored on the same images.",
         epilog="Examples:\n"
         "  ex2 generate runs/quickstart --out descriptions.jsonl\n"
         "  ex2 analyze descriptions.jsonl --out runs/quickstart/analysis\n"
@@ -40,6 +41,13 @@ def add(commands: Any) -> None:
         type=Path,
         metavar="FILE",
         help="the untrained policy's descriptions; default: those that the run keeps",
+    )
+    parser.add_argument(
+        "--probe",
+        type=Path,
+        metavar="FILE",
+        help="probe sentences: JSON lines with class_name, kind (visual, habitat, use, kind, chatter) and text "
+        "(docs/analysis.md); default: those that come with EX2 for the dataset, if any",
     )
     parser.add_argument("--vlm", metavar="SPEC", help="see `ex2 list vlms`; default: the VLM of the descriptions")
     parser.add_argument("--dataset", help="see `ex2 list datasets`; default: the dataset of the descriptions")
@@ -60,12 +68,15 @@ def run(arguments: argparse.Namespace) -> None:
     from ex2.data import LabelledImages, load_images
     from ex2.run.folder import held_equal, read_run
     from ex2.texts.descriptions import read_descriptions
+    from ex2.texts.probe import read_probe, shipped_probe
 
     check_out(arguments.out, "summary.json", "analysis")
     records = read_descriptions(arguments.descriptions)
     dataset = _only("dataset", arguments.descriptions, [r.dataset for r in records], arguments.dataset)
     images = load_images(dataset)
     records = read_descriptions(arguments.descriptions, images.class_names)
+    names = images.class_names
+    probe = shipped_probe(dataset, names) if arguments.probe is None else read_probe(arguments.probe, names)
     found = {str(r.extra["vlm"]) for r in records if r.extra.get("vlm")}
     if arguments.vlm is None and len(found) != 1:
         known = f"name several VLMs ({', '.join(sorted(found))})" if found else "name no VLM"
@@ -81,6 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from ex2.analysis.findings import format_preference
     from ex2.analysis.pipeline import analyse
+    from ex2.analysis.probe import format_probe
     from ex2.analysis.report import write_report
 
     study = analyse(
@@ -88,6 +100,7 @@ def run(arguments: argparse.Namespace) -> None:
         scorer,
         judge,
         base=base,
+        probe=probe,
         metrics=metrics,
         meta={
             "vlm": scorer.bank.vlm_name,
@@ -96,6 +109,7 @@ def run(arguments: argparse.Namespace) -> None:
             "descriptions": str(arguments.descriptions),
             "sampling_seed": records[0].seed,
             "questions": len({r.question for r in records}),
+            **({} if arguments.probe is None else {"probe": str(arguments.probe)}),
             **held_equal(settings, metrics),
         },
         seed=arguments.seed,
@@ -106,6 +120,9 @@ def run(arguments: argparse.Namespace) -> None:
     report = write_report(study, arguments.out, images if isinstance(images, LabelledImages) else None)
     print(f"\n{study.summary['verdict']}")
     print(format_preference(study.tables["preference"], study.tables["shares"]))
+    if "probe" in study.summary:
+        print(f"\n{study.summary['probe']['sentence']}")
+        print(format_probe(study.tables["probe"]))
     for example in study.summary["examples"][:_EXAMPLES]:
         print(f"\n{example['class_name']}\n  before  {example['before']}\n  after   {example['after']}")
     if study.summary["warnings"]:

@@ -2,6 +2,7 @@ from .categories import CATEGORIES, TAGS, Judge, Judgement, Passage, of_text, sp
 from .class_names import strip_name
 from .descriptions import Description, append_descriptions, read_descriptions, write_descriptions
 from .pairs import PairText, PairTexts, pair_texts, read_pairs, write_pairs
+from .probe import ProbeSentence, read_probe, shipped_probe
 from .questions import QUESTION_SETS, TEMPLATE, build_prompt, build_prompts, load_questions
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "PairText",
     "PairTexts",
     "Passage",
+    "ProbeSentence",
     "QUESTION_SETS",
     "TAGS",
     "TEMPLATE",
@@ -23,6 +25,8 @@ __all__ = [
     "pair_texts",
     "read_descriptions",
     "read_pairs",
+    "read_probe",
+    "shipped_probe",
     "split_clauses",
     "strip_name",
     "write_descriptions",

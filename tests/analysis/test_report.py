@@ -30,6 +30,7 @@ from ex2.data.labelled import fingerprint_of
 from ex2.scoring.scorer import TextScorer
 from ex2.texts.categories import CATEGORIES, Judgement, Passage
 from ex2.texts.descriptions import Description
+from ex2.texts.probe import SPOKEN, shipped_probe
 
 QUESTIONS = ("Describe a {}.", "What does a {} look like?")
 CLASSES = ("tiger", "owl", "banana", "whale", "ear of corn")
@@ -100,7 +101,8 @@ def study(scorer: TextScorer) -> Study:
         "note": EVIL,
         "options": {"lr": 1e-4, "rewards": ["cosine"]},
     }
-    return analyse(aligned, scorer, WordJudge(), base=base, metrics=metrics, meta=meta, progress=False)
+    probe = [sentence for sentence in shipped_probe("pictograms", names) if sentence.class_name in CLASSES]
+    return analyse(aligned, scorer, WordJudge(), base=base, probe=probe, metrics=metrics, meta=meta, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +220,8 @@ def assert_shows(cell: str, row: Any, prefix: str = "", scale: float = 1, digits
 def test_sections_stand_in_order(page: Page) -> None:
     ids = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
     assert ids == [
-        "verdict", "said", "adds", "attributes", "questions", "classes", "controls", "learning", "examples", "facts", "tables",
+        "verdict", "said", "adds", "probe", "attributes", "questions", "classes", "controls", "learning", "examples", "facts",
+        "tables",
     ]  # fmt: skip
     assert [f"#{name}" for name in ids] == page.attributes("href")[: len(ids)]
 
@@ -233,7 +236,7 @@ def test_top_names_vlm_dataset_judge_and_counts(page: Page, study: Study) -> Non
 def test_verdict_and_every_warning_come_first(page: Page, study: Study) -> None:
     section = page.sections["verdict"].replace("\N{NO-BREAK SPACE}", " ")
     assert study.summary["warnings"], "this study has warnings"
-    for sentence in (study.summary["verdict"], *study.summary["warnings"]):
+    for sentence in (study.summary["verdict"], study.summary["probe"]["sentence"], *study.summary["warnings"]):
         assert sentence in section
 
 
@@ -308,6 +311,14 @@ def test_every_number_shown_is_the_tables(page: Page, study: Study) -> None:
         if row["texts"] != "template":
             assert_shows(shown[2], row, "gain_", 100, 1)
         assert [int(cell) for cell in shown[3:]] == [row["classes"], row["n"]]
+
+    for row, shown in zip(tables["probe"].to_dict("records"), page.rows("Written sentences by kind")[1:], strict=True):
+        assert shown[:2] == [SPOKEN[row["kind"]], study_plots.spoken(row["category"])]
+        for place, reading in ((2, "nameless"), (5, "framed")):
+            assert numbers(shown[place]) == pytest.approx([row[f"{reading}_mean"]], abs=5.01e-5)
+            assert_shows(shown[place + 1], row, f"{reading}_centred_")
+        assert_shows(shown[8], row, "top1_", 100, 1)
+        assert int(shown[9]) == row["n"]
 
     attributes = tables["attributes"].set_index(["tag", "system"])
     shown_tags = page.rows("Share of clauses with a tag")[1:]

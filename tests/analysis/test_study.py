@@ -139,7 +139,14 @@ def test_moving_somewhere_is_no_preference_unless_the_images_agree(
     assert habitat["change_low"] > 0
     assert habitat["change_p_holm"] < 0.05
     assert not habitat["contribution_low"] > 0
-    assert study.summary["verdict"] == NOTHING_FOUND
+    verdict_says_what_the_table_says(study)
+    assert study.summary["verdict"].startswith(NOTHING_FOUND.removesuffix("."))
+
+
+def verdict_says_what_the_table_says(study: Study) -> None:
+    preference = study.tables["preference"]
+    both = (preference["change_mean"] > 0) & (preference["contribution_mean"] > 0) & ~preference["preferred"]
+    assert ("Undecided" in study.summary["verdict"]) == both.any()
 
 
 # ---------------------------------------------------------------- shares by hand, on an encoder and a judge made up
@@ -484,9 +491,12 @@ def test_judgements_find_back_to_their_texts() -> None:
 # ---------------------------------------------------------------- verdict and warnings
 
 
-def preference_of(*preferred: str, change: float = 0.1, classes: int = 8) -> pd.DataFrame:
+def preference_of(
+    *preferred: str, change: float | Sequence[float] = 0.1, adds: float | Sequence[float] = -0.1, classes: int = 8
+) -> pd.DataFrame:
     liked = [name in preferred for name in CATEGORIES]
-    return pd.DataFrame({"category": CATEGORIES, "preferred": liked, "change_mean": change, "classes": classes})
+    columns = {"preferred": liked, "change_mean": change, "contribution_mean": adds, "classes": classes}
+    return pd.DataFrame({"category": CATEGORIES, **columns})
 
 
 def test_verdict_in_words() -> None:
@@ -494,6 +504,18 @@ def test_verdict_in_words() -> None:
     assert verdict(preference_of()) == NOTHING_FOUND
     assert verdict(preference_of(change=np.nan)) == NO_STATEMENT
     assert verdict(preference_of(classes=7)).startswith("No statement about preference: 7 classes are too few")
+
+
+def test_verdict_never_denies_what_its_table_shows() -> None:
+    """A category whose two means are above 0, though not for certain, may not be said to have gained or added nothing."""
+    within_chance = preference_of(change=[0.12, -0.1, 0.02, -0.04], adds=[0.004, 0.01, 0.001, -0.002])
+    assert verdict(within_chance) == (
+        f"{NOTHING_FOUND.removesuffix('.')}, beyond chance. Undecided: visual and non-visual did both, but within chance."
+    )
+    untested = preference_of(change=[0.3, -0.1, -0.1, -0.1], adds=[np.nan, -0.01, 0.01, 0.0])
+    assert verdict(untested) == (
+        f"{NOTHING_FOUND} Not tested: visual gained share, but stands beside other clauses in no class."
+    )
 
 
 def test_fewest_classes_is_where_a_corrected_p_can_fall_below_one_in_twenty() -> None:

@@ -82,6 +82,65 @@ def test_descriptions_of_no_run_with_and_without_base(descriptions: Path, tmp_pa
     assert same["verdict"].startswith("No statement about preference: 4 classes are too few")
 
 
+def probe_file(path: Path, *changed: dict[str, str]) -> Path:
+    """Three kinds of sentences about three of the four classes, and `changed` after them."""
+    rows = [
+        {"class_name": name, "kind": kind, "text": text}
+        for name, texts in (
+            ("cat", ("It has soft fur and long whiskers.", "It lives in houses and barns.", "It hunts mice.")),
+            ("eagle", ("It has a hooked yellow beak.", "It nests on high cliffs.", "It hunts hares.")),
+            ("whale", ("It is huge and grey.", "It lives in cold oceans.", "It sings long songs.")),
+        )
+        for kind, text in zip(("visual", "habitat", "use"), texts, strict=True)
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in (*rows, *changed)))
+    return path
+
+
+def test_a_probe_of_ones_own(descriptions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = probe_file(tmp_path / "in" / "probe.jsonl"), tmp_path / "out"
+    main(["analyze", str(descriptions), "--probe", str(path), "--out", str(out)])
+    printed = capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["probe"]["sentence"].startswith("The policy's texts leave it undecided; asked directly, the VLM ")
+    assert summary["probe"]["sentence"] in printed
+    assert summary["meta"]["probe"] == str(path)
+    table = pd.read_parquet(out / "tables" / "probe.parquet")
+    assert table["kind"].tolist() == ["visual", "habitat", "use"]
+    assert set(table["classes"]) == {3}
+    for kind in table["kind"]:
+        assert any(line.startswith(f"{kind}  ") and line.count("[") == 2 for line in printed.splitlines())
+    # Other datasets than the embedded one have no probe unless they are given one.
+    main(["analyze", str(descriptions), "--out", str(out)])
+    assert "asked directly" not in capsys.readouterr().out
+    assert "probe" not in json.loads((out / "summary.json").read_text())
+
+
+def test_pictograms_have_a_probe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ex2.data import load_images
+
+    names = load_images("pictograms").class_names
+    path, out = tmp_path / "d.jsonl", tmp_path / "out"
+    write_descriptions(
+        path,
+        [
+            Description(
+                "pictograms", names.index(name), name, "Describe a {}.", text, "hand", 0, {}, extra={"vlm": "pictogram"}
+            )
+            for name, texts in TEXTS.items()
+            for text in texts
+        ],
+    )
+    main(["analyze", str(path), "--out", str(out)])
+    table = pd.read_parquet(out / "tables" / "probe.parquet")
+    assert table["kind"].tolist() == ["visual", "habitat", "use", "kind", "chatter"]
+    assert set(table["classes"]) == {54}
+    assert set(table["n"]) == {3 * 54}
+    # That talk of a photo page fits no picture better than what is true of the thing needs no training to know.
+    assert table.set_index("kind").loc["chatter", "framed_centred_high"] < 0
+    assert json.loads((out / "summary.json").read_text())["probe"]["sentence"] in capsys.readouterr().out
+
+
 def test_compare_two_analyses(descriptions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "in" / "spurious.jsonl"
     records = read_descriptions(descriptions)
@@ -141,7 +200,12 @@ def test_what_analyze_refuses(
     def record(**changes: object) -> str:
         return json.dumps({**json.loads(lines[0]), **changes})
 
+    def probe(name: str, **changes: str) -> list[str]:
+        row = {"class_name": "cat", "kind": "visual", "text": "It has whiskers.", **changes}
+        return [good, "--probe", str(probe_file(tmp_path / "in" / name, row))]
+
     good = str(descriptions)
+    (tmp_path / "in" / "probe_cut.jsonl").write_text('{"class_name": "cat",\n')
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "other.txt").write_text("mine")
     for line, words in [
@@ -165,6 +229,21 @@ def test_what_analyze_refuses(
         ([good, "--run", str(tmp_path)], ["holds no run"]),
         ([good, "--base", str(tmp_path / "nowhere.jsonl")], ["no such file"]),
         ([good, "--seed", "-1"], ["--seed -1"]),
+        (
+            probe("probe_kind.jsonl", kind="looks"),
+            ["probe_kind.jsonl:10:", "kind 'looks' is none of visual, habitat, use, kind, chatter"],
+        ),
+        (
+            probe("probe_class.jsonl", class_name="cot"),
+            ["probe_class.jsonl:10:", "class 'cot' is not in the dataset", "'cat'"],
+        ),
+        (probe("probe_empty.jsonl", text=""), ["probe_empty.jsonl:10:", "text is empty"]),
+        (
+            probe("probe_named.jsonl", text="Cats have whiskers."),
+            ["probe_named.jsonl:10:", "holds the name of its class 'cat'"],
+        ),
+        ([good, "--probe", str(tmp_path / "in" / "probe_cut.jsonl")], ["probe_cut.jsonl:1:", "broken JSON"]),
+        ([good, "--probe", str(tmp_path / "nowhere.jsonl")], ["nowhere.jsonl: no such file"]),
     ]:
         error = refused(["analyze", *line, "--out", str(out)])
         for word in words:
