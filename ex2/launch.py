@@ -41,7 +41,9 @@ def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
 
 def hide_renamed_options() -> None:
     """Keep transformers from telling users that an option which EX2 sets under its present name will have another one."""
-    warnings.filterwarnings("ignore", message=r"`(is_)?gradient_checkpointing\w*` is deprecated", category=FutureWarning)
+    warnings.filterwarnings(
+        "ignore", message=r"`(is_)?gradient_checkpointing\w*` is deprecated", category=FutureWarning
+    )
 
 
 def use_cores_well() -> None:

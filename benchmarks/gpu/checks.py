@@ -223,6 +223,11 @@ def step_parity(checks: Checks) -> None:
             worst = largest_differences(found["history"], expected["history"])
             bad = {name: round(value, 4) for name, value in worst.items() if value > 5 * limit}
             checks.check(not bad, f"{what}, {len(worst)} logged numbers agree within {5 * limit:g}", bad or "all")
+            for update, (row, other) in enumerate(zip(found["history"], expected["history"], strict=True)):
+                off_here = {n: v for n, v in largest_differences([row], [other]).items() if n in bad and v > 5 * limit}
+                if off_here:  # where it begins says more than how large it becomes
+                    checks.info(f"{what}, the first update that differs is number {update}", off_here)
+                    break
             clear(checks.device)
 
 
