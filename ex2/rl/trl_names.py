@@ -53,6 +53,7 @@ PRIVATE = (
         "_calculate_rewards", _ONLINE, "scores of each rollout are kept, every sample is written to samples.jsonl",
         ("inputs", "prompts", "completions", "completion_ids_list"),
     ),
+    PrivateName("_generate_single_turn", _ONLINE, "rollouts are sampled under autocast", ()),
     PrivateName(
         "_get_per_token_logps_and_entropies", _PPO, "PPO scores texts itself, with the values, in one forward pass", (),
     ),
@@ -158,6 +159,9 @@ class OnlineTrainer(Protocol):
         raise AssertionError
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        raise AssertionError
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         raise AssertionError
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:

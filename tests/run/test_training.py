@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from ex2.base.embedded_llm import public_name
@@ -157,6 +158,29 @@ def test_start_from_an_adapter(arguments: Arguments, trained_run: Path, tmp_path
         main("ppo", arguments(folder, **options, save_strategy="no", before_after=False))
         kl = read_jsonl(folder / "metrics.jsonl")[0]["kl"]
         assert (kl == 0) is (reference == "start")
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_rollouts_are_sampled_in_the_precision_of_training(
+    algorithm: str, bf16: bool, arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    seen: list[tuple[int, torch.dtype]] = []
+    forward = LlamaForCausalLM.forward
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        out = forward(self, *args, **kwargs)
+        if getattr(out, "logits", None) is not None and not torch.is_grad_enabled():
+            seen.append((out.logits.shape[1], out.logits.dtype))
+        return out
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", watched)
+    options = {"bf16": bf16, "max_steps": 1, "save_strategy": "no", "before_after": False}
+    main(algorithm, arguments(tmp_path / "run", **options))
+    one_token = {dtype for length, dtype in seen if length == 1}  # of `generate`
+    assert one_token == {torch.bfloat16 if bf16 else torch.float32}
 
 
 def test_mirrors_run_beside_the_local_files(
