@@ -100,7 +100,7 @@ def unsqueeze(folder: Path, site: Path) -> None:
 
 
 def lacking(packages: Collection[str], project: str = "ex2") -> list[str]:
-    """Packages that a project needs, itself or by way of others, beyond `packages` and all that those need (as installed here)."""
+    """Packages that a project needs, itself or by way of others, beyond `packages` and all that those need (as installed)."""
     have = needs(packages)
     return sorted(needs([project], stop=have) - have - {project})
 

@@ -35,11 +35,11 @@ _RIM = 2  # pixels of white around a drawing, as around a sticker, so that none 
 
 
 class Recipe(NamedTuple):
-    """What is known of a scene: name of its background, size of its drawings, and how many there are."""
+    """What is known of a scene: name of its background, size of its drawings, and number of them."""
 
     background: str
     size: str
-    count: int
+    number: int
 
 
 def load_pictogram_scenes(root: Path = PICTOGRAMS, query: str = "") -> LabelledImages:
@@ -66,7 +66,7 @@ def load_pictogram_scenes(root: Path = PICTOGRAMS, query: str = "") -> LabelledI
             **drawings.attributes,
             "background": tuple(recipe.background for recipe in recipes),
             "size": tuple(recipe.size for recipe in recipes),
-            "count": tuple(str(recipe.count) for recipe in recipes),
+            "count": tuple(str(recipe.number) for recipe in recipes),
         },
     )
 
@@ -95,7 +95,7 @@ def compose(drawing: Image.Image, image_id: str) -> Image.Image:
     BACKGROUNDS[recipe.background](ImageDraw.Draw(scene), rng)
     side = SIZES[recipe.size]
     sticker = _sticker(drawing, side)
-    for left, top, right, bottom in _CELLS[recipe.count]:
+    for left, top, right, bottom in _CELLS[recipe.number]:
         place = _between(rng, left, right - side), _between(rng, top, bottom - side)
         scene.paste(sticker, place, sticker)
     return scene

@@ -115,7 +115,20 @@ def runners(work: Work, options: argparse.Namespace) -> dict[str, Callable[[], N
 
         run(work, options.out)
 
-    functions = (fetch, rasterise, captions, head, finetune, refit, features, describe, align, evaluate, export, heldout)
+    functions = (
+        fetch,
+        rasterise,
+        captions,
+        head,
+        finetune,
+        refit,
+        features,
+        describe,
+        align,
+        evaluate,
+        export,
+        heldout,
+    )
     return dict(zip(STEPS, functions, strict=True))
 
 

@@ -287,9 +287,7 @@ def align_table(log: dict[str, Any]) -> str:
     return table(["setting", *columns[:-1], "mean"], rows)
 
 
-def model_card(
-    results: dict[str, Any], log: dict[str, Any], check: dict[str, Any], sizes: dict[str, int]
-) -> str:
+def model_card(results: dict[str, Any], log: dict[str, Any], check: dict[str, Any], sizes: dict[str, int]) -> str:
     """Return the model card; ``sizes`` are the bytes of the weight files by stem."""
     head, refit = log["head"], log["refit"]
     tuned = log["finetune"][refit["schedule"]]
@@ -309,7 +307,8 @@ def model_card(
 
 A small image-text model for pictograms (emoji) of animals, plants and foods, and labelled images of
 {len(EMBEDDED_CLASSES)} classes in up to {len(FAMILIES) + len(HELD_OUT_FAMILIES)} design families. It lets the method run
-end to end where no larger model is at hand. Image trunk trained on {log["trained"]}, head and text adapter on {BUILD_DATE}, on CPU.
+end to end where no larger model is at hand. Image trunk trained on {log["trained"]}, head and text adapter on
+{BUILD_DATE}, on CPU.
 
 It reads descriptions of the classes whose descriptions it was trained on. **It is no general reader**: about other
 classes it understands no more than a sentence encoder does (table "classes never seen" below).

@@ -45,7 +45,12 @@ SHADES: dict[str, dict[str, tuple[int, int, int]]] = {
     "gray": {"pale gray": (175, 180, 185)},
     "red": {"dark red": (140, 25, 40)},
     "yellow": {"pale yellow": (255, 236, 150)},
-    "green": {"lime": (180, 205, 65), "light green": (165, 215, 130), "olive": (115, 130, 50), "dark green": (30, 85, 50)},
+    "green": {
+        "lime": (180, 205, 65),
+        "light green": (165, 215, 130),
+        "olive": (115, 130, 50),
+        "dark green": (30, 85, 50),
+    },
     "brown": {"reddish brown": (165, 95, 65)},
 }
 

@@ -21,7 +21,15 @@ from ex2.data.pictograms import load_pictograms
 from ex2.vlm import load_vlm
 from tools.build_pictograms.card import notice, with_held_out
 from tools.build_pictograms.colours import OPAQUE, main_colours, shade_shares
-from tools.build_pictograms.common import EVAL_PROMPT, HELD_OUT_FAMILIES, IMAGE_SIZE, OPENCLIPART_DEB, Family, Work, folder_name
+from tools.build_pictograms.common import (
+    EVAL_PROMPT,
+    HELD_OUT_FAMILIES,
+    IMAGE_SIZE,
+    OPENCLIPART_DEB,
+    Family,
+    Work,
+    folder_name,
+)
 from tools.build_pictograms.export import check_excluded, licence_entry
 from tools.build_pictograms.rasterise import draw, icon_body, read_json, svg_of
 
