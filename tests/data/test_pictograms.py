@@ -34,7 +34,7 @@ def test_classes_splits_and_images_of_the_embedded_set() -> None:
 
 
 def test_enough_held_out_images_for_three_points() -> None:
-    """Two systems that differ on one image in 14 differ by 3 points, which is two standard errors of 300 images."""
+    """Where two systems disagree on one image in 14, 3 points are two standard errors of 300 images."""
     images = load_images("pictograms")
     assert images.splits is not None
     assert images.splits.count("heldout") >= 300

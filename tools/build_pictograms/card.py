@@ -207,8 +207,9 @@ def with_held_out(card: str, images: dict[str, int], families: list[list[str]], 
 
 The image set has {sum(images.values())} images: {counts}. Beside the test families,
 {len(HELD_OUT_FAMILIES)} families were added after the training; no training and no choice has seen them, and the tables
-above do not count them. Their drawings were assigned to the classes by hand and looked at; none was left out because the
-model misreads it, but families of which it reads less than two fifths were not taken.
+above do not count them. Their drawings were assigned to the classes by hand, after a look at each with the model's answer
+beside it; they were left out for what they show, not for being misread. Families of which the model reads less than two
+fifths were not taken.
 
 {family_table(HELD_OUT_FAMILIES)}
 
