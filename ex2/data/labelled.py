@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -37,6 +37,7 @@ class LabelledImages:
             and the bank draws one by seed.
         fingerprint: Hex digest that changes when the images, their ids or the classes do.
         loader: Opens image i; called from several threads at once.
+        attributes: What is known of each image beside its class, as columns of N strings by name; empty for most sets.
 
     Raises:
         UserError: the fields do not fit together (lengths, repeated names or ids, unknown labels or splits).
@@ -49,11 +50,18 @@ class LabelledImages:
     splits: tuple[str, ...] | None
     fingerprint: str
     loader: Callable[[int], Image.Image] = field(repr=False, compare=False)
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False, hash=False)
 
     def __post_init__(self) -> None:
         images = len(self.image_ids)
         if len(self.labels) != images or (self.splits is not None and len(self.splits) != images):
             raise UserError(f"dataset {self.name}: labels, image_ids and splits must have one entry per image.")
+        for column, values in self.attributes.items():
+            if len(values) != images:
+                raise UserError(
+                    f"dataset {self.name}: attribute {column!r} has {len(values)} entries for {images} images; it needs "
+                    "one per image."
+                )
         if len(set(self.image_ids)) != images:
             raise UserError(f"dataset {self.name}: image_ids repeat; each image needs an id of its own.")
         if len(set(self.class_names)) != len(self.class_names) or not all(self.class_names):

@@ -6,9 +6,12 @@ has never seen give the held-out images. Authors and licences are in ``assets/pi
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from ex2.base.errors import UserError
 from ex2.data.labelled import LabelledImages, PathLoader, class_name_of, fingerprint_of
@@ -19,30 +22,70 @@ PICTOGRAMS = Path(__file__).resolve().parent.parent / "assets" / "pictograms"
 _SPLIT_OF = {"train": "reward", "validation": "validation", "test": "heldout", "held-out": "heldout"}
 
 
-def load_pictograms(root: Path = PICTOGRAMS) -> LabelledImages:
+def load_pictograms(root: Path = PICTOGRAMS, query: str = "") -> LabelledImages:
     """The image set ``pictograms``: ``root/images/CLASS/FAMILY.webp``, split by family as ``LICENSES.json`` says.
 
-    The fingerprint covers the content of every image and its split.
+    Its attributes are ``family``, ``palette`` (up to three main colours, the largest first), ``background`` (always
+    white), ``size`` (how much of the picture is drawn: small below 25 % of its pixels, large from 45 %, else medium) and
+    ``count`` (always 1). The fingerprint covers the content of every image and its split.
+
+    Args:
+        root: Folder of the assets.
+        query: ``heldout=FAMILY,FAMILY`` keeps only these families' held-out images; empty keeps all.
 
     Raises:
-        UserError: the image files are missing from the installation.
+        UserError: the image files are missing from the installation, or the query or a family in it is unknown.
     """
     files = sorted((root / "images").glob("*/*.webp"), key=lambda path: (path.parent.name, path.name))
     if not files:
         raise UserError(f"dataset 'pictograms': no images under {root / 'images'}; install the package again.")
-    families = json.loads((root / "LICENSES.json").read_text(encoding="utf-8"))
+    split_of = _splits(root, query)
     folders = sorted({path.parent.name for path in files})
+    files = [path for path in files if path.stem in split_of]
     class_names = tuple(class_name_of(folder) for folder in folders)
     class_id = {folder: i for i, folder in enumerate(folders)}
     image_ids = tuple(f"{path.parent.name}/{path.name}" for path in files)
-    splits = tuple(_SPLIT_OF[families[path.stem]["vlm_split"]] for path in files)
+    splits = tuple(split_of[path.stem] for path in files)
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     return LabelledImages(
-        name="pictograms",
+        name="pictograms" + (query and f"?{query}"),
         class_names=class_names,
         labels=tuple(class_id[path.parent.name] for path in files),
         image_ids=image_ids,
         splits=splits,
         fingerprint=fingerprint_of(["pictograms", class_names, *zip(image_ids, splits, digests, strict=True)]),
         loader=PathLoader(tuple(files)),
+        attributes=_attributes(root, files, image_ids),
     )
+
+
+def _splits(root: Path, query: str) -> dict[str, str]:
+    """Split of each family, without the held-out families that the query leaves out."""
+    families = json.loads((root / "LICENSES.json").read_text(encoding="utf-8"))
+    splits = {family: _SPLIT_OF[entry["vlm_split"]] for family, entry in families.items()}
+    if not query:
+        return splits
+    heldout = [family for family, split in splits.items() if split == "heldout"]
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if list(options) != ["heldout"]:
+        raise UserError(f"dataset 'pictograms?{query}': the only option is heldout=FAMILY,FAMILY ...")
+    kept = options["heldout"].split(",")
+    unknown = [family for family in kept if family not in heldout]
+    if unknown:
+        raise UserError(
+            f"dataset 'pictograms?{query}': no held-out family {unknown[0]!r}; there are {', '.join(heldout)}."
+        )
+    return {family: split for family, split in splits.items() if split != "heldout" or family in kept}
+
+
+def _attributes(root: Path, files: Sequence[Path], image_ids: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    """Columns of what is known of the images; the colours and sizes were computed from their pixels by the build."""
+    with (root / "attributes.csv").open(encoding="utf-8", newline="") as file:
+        known = {row["image"]: row for row in csv.DictReader(file)}
+    return {
+        "family": tuple(path.stem for path in files),
+        "palette": tuple(known[image_id]["palette"] for image_id in image_ids),
+        "background": ("white",) * len(files),
+        "size": tuple(known[image_id]["size"] for image_id in image_ids),
+        "count": ("1",) * len(files),
+    }

@@ -12,6 +12,7 @@ from ex2.data.planted import PlantedImages
 
 _FORMS = (
     ("pictograms", "the embedded pictograms of animals, plants and foods, with their own splits"),
+    ("pictogram-scenes", "the same drawings on drawn backgrounds, in known sizes and numbers, with the same splits"),
     ("folder:DIR", "one sub-folder of images per class, DIR/CLASS/... ; the folder's name is the class name"),
     ("csv:FILE", "a table of image files with the columns path,class[,split]"),
     ("hf:ID_OR_DIR", "a Hugging Face dataset, on the hub or in a folder; ?split=S&image=COLUMN&label=COLUMN&stream=N"),
@@ -35,10 +36,15 @@ def load_images(spec: str) -> LabelledImages | PlantedImages:
         UserError: the spec is unknown, or its folder or file is missing or not laid out as it should be.
     """
     scheme, colon, rest = spec.partition(":")
-    if spec == "pictograms":
+    embedded, _, query = spec.partition("?")
+    if embedded == "pictograms":
         from ex2.data.pictograms import load_pictograms
 
-        return load_pictograms()
+        return load_pictograms(query=query)
+    if embedded == "pictogram-scenes":
+        from ex2.data.pictogram_scenes import load_pictogram_scenes
+
+        return load_pictogram_scenes(query=query)
     if scheme == "folder" and colon:
         return read_folder(rest)
     if scheme == "csv" and colon:

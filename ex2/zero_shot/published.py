@@ -114,6 +114,7 @@ def official_images(images: LabelledImages) -> LabelledImages:
         splits=None,
         fingerprint=fingerprint_of([images.fingerprint, "heldout"]),
         loader=_Subset(images, positions),
+        attributes={name: tuple(column[i] for i in positions) for name, column in images.attributes.items()},
     )
 
 

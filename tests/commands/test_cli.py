@@ -167,7 +167,7 @@ def test_score_binds_texts_to_class_names(
     ("what", "words"),
     [
         ("vlms", ["pictogram", "hf:ID_OR_DIR", "open_clip:MODEL/PRETRAINED"]),
-        ("datasets", ["pictograms", "folder:DIR"]),
+        ("datasets", ["pictograms", "pictogram-scenes", "folder:DIR"]),
         ("rewards", ["cosine", "margin", "no_repetition", "package.module:function"]),
         ("questions", ["short (8)", "study (25)", "Write a museum label for an image of a {}.", "FILE"]),
     ],

@@ -164,17 +164,21 @@ def test_class_names_that_repeat_or_are_empty(tmp_path: Path) -> None:
 
 def test_unknown_spec_names_the_nearest_and_all_forms(tmp_path: Path) -> None:
     expect("pictogram", "unknown image set 'pictogram'. Did you mean 'pictograms'?", "folder:DIR")
-    expect("Folders:birds", "Did you mean 'folder:birds'?", "Known: pictograms, folder:DIR, ")
+    expect("Folders:birds", "Did you mean 'folder:birds'?", "Known: pictograms, pictogram-scenes, folder:DIR, ")
     expect("folder", "Did you mean 'folder:DIR'?")
     expect("imagenet", "unknown image set 'imagenet'. Did you mean 'imagenet:DIR'?")
     expect("flower:/data", "unknown image set 'flower:/data'. Did you mean 'flowers:/data'?")
-    expect("svhn", "unknown image set 'svhn'. Known: pictograms, folder:DIR, ", "(see `ex2 list datasets`)")
+    expect(
+        "svhn",
+        "unknown image set 'svhn'. Known: pictograms, pictogram-scenes, folder:DIR, ",
+        "(see `ex2 list datasets`)",
+    )
     expect(str(tmp_path), f"It is a folder: write 'folder:{tmp_path}'.")
 
 
 def test_list_datasets_names_every_form() -> None:
     benchmarks = [f"{scheme}:DIR" for scheme in BENCHMARKS]
-    forms = ["pictograms", "folder:DIR", "csv:FILE", "hf:ID_OR_DIR", *benchmarks, "planted:KIND"]
+    forms = ["pictograms", "pictogram-scenes", "folder:DIR", "csv:FILE", "hf:ID_OR_DIR", *benchmarks, "planted:KIND"]
     assert [form for form, _ in list_datasets()] == forms
     assert all(text and "\n" not in text for _, text in list_datasets())
 
@@ -184,6 +188,7 @@ def test_list_datasets_names_every_form() -> None:
     [
         ({"labels": (0,)}, "one entry per image"),
         ({"splits": ("reward",)}, "one entry per image"),
+        ({"attributes": {"size": ("small",)}}, "attribute 'size' has 1 entries for 2 images; it needs one per image"),
         ({"image_ids": ("a", "a")}, "image_ids repeat"),
         ({"class_names": ("ant", "ant")}, "class names repeat or are empty"),
         ({"class_names": ("ant", "")}, "class names repeat or are empty"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
@@ -18,7 +19,8 @@ if str(ROOT) not in sys.path:
 
 torch = pytest.importorskip("torch")
 
-from tools.build_pictograms import common, compose, contrast, descriptions, export, fetch, rasterise  # noqa: E402
+from ex2.base.rgb import to_rgb  # noqa: E402
+from tools.build_pictograms import card, common, compose, contrast, descriptions, export, fetch, heldout, rasterise  # noqa: E402
 from tools.build_pictograms.align import LEFT_OUT  # noqa: E402
 from tools.build_pictograms.augment import add_outline, augment, erase, prepare  # noqa: E402
 from tools.build_pictograms.build import STEPS, outputs, parse, runners  # noqa: E402
@@ -28,7 +30,7 @@ from tools.build_pictograms.captions import (  # noqa: E402
     gloss_clauses,
     image_captions,
 )
-from tools.build_pictograms.colours import colour_shares, main_colours, to_lab  # noqa: E402
+from tools.build_pictograms.colours import colour_shares, main_colours, shade_shares, to_lab  # noqa: E402
 from tools.build_pictograms.describe import CHANGES, class_block  # noqa: E402
 from tools.build_pictograms.evaluate import topk_accuracy  # noqa: E402
 from tools.build_pictograms.losses import CaptionLoss, margin_loss, pair_loss, shared_targets  # noqa: E402
@@ -116,6 +118,24 @@ def test_lab_of_known_colours() -> None:
 )
 def test_colour_of_one_square(rgb: tuple[int, int, int], name: str) -> None:
     assert main_colours(square(rgb)) == [name]
+
+
+def test_shades_count_as_their_colour() -> None:
+    lime = square((190, 207, 70))
+    assert main_colours(lime) == ["yellow"]
+    assert main_colours(lime, shares_of=shade_shares) == ["green"]
+    both = np.concatenate([lime, square((80, 165, 60))])
+    assert shade_shares(both)["green"] == pytest.approx(1)
+    assert shade_shares(both[:0]) == {}
+
+
+def test_size_is_the_share_of_drawn_pixels() -> None:
+    pixels = np.zeros((10, 10, 4), np.uint8)
+    sizes = []
+    for rows in (2, 3, 5):
+        pixels[:rows, :, 3] = 255
+        sizes.append(heldout.size_of(pixels))
+    assert sizes == ["small", "medium", "large"]
 
 
 def test_colours_by_share_and_without_transparent_pixels() -> None:
@@ -471,23 +491,38 @@ def test_splits_and_classes_are_disjoint() -> None:
     assert all(probe.name not in f"{probe.visual} {probe.habitat}" for probe in common.PROBES)
 
 
+def test_held_out_families_are_named_and_assigned_by_hand() -> None:
+    drawings = rasterise.read_json(heldout.DRAWINGS)
+    assert list(drawings) == [family.name for family in common.HELD_OUT_FAMILIES]
+    assert not set(drawings) & {family.name for family in common.FAMILIES}
+    assert {family.split for family in common.HELD_OUT_FAMILIES} == {"held-out"}
+    for names in drawings.values():
+        assert set(names) <= set(common.EMBEDDED_CLASSES)
+        assert len(set(names.values())) == len(names)
+
+
 def test_no_share_alike_source() -> None:
-    names = {family.name for family in common.FAMILIES}
-    assert not names & set(common.EXCLUDED_FAMILIES)
-    assert not any("SA" in family.spdx for family in common.FAMILIES)
+    families = (*common.FAMILIES, *common.HELD_OUT_FAMILIES)
+    assert not {family.name for family in families} & set(common.EXCLUDED_FAMILIES)
+    assert not any("SA" in family.spdx or "NC" in family.spdx for family in families)
     assert not any(excluded in spec for spec in fetch.npm_specs() for excluded in common.EXCLUDED_FAMILIES)
 
 
 def test_shipped_licences() -> None:
     records = json.loads((ASSETS / "LICENSES.json").read_text(encoding="utf-8"))
-    assert set(records) == {family.name for family in common.FAMILIES}
+    families = {family.name: family for family in (*common.FAMILIES, *common.HELD_OUT_FAMILIES)}
+    assert set(records) == set(families)
     for name, record in records.items():
-        family = common.FAMILY_BY_NAME[name]
+        family = families[name]
         assert (record["spdx"], record["author"], record["vlm_split"]) == (family.spdx, family.author, family.split)
         assert record["url"]
         assert record["version"]
-    card = (ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert all(family.source_url in card for family in common.FAMILIES if family.spdx.startswith("CC-BY"))
+    text = (ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert all(family.source_url in text for family in families.values() if family.spdx.startswith("CC-BY"))
+    notice = (ASSETS / "NOTICE.md").read_text(encoding="utf-8")
+    assert notice == card.notice()
+    assert all(family.copyright in notice for family in families.values())
+    assert all(family.copyright for family in families.values() if family.spdx in card.LICENCE_TEXTS)
 
 
 def test_shipped_images() -> None:
@@ -495,8 +530,62 @@ def test_shipped_images() -> None:
     assert folders == {common.folder_name(name) for name in common.EMBEDDED_CLASSES}
     files = list((ASSETS / "images").glob("*/*"))
     assert all(path.suffix == ".webp" for path in files)
-    assert {path.stem for path in files} == {family.name for family in common.FAMILIES}
+    added = rasterise.read_json(heldout.DRAWINGS)
+    assert {path.stem for path in files} == {family.name for family in common.FAMILIES} | set(added)
     assert min(Counter(path.parent.name for path in files).values()) >= 8
+    for family, names in added.items():
+        folders = {path.parent.name for path in files if path.stem == family}
+        assert folders == {common.folder_name(name) for name in names}
+
+
+def test_added_drawings_repeat_none_that_the_model_knows() -> None:
+    """In gray at 24 x 24 pixels none correlates by more than 0.85 with one that it was trained or chosen on."""
+
+    def gray(path: Path) -> np.ndarray:
+        small = to_rgb(Image.open(path)).convert("L").resize((24, 24))
+        return np.asarray(small, dtype=float).ravel()
+
+    known = [family.name for family in common.FAMILIES if family.split != "test"]
+    for folder in (ASSETS / "images").iterdir():
+        seen = [gray(path) for path in folder.iterdir() if path.stem in known]
+        for family in common.HELD_OUT_FAMILIES:
+            path = folder / f"{family.name}.webp"
+            if path.is_file():
+                assert np.corrcoef([gray(path), *seen])[0, 1:].max() < 0.85, path
+
+
+def test_shipped_attributes_are_those_of_the_pixels(tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to(ASSETS / "images")
+    heldout.write_attributes(tmp_path)
+    assert (tmp_path / "attributes.csv").read_bytes() == (ASSETS / "attributes.csv").read_bytes()
+
+
+def test_clip_art_is_cut_out_and_must_be_in_the_public_domain(tmp_path: Path) -> None:
+    pytest.importorskip("resvg_py")
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:cc="c" xmlns:rdf="r" width="200" height="200"><metadata>{}</metadata>'
+        '<rect x="150" y="150" width="40" height="20" fill="#ff0000"/></svg>'
+    )
+    path = tmp_path / "one.svg"
+    path.write_text(svg.format(f"<{heldout.PUBLIC_DOMAIN}/>"), encoding="utf-8")
+    drawn = heldout.draw_clip_art(path)[..., 3] > 128
+    assert drawn.shape == (96, 96)
+    assert drawn.sum() == pytest.approx(96 * 48, rel=0.03)  # twice as wide as high, in the middle
+    assert np.flatnonzero(drawn.any(axis=1)).mean() == pytest.approx(47.5, abs=1)
+    path.write_text(svg.format(""), encoding="utf-8")
+    with pytest.raises(ValueError, match="does not say that it is in the public domain"):
+        heldout.draw_clip_art(path)
+
+
+def test_the_section_on_held_out_images_is_replaced() -> None:
+    old = "# Card\n\n## Limits\n\n- some\n"
+    first = card.with_held_out(old, {"held-out": 2}, [["all", "2", "50.0"]], [])
+    again = card.with_held_out(first, {"held-out": 3}, [["all", "3", "66.7"]], [])
+    assert "has 2 images: 2 held-out" in first
+    assert "has 3 images: 3 held-out" in again
+    assert "| all | 3 | 66.7 |" in again
+    assert again.count(card.HELD_OUT_HEADING) == again.count("## Limits") == 1
+    assert again.endswith("## Limits\n\n- some\n")
 
 
 def test_check_excluded_refuses_share_alike(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_official_images_are_the_held_out_ones() -> None:
     assert own.load(5).tobytes() == images.load(positions[5]).tobytes()
     assert own.fingerprint != images.fingerprint
     assert own.splits is None
+    assert own.attributes["family"] == tuple(images.attributes["family"][i] for i in positions)
     assert official_images(own) is own
 
 

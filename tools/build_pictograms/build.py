@@ -11,6 +11,7 @@ from tools.build_pictograms.common import SEED, Work
 
 STEPS = (
     "fetch", "rasterise", "captions", "head", "finetune", "refit", "features", "describe", "align", "evaluate", "export",
+    "heldout",
 )  # fmt: skip
 STEP_HELP = (
     "step to run; 'all' runs what is not done yet, in order; 'reuse' takes the image tower of the assets in place of "
@@ -47,6 +48,7 @@ def outputs(work: Work) -> dict[str, Path | None]:
         "align": work.aligned,
         "evaluate": work.results,
         "export": None,
+        "heldout": None,
     }
 
 
@@ -108,7 +110,25 @@ def runners(work: Work, options: argparse.Namespace) -> dict[str, Callable[[], N
 
         run(work, options.out)
 
-    functions = (fetch, rasterise, captions, head, finetune, refit, features, describe, align, evaluate, export)
+    def heldout() -> None:
+        from tools.build_pictograms.heldout import heldout as run
+
+        run(work, options.out)
+
+    functions = (
+        fetch,
+        rasterise,
+        captions,
+        head,
+        finetune,
+        refit,
+        features,
+        describe,
+        align,
+        evaluate,
+        export,
+        heldout,
+    )
     return dict(zip(STEPS, functions, strict=True))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 PALETTE: dict[str, tuple[int, int, int]] = {
@@ -36,20 +38,45 @@ def to_lab(rgb: np.ndarray) -> np.ndarray:
     return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
 
 
-def colour_shares(pixels: np.ndarray) -> dict[str, float]:
+# Shades that the palette would give to a neighbour: a lime frog is green, not yellow. The colour captions of the training
+# do without them.
+SHADES: dict[str, dict[str, tuple[int, int, int]]] = {
+    "black": {"ink": (52, 42, 62)},
+    "gray": {"pale gray": (175, 180, 185)},
+    "red": {"dark red": (140, 25, 40)},
+    "yellow": {"pale yellow": (255, 236, 150)},
+    "green": {
+        "lime": (180, 205, 65),
+        "light green": (165, 215, 130),
+        "olive": (115, 130, 50),
+        "dark green": (30, 85, 50),
+    },
+    "brown": {"reddish brown": (165, 95, 65)},
+}
+
+
+def colour_shares(pixels: np.ndarray, palette: Mapping[str, tuple[int, int, int]] = PALETTE) -> dict[str, float]:
     """Return the share of each palette colour among the opaque pixels of an RGBA image (empty if there are none)."""
     flat = pixels.reshape(-1, 4)
     opaque = flat[flat[:, 3] > OPAQUE][:, :3]
     if len(opaque) == 0:
         return {}
-    palette = to_lab(np.array(list(PALETTE.values())))
-    nearest = ((to_lab(opaque)[:, None] - palette[None]) ** 2).sum(-1).argmin(1)
-    shares = np.bincount(nearest, minlength=len(PALETTE)) / len(opaque)
-    return dict(zip(PALETTE, shares.tolist(), strict=True))
+    colours = to_lab(np.array(list(palette.values())))
+    nearest = ((to_lab(opaque)[:, None] - colours[None]) ** 2).sum(-1).argmin(1)
+    shares = np.bincount(nearest, minlength=len(palette)) / len(opaque)
+    return dict(zip(palette, shares.tolist(), strict=True))
 
 
-def main_colours(pixels: np.ndarray, limit: int = 3) -> list[str]:
+def shade_shares(pixels: np.ndarray) -> dict[str, float]:
+    """Return what `colour_shares` does, where a colour includes its shades."""
+    shares = colour_shares(pixels, PALETTE | {name: rgb for shades in SHADES.values() for name, rgb in shades.items()})
+    return {name: shares[name] + sum(shares[shade] for shade in SHADES.get(name, ())) for name in PALETTE if shares}
+
+
+def main_colours(
+    pixels: np.ndarray, limit: int = 3, shares_of: Callable[[np.ndarray], dict[str, float]] = colour_shares
+) -> list[str]:
     """Return up to ``limit`` colours that cover more than MIN_SHARE of the drawing, largest first; else the largest."""
-    shares = colour_shares(pixels)
+    shares = shares_of(pixels)
     ranked = sorted(shares, key=lambda name: -shares[name])[:limit]
     return [name for name in ranked if shares[name] > MIN_SHARE] or ranked[:1]

@@ -208,7 +208,7 @@ def export(work: Work, out: Path) -> None:
         check(report)
         (work.root / "export.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
         sizes = {path.stem: (folder / path).stat().st_size for path in (WEIGHTS, ADAPTER)}
-        card = model_card(results, read_json(work.log), report, count, sizes)
+        card = model_card(results, read_json(work.log), report, sizes)
         (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         (folder / "NOTICE.md").write_text(notice(), encoding="utf-8")
         replace_folder(folder, out)
