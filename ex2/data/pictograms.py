@@ -18,7 +18,8 @@ from ex2.data.labelled import LabelledImages, PathLoader, class_name_of, fingerp
 
 PICTOGRAMS = Path(__file__).resolve().parent.parent / "assets" / "pictograms"
 
-# What a family was to the training of the embedded VLM -> what its images are to the bank.
+# What a family was to the training of the embedded VLM -> what its images are to the bank. Families "held-out" came later: most
+# are black and gray, so that colours cannot be seen in them, and they are held out where they are asked for.
 _SPLIT_OF = {"train": "reward", "validation": "validation", "test": "heldout", "held-out": "heldout"}
 
 
@@ -31,7 +32,8 @@ def load_pictograms(root: Path = PICTOGRAMS, query: str = "") -> LabelledImages:
 
     Args:
         root: Folder of the assets.
-        query: ``heldout=FAMILY,FAMILY`` keeps only these families' held-out images; empty keeps all.
+        query: Whose images are held out: ``heldout=FAMILY,FAMILY``, or ``heldout=all``; empty: the families in colour that the
+            VLM's training keeps for its test.
 
     Raises:
         UserError: the image files are missing from the installation, or the query or a family in it is unknown.
@@ -60,22 +62,21 @@ def load_pictograms(root: Path = PICTOGRAMS, query: str = "") -> LabelledImages:
 
 
 def _splits(root: Path, query: str) -> dict[str, str]:
-    """Split of each family, without the held-out families that the query leaves out."""
+    """Split of each family, without the held-out families that are not asked for."""
     families = json.loads((root / "LICENSES.json").read_text(encoding="utf-8"))
-    splits = {family: _SPLIT_OF[entry["vlm_split"]] for family, entry in families.items()}
-    if not query:
-        return splits
-    heldout = [family for family, split in splits.items() if split == "heldout"]
+    roles = {family: entry["vlm_split"] for family, entry in families.items()}
+    heldout = [family for family, role in roles.items() if _SPLIT_OF[role] == "heldout"]
     options = dict(parse_qsl(query, keep_blank_values=True))
-    if list(options) != ["heldout"]:
-        raise UserError(f"dataset 'pictograms?{query}': the only option is heldout=FAMILY,FAMILY ...")
-    kept = options["heldout"].split(",")
+    if query and list(options) != ["heldout"]:
+        raise UserError(f"dataset 'pictograms?{query}': the only option is heldout=all, or heldout=FAMILY,FAMILY ...")
+    tests = [family for family in heldout if roles[family] == "test"]
+    kept = {"": tests, "heldout=all": heldout}.get(query) or options["heldout"].split(",")
     unknown = [family for family in kept if family not in heldout]
     if unknown:
         raise UserError(
             f"dataset 'pictograms?{query}': no held-out family {unknown[0]!r}; there are {', '.join(heldout)}."
         )
-    return {family: split for family, split in splits.items() if split != "heldout" or family in kept}
+    return {family: _SPLIT_OF[role] for family, role in roles.items() if family in kept or family not in heldout}
 
 
 def _attributes(root: Path, files: Sequence[Path], image_ids: Sequence[str]) -> Mapping[str, tuple[str, ...]]:

@@ -15,7 +15,7 @@ from ex2.data import pictogram_scenes as scenes
 
 @pytest.fixture(scope="module")
 def images() -> LabelledImages:
-    loaded = load_images("pictogram-scenes")
+    loaded = load_images("pictogram-scenes?heldout=all")
     assert isinstance(loaded, LabelledImages)
     return loaded
 
@@ -30,7 +30,7 @@ def _drawn(image: Image.Image) -> np.ndarray:
 
 
 def test_classes_ids_and_splits_are_those_of_the_pictograms(images: LabelledImages) -> None:
-    drawings = load_images("pictograms")
+    drawings = load_images("pictograms?heldout=all")
     assert isinstance(drawings, LabelledImages)
     for field in ("class_names", "labels", "image_ids", "splits"):
         assert getattr(images, field) == getattr(drawings, field)
@@ -41,7 +41,7 @@ def test_classes_ids_and_splits_are_those_of_the_pictograms(images: LabelledImag
 
 
 def test_a_scene_is_the_same_every_time(images: LabelledImages) -> None:
-    again = pickle.loads(pickle.dumps(load_images("pictogram-scenes")))
+    again = pickle.loads(pickle.dumps(load_images("pictogram-scenes?heldout=all")))
     assert again.fingerprint == images.fingerprint
     assert again.attributes == images.attributes
     for i in (0, 400, len(images) - 1):
@@ -103,7 +103,7 @@ def test_the_rim_keeps_a_dark_drawing_apart_from_the_night(images: LabelledImage
 def test_fingerprint_changes_with_the_recipe(images: LabelledImages, monkeypatch: pytest.MonkeyPatch) -> None:
     first = images.load(0).tobytes()
     monkeypatch.setattr(scenes, "RECIPE", scenes.RECIPE + 1)
-    changed = load_images("pictogram-scenes")
+    changed = load_images("pictogram-scenes?heldout=all")
     assert changed.fingerprint != images.fingerprint
     assert changed.load(0).tobytes() != first
 

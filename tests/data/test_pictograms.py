@@ -35,7 +35,7 @@ def test_classes_splits_and_images_of_the_embedded_set() -> None:
 
 def test_enough_held_out_images_for_three_points() -> None:
     """Where two systems disagree on one image in 14, 3 points are two standard errors of 300 images."""
-    images = load_images("pictograms")
+    images = load_images("pictograms?heldout=all")
     assert images.splits is not None
     assert images.splits.count("heldout") >= 300
     heldout = Counter(label for label, split in zip(images.labels, images.splits, strict=True) if split == "heldout")
@@ -68,7 +68,7 @@ SEEN = {
 
 
 def test_attributes_of_drawings_looked_at() -> None:
-    images = load_images("pictograms")
+    images = load_images("pictograms?heldout=all")
     assert isinstance(images, LabelledImages)
     row = {image_id: i for i, image_id in enumerate(images.image_ids)}
     for image_id, colour in SEEN.items():
@@ -82,7 +82,7 @@ def test_attributes_of_drawings_looked_at() -> None:
 
 
 def test_held_out_families_can_be_named() -> None:
-    everything, first = load_images("pictograms"), load_images("pictograms?heldout=twemoji,fxemoji")
+    everything, first = load_images("pictograms?heldout=all"), load_images("pictograms?heldout=twemoji,fxemoji")
     assert isinstance(first, LabelledImages)
     assert first.name == "pictograms?heldout=twemoji,fxemoji"
     assert first.class_names == everything.class_names
@@ -92,6 +92,9 @@ def test_held_out_families_can_be_named() -> None:
     assert len(rows) == 100  # what the model card's test figures and earlier measurements are about
     assert len(first) == 573
     assert first.fingerprint != everything.fingerprint
+    by_default = load_images("pictograms")
+    assert isinstance(by_default, LabelledImages)
+    assert by_default.image_ids == first.image_ids
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,7 @@ def test_held_out_families_can_be_named() -> None:
     [
         ("heldout=noto", "no held-out family 'noto'; there are twemoji, fxemoji"),
         ("heldout=", "no held-out family ''"),
-        ("split=test", "the only option is heldout=FAMILY,FAMILY"),
+        ("split=test", "the only option is heldout=all, or heldout=FAMILY,FAMILY"),
     ],
 )
 def test_queries_that_fit_nothing_are_refused(query: str, message: str) -> None:
@@ -123,7 +126,7 @@ def small_set(tmp_path: Path) -> Path:
 
 
 def test_every_role_of_a_family_maps_to_a_split(small_set: Path) -> None:
-    images = load_pictograms(small_set)
+    images = load_pictograms(small_set, "heldout=all")
     assert images.class_names == ("cat", "polar bear")
     assert images.labels == (0,) * 4 + (1,) * 4
     assert images.image_ids[:2] == ("cat/emojione.webp", "cat/fxemoji.webp")
