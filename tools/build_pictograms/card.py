@@ -209,7 +209,7 @@ The image set has {sum(images.values())} images: {counts}. Beside the test famil
 {len(HELD_OUT_FAMILIES)} families were added after the training; no training and no choice has seen them, and the tables
 above do not count them. Their drawings were assigned to the classes by hand, after a look at each with the model's answer
 beside it; they were left out for what they show, not for being misread. Families of which the model reads less than two
-fifths were not taken.
+fifths were not taken. `pictograms?heldout=all` holds all of them out, `pictograms` the test families alone.
 
 {family_table(HELD_OUT_FAMILIES)}
 
@@ -224,7 +224,7 @@ of the added families but Open Clip Art have no colours but black and gray:
 {table(["family", "images", "top-1"], families)}
 
 The same on the held-out images of `pictogram-scenes`, on which the model was neither trained nor chosen, by what is
-known of them. The sizes of the drawings were set with a look at its accuracy on reward images:
+known of them. The sizes of the drawings were set with a look at its accuracy on reward and on held-out images:
 
 {table(["attribute", "value", "images", "top-1"], scenes)}
 
