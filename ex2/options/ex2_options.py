@@ -68,13 +68,6 @@ class EX2Config:
         "base", "KL reference: base (adapter off) or start (a frozen copy of adapter_name_or_path).",
         choices=["base", "start"],
     )  # fmt: skip
-    distill_best: int | None = _option(
-        None,
-        "Before the first rollout, fine-tune the adapter on the best N of each class's texts of the untrained policy, by the "
-        "run's own rewards (best-of-N distillation; they are sampled anyway); null: do not.",
-    )
-    distill_epochs: float = _option(2.0, "Passes over the texts of distill_best.")
-    distill_learning_rate: float = _option(5e-4, "Learning rate of distill_best; it falls to 0 linearly.")
     # Evaluation before and after
     before_after: bool = _option(
         True, "Sample the untrained and the trained policy and write the before / after report."
@@ -93,7 +86,7 @@ class EX2Config:
         check_ranges(
             self,
             {"images_per_class": (1, None), "eval_samples": (1, None), "eval_batch_size": (1, None), "best_of_n": (2, None),
-             "pairs": (1, None), "split_seed": (0, None), "distill_best": (1, None), "distill_epochs": (0.1, None)},
+             "pairs": (1, None), "split_seed": (0, None)},
         )  # fmt: skip
         self.chosen_reading()
         if self.pairs is None and "pair_margin" in self.reward_funcs:
@@ -105,15 +98,6 @@ class EX2Config:
             raise UserError(f"heldout_fraction={self.heldout_fraction} is out of range: it must lie between 0 and 1.")
         if self.reward_scale <= 0:
             raise UserError(f"reward_scale={self.reward_scale} is out of range: it must be positive.")
-        if self.distill_learning_rate <= 0:
-            raise UserError(f"distill_learning_rate={self.distill_learning_rate} is out of range: it must be positive.")
-        if self.distill_best is not None and self.adapter_name_or_path is not None:
-            raise UserError("distill_best fine-tunes a fresh adapter: leave it or adapter_name_or_path out.")
-        if self.distill_best is not None and not self.before_after and self.reward_normalization != "zscore":
-            raise UserError(
-                "distill_best learns from the untrained policy's texts, which this run does not sample: set before_after=true or "
-                "reward_normalization=zscore."
-            )
         if self.reference == "start" and self.adapter_name_or_path is None:
             raise UserError("reference=start needs adapter_name_or_path: a fresh adapter equals the base model.")
         for option in fields(self):

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object, is_peft_model
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -93,19 +93,6 @@ EX2Trainer = EX2PPOTrainer | EX2GRPOTrainer | EX2RLOOTrainer
 TRAINERS: dict[str, Callable[..., EX2Trainer]] = {"ppo": EX2PPOTrainer, "grpo": EX2GRPOTrainer, "rloo": EX2RLOOTrainer}
 
 
-def chosen_rewards(
-    options: RunOptions, scorer: TextScorer, stats: Mapping[str, RewardStats] | None
-) -> list[Callable[..., list[float]]]:
-    """The run's reward functions, in the order of `reward_funcs`."""
-    return build_rewards(
-        options.ex2.reward_funcs,
-        scorer,
-        scale=options.ex2.reward_scale,
-        stats=stats,
-        reading=options.ex2.chosen_reading(),
-    )
-
-
 def build_trainer(
     options: RunOptions,
     generator: TextGenerator,
@@ -114,10 +101,16 @@ def build_trainer(
     stats: Mapping[str, RewardStats] | None,
 ) -> EX2Trainer:
     """The TRL trainer of the chosen algorithm with EX2's rewards and sample log."""
-    rewards = chosen_rewards(options, scorer, stats)
+    rewards: list[Callable[..., list[float]]] = build_rewards(
+        options.ex2.reward_funcs,
+        scorer,
+        scale=options.ex2.reward_scale,
+        stats=stats,
+        reading=options.ex2.chosen_reading(),
+    )
     if options.trainer.ddp_find_unused_parameters is None:
         options.trainer.ddp_find_unused_parameters = False  # every LoRA weight and the value head is used in each pass
-    fresh = not is_peft_model(generator.model)
+    fresh = options.ex2.adapter_name_or_path is None
     trainer = TRAINERS[options.algorithm](
         model=generator.model,
         reward_funcs=rewards,

@@ -40,9 +40,8 @@ from ex2.rl.interruptions import LeaveOnSigterm, written_by_all
 from ex2.rl.sharding import loading_whole, whole_weights
 from ex2.run import folder as run_folder
 from ex2.run.card import run_card
-from ex2.run.distillation import best_answers, distill, total_scores
 from ex2.run.report import write_report
-from ex2.run.trainers import EX2Trainer, build_trainer, chosen_rewards
+from ex2.run.trainers import EX2Trainer, build_trainer
 from ex2.run.wandb_run import check_wandb, start_wandb
 from ex2.scoring import TextScorer
 from ex2.scoring.bank import ImageBank, build_bank
@@ -121,10 +120,6 @@ def run(options: RunOptions) -> Path:
             base = _base_samples(options, generator, asks, class_names, state)
     stats = _reward_stats(options, scorer, base)
 
-    if options.ex2.distill_best is not None and checkpoint is None:
-        with clock.time("distilling the best"):
-            scores = total_scores(chosen_rewards(options, scorer, stats), options.trainer.reward_weights, base)
-            distill(options, generator, best_answers(base, scores, options.ex2.distill_best))
     trainer = build_trainer(options, generator, prompts, scorer, stats)
     encoded_before = scorer.texts_encoded
     mirror = start_wandb(options.report_to, options.output_dir, options.trainer.run_name)

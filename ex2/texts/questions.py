@@ -1,8 +1,7 @@
 """Questions about classes, and how they become prompts.
 
 A question is a template with one `{}` for the class name. The `short` set asks for descriptions only, the `looks` set for
-what is seen, to which the kind of thing is no answer; the `facets` set asks openly and for looks, color, parts, shape, place
-and use, so that whatever a VLM prefers can be said; the `study` set has 25 wordings of many kinds, as many as the EX2 paper
+what is seen, to which the kind of thing is no answer; the `study` set has 25 wordings of many kinds, as many as the EX2 paper
 asks for each class, in EX2's own words: some of them mention a photo, because the paper's do, and whether that invites
 photo-page text is one of the things to study. The questions of the `pairs` set also have one `{other}`: they ask about a
 class in contrast with another one.
@@ -54,16 +53,6 @@ QUESTION_SETS: dict[str, tuple[str, ...]] = {
         "What do you see first when you see a {}?",
         "How can you recognize a {}?",
         "Describe a {} to someone who wants to draw it.",
-    ),
-    "facets": (
-        "Describe a {}.",
-        "What does a {} look like?",
-        "What color is a {}?",
-        "Which parts does a {} have?",
-        "What is the shape of a {}?",
-        "Where do you find a {}?",
-        "What is a {} good for?",
-        "How can you recognize a {}?",
     ),
     "study": (
         "Describe a {}.",

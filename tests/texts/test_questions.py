@@ -22,7 +22,7 @@ from ex2.texts.questions import (
 
 
 def test_every_question_has_one_place_for_the_class() -> None:
-    assert set(QUESTION_SETS) == {"short", "looks", "facets", "study", "pairs"}
+    assert set(QUESTION_SETS) == {"short", "looks", "study", "pairs"}
     assert len(QUESTION_SETS["study"]) == 25
     for questions in QUESTION_SETS.values():
         assert all(question.count("{}") == 1 for question in questions)
