@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ex2.scoring.scorer import completion_text
+from ex2.texts.tautologies import says_nothing
 
 
 def distinct_share(words: list[str], n: int = 2) -> float:
@@ -25,7 +26,14 @@ def whole_sentence(prompts: list[Any], completions: list[Any], **columns: Any) -
     return [float(text.endswith((".", "!", "?")) and len(text.split()) >= 3) for text in texts]
 
 
+def says_something(prompts: list[Any], completions: list[Any], class_name: list[str], **columns: Any) -> list[float]:
+    """0 for a text that says nothing but name, kind and praise ("A crab is a majestic creature."), else 1."""
+    texts = [completion_text(completion) for completion in completions]
+    return [float(not says_nothing(text, name)) for text, name in zip(texts, class_name, strict=True)]
+
+
 QUALITY_REWARDS: dict[str, Callable[..., list[float]]] = {
     "no_repetition": no_repetition,
     "whole_sentence": whole_sentence,
+    "says_something": says_something,
 }

@@ -23,7 +23,7 @@ from ex2.scoring.bank import ImageBank
 from ex2.texts.readings import NAMELESS
 from ex2.vlm import VLM
 
-BUILT_IN = ["cosine", "centered", "margin", "log_softmax", "pair_margin", "no_repetition", "whole_sentence"]
+BUILT_IN = ["cosine", "centered", "margin", "log_softmax", "pair_margin", "no_repetition", "whole_sentence", "says_something"]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_unknown_name_gets_the_nearest() -> None:
         check_rewards(["cosin"])
     assert str(error.value) == (
         "reward_funcs=cosin is not a reward. Did you mean cosine? Built in: cosine, centered, margin, log_softmax, "
-        "pair_margin, no_repetition, whole_sentence; your own: package.module:function."
+        "pair_margin, no_repetition, whole_sentence, says_something; your own: package.module:function."
     )
     with pytest.raises(UserError, match=r"^reward_funcs=zzz is not a reward\. Built in: cosine,"):
         check_rewards(["zzz"])

@@ -14,7 +14,7 @@ from ex2.rewards.monitors import (
     repetition_rate,
     variety,
 )
-from ex2.rewards.quality import QUALITY_REWARDS, distinct_share, no_repetition, whole_sentence
+from ex2.rewards.quality import QUALITY_REWARDS, distinct_share, no_repetition, says_something, whole_sentence
 from ex2.scoring.bank import ImageBank
 from ex2.scoring.scorer import TextScorer
 from ex2.texts.readings import NAMELESS
@@ -58,6 +58,20 @@ def test_distinct_share_of_longer_grams() -> None:
 def test_whole_sentence(text: str, reward: float) -> None:
     assert whole_sentence(["?"], [text]) == [reward]
     assert whole_sentence(["?"], [[{"role": "assistant", "content": text}]]) == [reward]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "reward"),
+    [
+        ("A crab is a crab.", "crab", 0.0),
+        ("A dolphin is a majestic marine mammal.", "dolphin", 0.0),
+        ("It has two big claws.", "crab", 1.0),
+        ("A crab has claws.", "crab", 1.0),
+    ],
+)
+def test_says_something(text: str, name: str, reward: float) -> None:
+    assert says_something(["?"], [text], class_name=[name]) == [reward]
+    assert says_something(["?"], [[{"role": "assistant", "content": text}]], class_name=[name]) == [reward]
 
 
 def test_quality_rewards_ignore_columns_they_do_not_know() -> None:
