@@ -18,6 +18,11 @@ def check_combination(options: RunOptions) -> None:
     policy, trainer = options.policy, options.trainer
     if options.ex2.reference == "start" and trainer.beta == 0:
         raise UserError("reference=start has no effect with beta=0, which computes no KL: set beta above 0.")
+    if getattr(trainer, "use_transformers_continuous_batching", False):
+        raise UserError(
+            "use_transformers_continuous_batching=true casts the adapter to half precision at each rollout, where small updates "
+            "round away: leave it out."
+        )
     _check_fsdp()
     target_kl = getattr(trainer, "target_kl", None)  # PPO's alone
     if target_kl is not None and os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":

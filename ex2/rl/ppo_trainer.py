@@ -33,9 +33,9 @@ from ex2.rl import objectives as F
 from ex2.rl.guards import Guards
 from ex2.rl.kl_control import KLController
 from ex2.rl.ppo_config import PPOConfig
+from ex2.rl.precision import SampledAsScored, TrainedInFloat32
 from ex2.rl.resume import ExactResume
 from ex2.rl.rollout import Rollout, Texts
-from ex2.rl.sampling import SampledAsScored
 from ex2.rl.sharding import load_whole_weights, whole_weights
 from ex2.rl.shared_prefix import States, common_prefix, packed, packing_saves, padded
 from ex2.rl.value_head import attach_value_head, hide_from_vllm
@@ -55,7 +55,7 @@ class PolicyOutput:
     values: Tensor
 
 
-class PPOTrainer(Guards, SampledAsScored, ExactResume, GRPOTrainer):
+class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTrainer):
     """PPO with a value head, per-token KL in the reward and GAE, for a policy with LoRA adapters.
 
     Takes GRPOTrainer's arguments with a `PPOConfig`. Any callable that TRL accepts is a reward. The reference is the base

@@ -144,6 +144,8 @@ class OnlineTrainer(Protocol):
     accelerator: Accelerator
     args: Any  # PPOConfig, GRPOConfig or RLOOConfig, which share no class but transformers' TrainingArguments
     control: TrainerControl
+    is_deepspeed_enabled: bool
+    is_fsdp_enabled: bool
     model: Any  # a PeftModel
     reward_func_names: list[str]
     reward_weights: Tensor

@@ -23,8 +23,8 @@ from ex2.rewards.monitors import monitor, variety
 from ex2.rl.guards import GuardedRollouts
 from ex2.rl.interruptions import written_by_all
 from ex2.rl.ppo_trainer import PPOTrainer
+from ex2.rl.precision import SampledAsScored, TrainedInFloat32
 from ex2.rl.resume import ExactResume
-from ex2.rl.sampling import SampledAsScored
 from ex2.rl.trl_names import Mixin
 from ex2.run import folder as run_folder
 from ex2.scoring import TextScorer
@@ -81,11 +81,11 @@ class EX2PPOTrainer(SampleLog, PPOTrainer):
     """PPO with EX2's sample log and monitors."""
 
 
-class EX2GRPOTrainer(SampleLog, GuardedRollouts, SampledAsScored, ExactResume, GRPOTrainer):
+class EX2GRPOTrainer(SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTrainer):
     """TRL's GRPO with EX2's sample log and monitors."""
 
 
-class EX2RLOOTrainer(SampleLog, GuardedRollouts, SampledAsScored, ExactResume, RLOOTrainer):
+class EX2RLOOTrainer(SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, ExactResume, RLOOTrainer):
     """TRL's RLOO with EX2's sample log and monitors."""
 
 

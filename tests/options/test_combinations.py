@@ -25,6 +25,14 @@ def test_quantised_weights_do_not_go_to_vllm(line: list[str], option: str) -> No
         parse_options("ppo", [*SMALL, *line, "--use_vllm", "true"])
 
 
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_continuous_batching_would_round_the_adapter(algorithm: str) -> None:
+    with pytest.raises(
+        UserError, match="use_transformers_continuous_batching=true casts the adapter to half precision"
+    ):
+        parse_options(algorithm, [*SMALL, "--use_transformers_continuous_batching", "true"])
+
+
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",

@@ -23,7 +23,16 @@ from ex2.scoring.bank import ImageBank
 from ex2.texts.readings import NAMELESS
 from ex2.vlm import VLM
 
-BUILT_IN = ["cosine", "centered", "margin", "log_softmax", "pair_margin", "no_repetition", "whole_sentence", "says_something"]
+BUILT_IN = [
+    "cosine",
+    "centered",
+    "margin",
+    "log_softmax",
+    "pair_margin",
+    "no_repetition",
+    "whole_sentence",
+    "says_something",
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,50 @@
+"""In which precision policies are sampled, and their adapters trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from torch import Tensor
+
+from ex2.rl.trl_names import Mixin
+
+
+class SampledAsScored(Mixin):
+    """Mixin for TRL's online trainers: sampling multiplies in bfloat16 or float16 where training does.
+
+    Mixed precision wraps the forward pass of the model that is trained, which `generate` passes by: without this, weights of
+    float32 are sampled from in float32, slower, and from another distribution than the one that log-probs are taken of.
+    """
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        with self.accelerator.autocast():
+            return super()._generate_single_turn(*args, **kwargs)
+
+
+class TrainedInFloat32(Mixin):
+    """Mixin for TRL's online trainers: the adapter of a quantised base is trained in float32.
+
+    TRL casts it to bfloat16, where most of Adam's steps of 1e-5 round away: the adapter hardly moves. DeepSpeed and FSDP hold
+    float32 masters of their own, so there it stays as TRL has it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        given = kwargs["model"] if "model" in kwargs else args[0]
+        kept = trained_weights(given) if is_peft_model(given) else {}
+        super().__init__(*args, **kwargs)
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            to_float32(self.model, kept)
+
+
+def trained_weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Copies of the weights of `model` that are trained, by name, in float32."""
+    return {name: p.detach().float().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def to_float32(model: torch.nn.Module, kept: dict[str, Tensor]) -> None:
+    """Make the trained weights of `model` float32, with the values of `kept` where it has them and their own elsewhere."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = kept.get(name, parameter.detach()).to(parameter.device, torch.float32)
