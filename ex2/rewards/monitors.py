@@ -8,7 +8,7 @@ rate or boilerplate rate, or without a rising held-out cosine, is not a better d
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -114,3 +114,41 @@ def monitor(
 def variety(texts: Sequence[str]) -> dict[str, float]:
     """Monitors that compare texts with each other, so that they need all those of a rollout at once."""
     return {"monitors/duplicate_rate": duplicate_rate(texts), "monitors/distinct_2": distinct_2(texts)}
+
+
+_FIRST, _LAST = 2, 4  # rollouts that are compared: one alone is about a few classes only
+
+
+def alarms(rollouts: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    """What the monitors of a run's rollouts so far warn of, by monitor; nothing before there are six.
+
+    The mean of the last four rollouts is compared with that of the first two:
+
+        words           less than half of it left: the policy sheds words
+        distinct_2      less than 0.6 of it left: texts become stock phrases
+        tautology_rate  above 0.25, and by more than 0.1 above it: texts say nothing but name and kind
+        hub_score       rises by more than half of what the cosine to the texts' own class gains: they fit every class better
+    """
+    if len(rollouts) < _FIRST + _LAST:
+        return {}
+
+    def means(name: str) -> tuple[float, float]:
+        values = [row.get(f"monitors/{name}", 0.0) for row in rollouts]
+        return sum(values[:_FIRST]) / _FIRST, sum(values[-_LAST:]) / _LAST
+
+    found = {}
+    first, last = means("words")
+    if last < 0.5 * first:
+        found["words"] = f"texts have {last:.1f} words, {first:.1f} at first: the policy sheds words"
+    first, last = means("distinct_2")
+    if last < 0.6 * first:
+        found["distinct_2"] = (
+            f"of the word pairs {last:.0%} are distinct, {first:.0%} at first: texts become stock phrases"
+        )
+    first, last = means("tautology_rate")
+    if last > max(0.25, first + 0.1):
+        found["tautology_rate"] = f"{last:.0%} of the texts say nothing but name and kind: see docs/rewards.md"
+    (first, last), (own_first, own_last) = means("hub_score"), means("reward_cosine")
+    if own_last - own_first > 0.02 and last - first > 0.5 * (own_last - own_first):
+        found["hub_score"] = f"texts fit other classes better too, by {last - first:.3f} of {own_last - own_first:.3f}"
+    return found

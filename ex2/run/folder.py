@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import TrainerCallback
 
 from ex2.base.errors import UserError
 from ex2.base.files import to_json, write_atomically
+from ex2.rewards.monitors import alarms
 from ex2.rl.checkpoints import UNFINISHED
 from ex2.rl.interruptions import written_by_all
 from ex2.run.wandb_run import WANDB_ID
@@ -36,6 +38,7 @@ _OWN_FILES = (
     "pair_accuracy.*", "learning_curve.png", "bad_step_*.jsonl", "training_args.bin", UNFINISHED, WANDB_ID,
 )  # fmt: skip
 
+_MONITORED = "monitors/words"  # only in the row of a rollout's first update
 _SUMMARY = "train_runtime"  # only in the row that the Trainer logs when training ends
 _PACKAGES = ("ex2", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "open_clip_torch", "tokenizers")
 
@@ -158,6 +161,8 @@ class RunLog(TrainerCallback):
         self.started = time.perf_counter()
         self.finished = False
         self.bar: tqdm[Any] | None = None
+        self.rollouts: list[dict[str, Any]] = []  # rows with monitors
+        self.warned: set[str] = set()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -169,6 +174,8 @@ class RunLog(TrainerCallback):
                 self._drop_rows_after(state.global_step)
         if state.is_world_process_zero:
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="update")
+            self.rollouts = [row for row in read_jsonl(self.path) if _MONITORED in row]
+            self.warned = set(alarms(self.rollouts))
 
     def _drop_rows_after(self, step: int) -> None:
         """Leave out rows of steps that a resumed run runs again, and the summary of a run that goes on after its end."""
@@ -201,6 +208,12 @@ class RunLog(TrainerCallback):
             if state.is_world_process_zero:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
+        if self.bar is not None and _MONITORED in row:
+            self.rollouts.append(row)
+            for monitor, message in alarms(self.rollouts).items():
+                if monitor not in self.warned:
+                    self.warned.add(monitor)
+                    self.bar.write(f"warning: step {state.global_step}: {message}", file=sys.stderr)
         if self.bar is not None:
             shown = {label: f"{row[name]:.3g}" for label, name in self._SHOWN.items() if name in row}
             self.bar.set_postfix(shown)

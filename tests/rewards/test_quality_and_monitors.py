@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ex2.rewards.monitors import (
+    alarms,
     boilerplate_rate,
     distinct_2,
     duplicate_rate,
@@ -76,7 +77,9 @@ def test_says_something(text: str, name: str, reward: float) -> None:
 
 def test_quality_rewards_ignore_columns_they_do_not_know() -> None:
     for reward in QUALITY_REWARDS.values():
-        values = reward(prompts=["?"] * 2, completions=["a b", "c"], class_id=[0, 1], trainer_state=None)
+        values = reward(
+            prompts=["?"] * 2, completions=["a b", "c"], class_name=["d", "e"], class_id=[0, 1], trainer_state=None
+        )
         assert len(values) == 2
         assert all(0 <= value <= 1 for value in values)
 
@@ -159,3 +162,30 @@ def test_monitor(pictogram_vlm: VLM, pictogram_bank: ImageBank) -> None:
     similarities = scorer.similarities(texts)
     others = [(row.sum() - row[c]) / (len(row) - 1) for row, c in zip(similarities, [6, 6, 0, 0], strict=True)]
     assert values["monitors/hub_score"] == pytest.approx(float(sum(others)) / 4, abs=1e-6)
+
+
+def _rollouts(**ends: tuple[float, float]) -> list[dict[str, float]]:
+    """Six rollouts: two at the first of each pair of values, four at the second."""
+    fine = {"words": (20.0, 20.0), "distinct_2": (0.8, 0.8), "tautology_rate": (0.0, 0.0), "hub_score": (0.1, 0.1)}
+    columns = fine | {"reward_cosine": (0.2, 0.2)} | ends
+    return [{f"monitors/{name}": pair[i > 1] for name, pair in columns.items()} for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ({}, {}),
+        ({"words": (20.0, 10.0)}, {}),
+        ({"words": (20.0, 9.9)}, {"words": "texts have 9.9 words, 20.0 at first"}),
+        ({"distinct_2": (0.8, 0.4)}, {"distinct_2": "40% are distinct, 80% at first"}),
+        ({"tautology_rate": (0.2, 0.29)}, {}),
+        ({"tautology_rate": (0.1, 0.3)}, {"tautology_rate": "30% of the texts say nothing"}),
+        ({"hub_score": (0.1, 0.14), "reward_cosine": (0.2, 0.3)}, {}),
+        ({"hub_score": (0.1, 0.16), "reward_cosine": (0.2, 0.3)}, {"hub_score": "better too, by 0.060 of 0.100"}),
+    ],
+)
+def test_alarms(ends: dict[str, tuple[float, float]], said: dict[str, str]) -> None:
+    found = alarms(_rollouts(**ends))
+    assert found.keys() == said.keys()
+    assert all(words in found[monitor] for monitor, words in said.items())
+    assert alarms(_rollouts(**ends)[1:]) == {}  # too few rollouts to say

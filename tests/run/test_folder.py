@@ -147,3 +147,23 @@ def test_only_the_main_process_writes(options: RunOptions) -> None:
     log.on_train_begin(options.trainer, state, None)  # type: ignore[arg-type]
     log.on_log(options.trainer, state, None, logs={"kl": 1.0})  # type: ignore[arg-type]
     assert not options.output_dir.exists()
+
+
+def test_a_policy_that_sheds_words_is_told_of_once(options: RunOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    options.output_dir.mkdir()
+    trainer: Any = options.trainer
+
+    def log(words: list[float], first_step: int) -> str:
+        run_log = run_folder.RunLog(options)
+        state: Any = SimpleNamespace(global_step=first_step - 1, max_steps=40, is_world_process_zero=True)
+        run_log.on_train_begin(trainer, state, None)  # type: ignore[arg-type]
+        for step, number in enumerate(words, first_step):
+            state.global_step = step
+            run_log.on_log(trainer, state, None, {"monitors/words": number, "monitors/distinct_2": 0.8})  # type: ignore[arg-type]
+        run_log.close()
+        return capsys.readouterr().err
+
+    assert "warning" not in log([20, 20, 9, 9, 9], 1)
+    said = log([9, 9], 6)  # resumed: the rows before count
+    assert said.count("warning: step 6: texts have 9.0 words, 20.0 at first: the policy sheds words") == 1
+    assert "warning" not in log([9], 8)
