@@ -17,8 +17,8 @@ quickstart: $(VENV)/.run  ## Set up, train the embedded job, analyse and classif
 	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		train/ppo_ex2.py --config configs/quickstart.yaml --overwrite true
 	rm -f $(RUN)/aligned.jsonl $(RUN)/base.jsonl
-	$(BIN)/ex2 generate $(RUN) --samples 4 --out $(RUN)/aligned.jsonl
-	$(BIN)/ex2 generate $(RUN) --samples 4 --base --out $(RUN)/base.jsonl
+	$(BIN)/ex2 generate $(RUN) --out $(RUN)/aligned.jsonl
+	$(BIN)/ex2 generate $(RUN) --base --out $(RUN)/base.jsonl
 	$(BIN)/ex2 analyze $(RUN)/aligned.jsonl --base $(RUN)/base.jsonl --out $(RUN)/analysis
 	$(BIN)/ex2 classify --vlm pictogram --dataset 'pictograms?heldout=all' --descriptions $(RUN)/base.jsonl $(RUN)/aligned.jsonl --names without \
 		--out $(RUN)/accuracy
