@@ -20,8 +20,9 @@ quickstart: $(VENV)/.run  ## Set up, train the embedded job, analyse and classif
 	$(BIN)/ex2 generate $(RUN) --out $(RUN)/aligned.jsonl
 	$(BIN)/ex2 generate $(RUN) --base --out $(RUN)/base.jsonl
 	$(BIN)/ex2 analyze $(RUN)/aligned.jsonl --base $(RUN)/base.jsonl --out $(RUN)/analysis
-	$(BIN)/ex2 classify --vlm pictogram --dataset 'pictograms?heldout=all' --descriptions $(RUN)/base.jsonl $(RUN)/aligned.jsonl --names without \
-		--out $(RUN)/accuracy
+	@for names in without with; do echo; echo "Descriptions $$names the class name:"; \
+		$(BIN)/ex2 classify --vlm pictogram --dataset pictograms --descriptions $(RUN)/base.jsonl $(RUN)/aligned.jsonl \
+		--names $$names --out $(RUN)/accuracy_$$names || exit 1; done
 	@echo "Report: $(RUN)/analysis/report.html; training: $(RUN)/before_after.md, before_after.png, learning_curve.png"
 
 test: $(VENV)/.dev  ## Set up and run the tests.

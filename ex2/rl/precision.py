@@ -32,7 +32,8 @@ class TrainedInFloat32(Mixin):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = kwargs["model"] if "model" in kwargs else args[0]
-        kept = trained_weights(given) if is_peft_model(given) else {}
+        # A name of a model is loaded by TRL, and has no adapter yet.
+        kept = trained_weights(given) if isinstance(given, torch.nn.Module) and is_peft_model(given) else {}
         super().__init__(*args, **kwargs)
         if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             to_float32(self.model, kept)
