@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,22 @@ def read_json(path: Path, twice: str) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: broken JSON ({error})") from None
+
+
+def json_object(line: bytes, keys: Sequence[str], kind: str, **options: Any) -> dict[str, Any]:
+    """One line of a file of JSON lines, which holds an object with at least `keys`; `options` go to `json.loads`.
+
+    Raises:
+        UserError: No UTF-8, no JSON, no object, or without a key that `kind`, such as "a description", needs.
+    """
+    try:
+        value = json.loads(line.decode("utf-8"), **options)
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"broken JSON ({error}); every line must be one whole JSON object") from None
+    if not isinstance(value, dict):
+        raise UserError(f"expected a JSON object, found {type(value).__name__}")
+    if missing := [key for key in keys if key not in value]:
+        raise UserError(f"missing {', '.join(missing)}; {kind} needs {', '.join(keys)}")
+    return value

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ex2.base.errors import UserError
-from ex2.base.files import write_atomically
+from ex2.base.files import json_object, write_atomically
 
 REQUIRED_KEYS = ("dataset", "class_id", "class_name", "question", "text", "model", "seed", "scores")
 KNOWN_KEYS = (*REQUIRED_KEYS, "category")
@@ -155,30 +155,17 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _load(line: bytes) -> Any:
-    return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-
-
 def _is_json(line: bytes) -> bool:
     """Whether a line is complete: cutting a JSON object anywhere before its last brace leaves no valid JSON."""
     try:
-        _load(line)
+        json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
     except ValueError:
         return False
     return True
 
 
 def _decode(line: bytes) -> Description:
-    try:
-        value = _load(line)
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8") from None
-    except ValueError as error:
-        raise UserError(f"broken JSON ({error}); every line must be one whole JSON object") from None
-    if not isinstance(value, dict):
-        raise UserError(f"expected a JSON object, found {type(value).__name__}")
-    if missing := [key for key in REQUIRED_KEYS if key not in value]:
-        raise UserError(f"missing {', '.join(missing)}; a description needs the keys {', '.join(REQUIRED_KEYS)}")
+    value = json_object(line, REQUIRED_KEYS, "a description", parse_constant=_refuse_constant)
     known = {key: value.pop(key) for key in KNOWN_KEYS if key in value}
     return Description(**known, extra=value)
 

@@ -11,15 +11,14 @@ told apart, since a VLM may prefer one of them and not the other.
 from __future__ import annotations
 
 import codecs
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from ex2.base.errors import UserError
+from ex2.base.files import json_object
 from ex2.texts.class_names import strip_name
 
 KINDS = {"visual": "visual", "habitat": "habitat", "use": "non_visual", "kind": "non_visual", "chatter": "spurious"}
@@ -138,16 +137,7 @@ def kinds_of(sentences: Sequence[ProbeSentence]) -> list[str]:
 
 
 def _decode(line: bytes) -> ProbeSentence:
-    try:
-        value: Any = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"broken JSON ({error}); every line must be one whole JSON object") from None
-    if not isinstance(value, dict):
-        raise UserError(f"expected a JSON object, found {type(value).__name__}")
-    if missing := [key for key in _KEYS if key not in value]:
-        raise UserError(f"missing {', '.join(missing)}; a probe sentence needs {', '.join(_KEYS)}")
+    value = json_object(line, _KEYS, "a probe sentence")
     return ProbeSentence(**{key: value[key] for key in _KEYS})
 
 
