@@ -35,8 +35,9 @@ class PPOConfig(GRPOConfig):
     share_prefix: bool = field(
         default=True,
         metadata={
-            "help": "Compute what the prompts of a micro-batch begin with once for all of its texts: fewer tokens, the same "
-            "result up to rounding. Left out where it does not pay, and with dropout or attention other than SDPA."
+            "help": "Compute once what prompts of a micro-batch share, such as a system message or all of a prompt that several "
+            "texts answer: fewer tokens, the same result up to rounding. Left out where it does not pay, and with dropout or "
+            "attention other than SDPA."
         },
     )
     group_baseline: bool = field(

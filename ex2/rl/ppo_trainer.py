@@ -12,6 +12,7 @@ accelerate, DeepSpeed and FSDP, and checkpoints. This class replaces what makes 
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
@@ -37,7 +38,7 @@ from ex2.rl.precision import SampledAsScored, TrainedInFloat32
 from ex2.rl.resume import ExactResume
 from ex2.rl.rollout import Rollout, Texts
 from ex2.rl.sharding import load_whole_weights, whole_weights
-from ex2.rl.shared_prefix import States, common_prefix, packed, packing_saves, padded
+from ex2.rl.shared_prefix import States, by_prompt, packed, packing_saves, padded, shared_lengths
 from ex2.rl.value_head import attach_value_head, hide_from_vllm
 
 VALUE_HEAD_FILE = "value_head.safetensors"
@@ -79,6 +80,7 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTra
 
     args: PPOConfig
     model: Any  # a PeftModel
+    _buffered_inputs: Any  # TRL's: the micro-batches of a rollout
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -87,7 +89,15 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTra
         self.kl_controller = KLController(self.args.beta, self.args.kl_target, self.args.kl_horizon)
         self.beta = 0.0  # TRL's own KL term in the loss stays off: PPO puts the KL in the reward
         self.value_head = attach_value_head(self.model, self.args.detach_value_head)
-        self._shares_prefix = self.args.share_prefix and self.args.disable_dropout  # texts would share dropout as well
+        self._text_config = self.accelerator.unwrap_model(self.model).config.get_text_config()
+        self._takes_positions = takes_positions(self.model.get_base_model())
+        self._shares_prefix = (
+            self.args.share_prefix
+            and self.args.disable_dropout  # texts would share dropout as well
+            and self._takes_positions
+            and self._text_config._attn_implementation == "sdpa"  # others take no mask of tokens by tokens
+            and not getattr(self._text_config, "alibi", False)  # distances are counted along the packed row
+        )
         self._checked_prefix = False
         self._moved_too_far = False
         self._approx_kls: list[float] = []  # of the micro-batches of an update, the same on all processes
@@ -102,37 +112,53 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTra
         chunks = []
         for start in range(0, len(texts), size):
             part = texts.rows(start, start + size)
-            arguments, states = self._layout(part)
-            with self.accelerator.autocast(), self.value_head.listening(states):
-                out = model(**arguments, shift_labels=part.labels, fused_lm_head=True)
-            chunks.append((out.log_probs, out.entropy, self.value_head.take_values()))
+            chunks.append(self._pass(model, part, *self._layout(part)))
         return PolicyOutput(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
+    def _pass(
+        self, model: torch.nn.Module, texts: Texts, arguments: dict[str, Tensor], states: States
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One forward pass with the tokens laid out as `arguments`: log-probs, entropy, values, each (B, T)."""
+        with self.accelerator.autocast(), self.value_head.listening(states):
+            out = model(**arguments, shift_labels=texts.labels, fused_lm_head=True)
+        return out.log_probs, out.entropy, self.value_head.take_values()
+
     def _layout(self, texts: Texts) -> tuple[dict[str, Tensor], States]:
-        """The tokens of one forward pass, with the prompts' common prefix once where that is right and pays."""
-        config = self.accelerator.unwrap_model(self.model).config.get_text_config()
+        """The tokens of one forward pass, with what prompts share once where that is right and pays."""
+        if self._shares_prefix and self._within_window(texts):
+            alike = shared_lengths(texts)
+            if packing_saves(texts, alike, self._text_config.hidden_size):
+                return packed(texts, alike)
+        return padded(texts, with_positions=self._takes_positions)
+
+    def _within_window(self, texts: Texts) -> bool:
+        """Whether texts fit into a sliding window, if any: a mask of tokens by tokens replaces its own."""
         width = texts.prompt_ids.size(1) + texts.completion_ids.size(1)
-        # Only SDPA takes a boolean mask of tokens by tokens, which replaces that of a sliding window.
-        within_window = width < (getattr(config, "sliding_window", None) or math.inf)
-        if self._shares_prefix and config._attn_implementation == "sdpa" and within_window:
-            prefix = common_prefix(texts)
-            if packing_saves(texts, prefix, config.hidden_size):
-                return packed(texts, prefix)
-        return padded(texts)
+        return bool(width < (getattr(self._text_config, "sliding_window", None) or math.inf))
 
     def _check_shared_prefix(self, texts: Texts) -> None:
-        """Share no prefix where that changes log-probs: the backbone's layers see more than tokens, mask and positions say."""
+        """Share no prefix where that changes log-probs: the backbone's layers see more than tokens, mask and positions say.
+
+        They may change as much as they do where the same rows go in two halves, which tells rounding from anything worse.
+        """
         self._checked_prefix = True
-        shared = self._score(self.model, texts).logps
-        self._shares_prefix = False
-        off = F.masked_mean((self._score(self.model, texts).logps - shared).abs(), texts.completion_mask).item()
-        half = self.args.bf16 or self.args.fp16 or self.model.dtype != torch.float32
-        self._shares_prefix = off <= (0.05 if half else 1e-3)
+
+        def logps(part: Texts, layout: tuple[dict[str, Tensor], States]) -> Tensor:
+            return self._pass(self.model, part, *layout)[0]
+
+        half = (len(texts) + 1) // 2
+        apart = logps(texts, padded(texts))
+        halves = [part for part in (texts.rows(0, half), texts.rows(half, len(texts))) if len(part)]
+        noise = torch.cat([logps(part, padded(part)) for part in halves]) - apart
+        off = logps(texts, packed(texts, shared_lengths(texts))) - apart
+        changed, rounding = (F.masked_mean(x.abs(), texts.completion_mask).item() for x in (off, noise))
+        low_precision = self.args.bf16 or self.args.fp16 or self.model.dtype != torch.float32
+        self._shares_prefix = changed <= (0.05 if low_precision else 1e-3) + 4 * rounding
         if not self._shares_prefix:
             logger.warning(
                 "Log-probs change by %.2g nats where prompts share the computation of their common prefix; it is done for each "
                 "text instead.",
-                off,
+                changed,
             )
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[None, None, None]:
@@ -145,6 +171,19 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTra
             return self._score(self.model, texts, batch_size).logps
 
     # ---------------------------------------------------------------- rollout
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """A micro-batch; those of one update hold its texts prompt by prompt, so that there is more to share."""
+        assert self.args.steps_per_generation is not None, "TRL sets it"
+        fresh = (
+            self._buffered_inputs is None or self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+        )
+        inputs = super()._prepare_inputs(generation_batch)
+        if not (self.model.training and self._shares_prefix):
+            return inputs
+        if fresh:
+            self._buffered_inputs = prompt_by_prompt(self._buffered_inputs, self.args.gradient_accumulation_steps)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor | Any]:
         """Sample completions, score them, and add what PPO learns from: the columns of a `Rollout`."""
@@ -170,7 +209,7 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTra
         checkpointing = self.args.gradient_checkpointing_kwargs
         assert not isinstance(checkpointing, str), "transformers turns the option's JSON text into a dict"
         with torch.no_grad(), disable_gradient_checkpointing(self.model, checkpointing):
-            if self._shares_prefix and not self._checked_prefix:
+            if self._shares_prefix and not self._checked_prefix and self._within_window(texts):
                 self._check_shared_prefix(texts.rows(0, batch_size))
             old = self._score(self.model, texts, batch_size)
             return old, old.logps if self.args.beta == 0.0 else self._reference_logps(texts, batch_size)
@@ -362,3 +401,25 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTra
             state = json.loads((Path(checkpoint) / PPO_STATE_FILE).read_text(encoding="utf-8"))
             self.kl_controller.load_state_dict(state["kl_controller"])
             self.value_head.start = state["value_start"]
+
+
+def takes_positions(model: torch.nn.Module) -> bool:
+    """Whether a causal language model can be told its tokens' positions; some, such as BLOOM and Mamba, count for themselves."""
+    return "position_ids" in inspect.signature(type(model).forward).parameters
+
+
+def prompt_by_prompt(batches: list[dict[str, Any]], per_update: int) -> list[dict[str, Any]]:
+    """Micro-batches with the rows of each `per_update` neighbours dealt out anew, prompt by prompt.
+
+    An update sums over its micro-batches, so which of them a row is in does not change it.
+    """
+    dealt = []
+    for start in range(0, len(batches), per_update):
+        update = batches[start : start + per_update]
+        rows = {k: v for k, v in update[0].items() if isinstance(v, Tensor) and v.ndim}
+        joined = {name: torch.cat([batch[name] for batch in update]) for name in rows}
+        order = by_prompt(Texts.of(joined)).chunk(len(update))
+        dealt += [
+            batch | {name: x[part] for name, x in joined.items()} for batch, part in zip(update, order, strict=True)
+        ]
+    return dealt

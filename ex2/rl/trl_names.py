@@ -58,6 +58,10 @@ PRIVATE = (
         "_get_per_token_logps_and_entropies", _PPO, "PPO scores texts itself, with the values, in one forward pass", (),
     ),
     PrivateName("_tokenizer", _ONLINE, "texts of a bad step are written out"),
+    PrivateName(
+        "_prepare_inputs", _PPO, "the micro-batches of an update go prompt by prompt", ("generation_batch",),
+    ),
+    PrivateName("_buffered_inputs", _PPO, "the micro-batches of a rollout"),
     # Updates
     PrivateName("_compute_loss", _PPO, "PPO's loss instead of GRPO's", ("model", "inputs")),
     PrivateName("_get_grad_norm", _ONLINE, "a gradient that is not finite ends the run", ()),
