@@ -20,9 +20,9 @@ from ex2.vlm import check_spec, openclip
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-PAPER, MODERN = (
+PAPER, MODERN, FAST = (
     sorted(path for path in (ROOT / "configs" / name).glob("*.yaml") if path.stem != "base")
-    for name in ("paper", "modern")
+    for name in ("paper", "modern", "fast")
 )
 
 
@@ -64,6 +64,24 @@ def test_training_scripts_start_their_own_algorithm() -> None:
 # ---------------------------------------------------------------- presets
 
 
+@pytest.mark.parametrize(
+    ("path", "usual"),
+    [(FAST[0], "paper/clip_b32"), (FAST[1], "modern/qwen3_4b"), (FAST[2], "modern/qwen3_4b")],
+    ids=[path.stem for path in FAST],
+)
+def test_fast_presets_learn_the_same(path: Path, usual: str) -> None:
+    """Texts a rollout, texts an update, passes and updates are those of the usual job; what a pass holds differs."""
+    fast, slow = parse("ppo", path), parse("ppo", ROOT / "configs" / f"{usual}.yaml")
+    assert fast.samples_per_rollout == slow.samples_per_rollout
+    assert fast.updates_per_rollout == slow.updates_per_rollout
+    may_differ = {
+        "load_in_8bit", "model_name_or_path", "chat_template_kwargs", "per_device_train_batch_size", "steps_per_generation",
+        "gradient_accumulation_steps", "scoring_batch_size", "output_dir",
+    }  # fmt: skip
+    differ = {name for name, value in fast.as_dict().items() if value != slow.as_dict()[name]}
+    assert differ <= may_differ
+
+
 def test_the_paper_s_settings() -> None:
     options = parse("ppo", ROOT / "configs" / "paper" / "clip_b32.yaml")
     trainer, policy = options.trainer, options.policy
@@ -92,7 +110,7 @@ def test_the_paper_s_settings() -> None:
     assert len(QUESTION_SETS[options.ex2.questions]) == 25
 
 
-@pytest.mark.parametrize("path", [*PAPER, *MODERN], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PAPER, *MODERN, *FAST], ids=lambda path: path.stem)
 def test_one_preset_trains_with_every_algorithm(path: Path) -> None:
     ppo, grpo, rloo = (parse(algorithm, path) for algorithm in ("ppo", "grpo", "rloo"))
     assert ppo.samples_per_rollout == grpo.samples_per_rollout == rloo.samples_per_rollout
@@ -110,7 +128,7 @@ def test_the_paper_s_vlms_differ_in_the_vlm_alone() -> None:
         assert set(yaml.safe_load(path.read_text(encoding="utf-8"))) == {"base", "vlm", "output_dir"}
 
 
-@pytest.mark.parametrize("path", [*PAPER, *MODERN], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PAPER, *MODERN, *FAST], ids=lambda path: path.stem)
 def test_vlms_of_presets_are_known(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """open_clip's own registries, without its hub: model, tag and activation function."""
     spec = parse("ppo", path).ex2.vlm
@@ -170,13 +188,14 @@ def test_the_memory_table_is_what_the_dry_run_estimates(tmp_path: Path, monkeypa
         getattr(transformers, kind)(**shape).save_pretrained(folders[name])
     monkeypatch.setattr(dry_run, "_text_tower_parameters", functools.cache(dry_run._text_tower_parameters))
     document = (ROOT / "docs" / "reproducing.md").read_text(encoding="utf-8")
-    for path in (*PAPER, *MODERN):
+    for path in (*PAPER, *MODERN, *FAST):
         options = parse("ppo", path)
         options.trainer.bf16 = True
         options.policy.model_name_or_path = folders[options.policy.model_name_or_path]
         kind, _, name = options.ex2.vlm.partition(":")
         options.ex2.vlm = f"{kind}:{folders.get(name, name)}"
-        rows = {line[:22].strip(): line[22:34].strip() for line in dry_run._memory_text(options).splitlines()[1:]}
+        table, _ = dry_run._memory_text(options, dry_run.policy_size(options))
+        rows = {line[:22].strip(): line[22:34].strip() for line in table.splitlines()[1:]}
         cells = " | ".join(rows[part] for part in ("base weights", "VLM text tower", "sum"))
         assert f"| `{path.parent.name}/{path.stem}` | {cells} |" in document
         assert f"({float(rows['sum'].split()[0]):.1f} GiB by the estimate" in path.read_text(encoding="utf-8")

@@ -14,6 +14,12 @@ from ex2.base.errors import UserError
 _FOUR_BITS_ONLY = {"bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": False, "bnb_4bit_quant_storage": None}
 
 
+def _usual_dtype() -> str:
+    import torch
+
+    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+
+
 @dataclass
 class PolicyConfig(ModelConfig):
     """The base model and its LoRA adapter, in TRL's names.
@@ -23,6 +29,14 @@ class PolicyConfig(ModelConfig):
     """
 
     use_peft: bool = field(default=True, metadata={"help": "Always true: EX2 trains LoRA adapters."})
+    dtype: str | None = field(
+        default_factory=_usual_dtype,
+        metadata={
+            "help": "Precision of the frozen base weights; the adapter's are float32. Default: bfloat16 where a GPU multiplies "
+            "in it, else float32.",
+            "choices": ["auto", "bfloat16", "float16", "float32"],
+        },
+    )
 
     def __post_init__(self) -> None:
         if not self.use_peft:

@@ -40,6 +40,13 @@ class PPOConfig(GRPOConfig):
             "attention other than SDPA."
         },
     )
+    scoring_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Texts a forward pass of policy and reference over a rollout, which keeps no activations and so has room for "
+            "more than training; null: per_device_train_batch_size. Larger is faster on a GPU."
+        },
+    )
     group_baseline: bool = field(
         default=False,
         metadata={
@@ -133,7 +140,7 @@ class PPOConfig(GRPOConfig):
             {"gamma": (0, 1), "lam": (0, 1), "beta": (0, None), "vf_coef": (0, None), "kl_target": (1e-6, None),
              "kl_stop": (0, None), "target_kl": (0, None), "whitening_floor": (0, None),
              "cliprange_value": (0, None), "value_learning_rate": (0, None), "kl_horizon": (1, None),
-             "num_iterations": (1, None), "temperature": (1e-6, None)},
+             "num_iterations": (1, None), "scoring_batch_size": (1, None), "temperature": (1e-6, None)},
         )  # fmt: skip
         if self.target_kl is not None and self.fp16:
             raise ValueError(

@@ -206,6 +206,7 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTra
     def _score_rollout(self, texts: Texts, mode: str) -> tuple[PolicyOutput, Tensor]:
         """What the policy that sampled the texts says of them, and the log-probs (B, T) of the reference."""
         batch_size = self.args.per_device_train_batch_size if mode == "train" else self.args.per_device_eval_batch_size
+        batch_size = self.args.scoring_batch_size or batch_size
         checkpointing = self.args.gradient_checkpointing_kwargs
         assert not isinstance(checkpointing, str), "transformers turns the option's JSON text into a dict"
         with torch.no_grad(), disable_gradient_checkpointing(self.model, checkpointing):

@@ -1,4 +1,4 @@
-"""What a training run would do, without doing it: resolved options, batch arithmetic and a memory estimate.
+"""What a training run would do, without doing it: resolved options, batch arithmetic, estimates of memory and time.
 
 No weights are loaded: parameters are counted on models without storage (torch's `meta` device), built from configurations.
 """
@@ -19,6 +19,7 @@ from ex2.options.run_options import RunOptions, num_processes
 from ex2.policy.checks import adopt_adapter, check_adapter_kind, check_prompt_format, empty_model
 from ex2.policy.llm import adapter_config, load_tokenizer, lora_config, model_folder
 from ex2.rewards import check_rewards
+from ex2.run.cost import GPUS, rollout_work, seconds
 from ex2.texts.questions import check_questions, load_questions
 from ex2.vlm import check_spec
 from ex2.zero_shot.confusion import check_pair_count
@@ -77,8 +78,14 @@ def describe(options: RunOptions) -> str:
         f"Dry run of {options.algorithm.upper()}: nothing is loaded, trained or written.",
         _options_text(options),
         _batches_text(options, subjects, noun, len(questions)),
-        _memory_text(options),
     ]
+    size: PolicySize | str
+    try:
+        size = policy_size(options)
+    except _Unknown as reason:
+        size = str(reason)
+    memory, known = _memory_text(options, size)
+    parts += [memory, _cost_text(options, size, known, options.planned_samples(subjects * len(questions)))]
     if (options.output_dir / "config.yaml").is_file() and not options.trainer.resume_from_checkpoint:
         parts.append(
             f"Note: output_dir={options.output_dir} already holds a run; starting would need overwrite or resume."
@@ -146,21 +153,16 @@ def _batches_text(options: RunOptions, subjects: int, noun: str, questions: int)
 # ---------------------------------------------------------------- memory
 
 
-def _memory_text(options: RunOptions) -> str:
+def _memory_text(options: RunOptions, size: PolicySize | str) -> tuple[str, float]:
+    """The table of memory, and the sum of what is known of it; `size` says why where it is not known."""
     rows: list[tuple[str, float | None, str]] = []
-    try:
-        size = policy_size(options)
-    except _Unknown as reason:
-        size = None
-        rows.append(("policy", None, str(reason)))
-    if size is not None:
-        rows += _policy_rows(options, size)
+    rows += [("policy", None, size)] if isinstance(size, str) else _policy_rows(options, size)
     rows.append(_vlm_row(options.ex2))
     known = [value for _, value, _ in rows if value is not None]
     rows.append(("sum" if len(known) == len(rows) else "sum of what is known", sum(known), ""))
     lines = [f"{name:<22}{_amount(value):>12}  {how}".rstrip() for name, value, how in rows]
     head = "# Memory of one process (an estimate; without the libraries, and before ZeRO or FSDP shards anything)"
-    return "\n".join([head, *lines])
+    return "\n".join([head, *lines]), sum(known)
 
 
 def _policy_rows(options: RunOptions, size: PolicySize) -> list[tuple[str, float | None, str]]:
@@ -191,6 +193,49 @@ def _policy_rows(options: RunOptions, size: PolicySize) -> list[tuple[str, float
          f"sampling {generated} texts at once: 2 x {size.layers} layers x {size.kv_width} x {length} tokens x {width:g} bytes"),
     ]  # fmt: skip
     return rows
+
+
+# ---------------------------------------------------------------- passes and seconds
+
+
+def _cost_text(options: RunOptions, size: PolicySize | str, memory: float, samples: int) -> str:
+    """What one process does for a rollout, and how long that takes by arithmetic where the policy's size is known."""
+    trainer, processes = options.trainer, num_processes()
+    batch = trainer.per_device_train_batch_size
+    work = rollout_work(
+        texts=options.samples_per_rollout // processes,
+        length=options.max_new_tokens,
+        prompt=PROMPT_TOKENS,
+        scoring_texts=getattr(trainer, "scoring_batch_size", None) or batch,
+        training_texts=batch,
+        epochs=trainer.num_iterations,
+        with_reference=trainer.beta > 0,
+        recomputes=trainer.gradient_checkpointing,
+    )
+    by = "policy and reference" if trainer.beta > 0 else "policy"
+    again = ", its activations twice" * work.recomputes
+    lines = [
+        f"# Work of one process for a rollout (prompts taken as {PROMPT_TOKENS} tokens; what they share is computed once)",
+        f"sampling  {work.length:>6} steps of {work.texts} tokens: {work.texts * work.length:,} tokens",
+        f"scoring   {work.scoring_passes:>6} passes of {work.scoring_texts} texts by {by}: at most {work.scored_tokens:,} tokens",
+        f"training  {work.training_passes:>6} passes of {work.training_texts} texts, forward and backward{again}: at most "
+        f"{work.trained_tokens:,} tokens",
+    ]
+    if isinstance(size, str):
+        return "\n".join(lines)
+    policy = options.policy
+    weights, _ = base_weight_bytes(size, load_in_8bit=policy.load_in_8bit, load_in_4bit=policy.load_in_4bit)
+    rollouts = samples // options.samples_per_rollout
+    lines += [
+        "",
+        "# Time of a rollout and of the run on one GPU (arithmetic for transformers' `generate`, not measured)",
+    ]
+    for gpu in GPUS:
+        took = seconds(work, gpu, parameters=size.parameters, layers=size.layers, weight_bytes=weights)
+        room = gpu.memory * 2**30 - memory
+        fits = f"{_amount(room)} left of {gpu.memory} GiB" if room > 0 else f"does not fit into {gpu.memory} GiB"
+        lines.append(f"{gpu.name:<10}{took:>8.1f} s{took * rollouts / 3600:>9.1f} h   {fits}")
+    return "\n".join(lines)
 
 
 def base_weight_bytes(size: PolicySize, *, load_in_8bit: bool, load_in_4bit: bool) -> tuple[float, str]:

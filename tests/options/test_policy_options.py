@@ -59,3 +59,15 @@ def test_options_are_checked_when_they_are_parsed() -> None:
         parse_options("ppo", [*SMALL, "--load_in_8bit", "true", "--load_in_4bit", "true"])
     with pytest.raises(UserError, match="use_peft=false"):
         parse_options("grpo", [*SMALL, "--use_peft", "false"])
+
+
+@pytest.mark.parametrize(
+    ("gpu", "bf16", "dtype"), [(False, True, "float32"), (True, False, "float32"), (True, True, "bfloat16")]
+)
+def test_the_base_is_in_bfloat16_where_a_gpu_multiplies_in_it(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, bf16: bool, dtype: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: bf16)
+    assert PolicyConfig().dtype == dtype
+    assert PolicyConfig(dtype="float16").dtype == "float16"

@@ -151,7 +151,13 @@ def test_accumulated_batches_of_one_equal_one_batch(make_trainer: MakeTrainer) -
     # Plain gradient descent: Adam would blow rounding errors up where a gradient is nearly zero.
     common: dict[str, Any] = {"optim": "sgd", "learning_rate": 0.5, "num_iterations": 2, "max_steps": 4}
     whole = make_trainer(per_device_train_batch_size=8, gradient_accumulation_steps=1, **common)
-    single = make_trainer(per_device_train_batch_size=1, gradient_accumulation_steps=8, **common)
+    single = make_trainer(
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=8,
+        scoring_batch_size=3,
+        gradient_checkpointing=True,
+        **common,
+    )
     before = weights(whole)
     for trainer in (whole, single):
         torch.manual_seed(0)  # the same rollouts
