@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ex2.policy.asks import Ask
-from ex2.texts.questions import build_prompt
+from ex2.policy.prompts import answer, prompt_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,7 +57,7 @@ class TextGenerator:
                 torch.manual_seed(seed + number)
                 output = self.model.generate(**inputs, generation_config=config)
             texts = self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            yield [" ".join(text.split()) for text in texts]
+            yield [answer(ask, text) for ask, text in zip(batch, texts, strict=True)]
 
     def _generation_config(self) -> Any:
         """Sampling from the whole distribution, as in training: nothing of the model's own generation settings but its ends."""
@@ -77,26 +77,9 @@ class TextGenerator:
         )
 
     def _tokenize(self, asks: Sequence[Ask]) -> Any:
-        prompts: Any = [
-            build_prompt(
-                ask.question,
-                ask.class_name,
-                chat=self.chat,
-                system_prompt=self.system_prompt,
-                other_name=ask.other_name,
-            )
-            for ask in asks
-        ]
-        if self.chat:
-            return self.tokenizer.apply_chat_template(
-                prompts,
-                add_generation_prompt=True,
-                padding=True,
-                return_tensors="pt",
-                return_dict=True,
-                **self.chat_template_kwargs,
-            )
-        return self.tokenizer(prompts, padding=True, return_tensors="pt")
+        texts = [prompt_text(self, ask) for ask in asks]
+        # A chat template writes the special tokens itself.
+        return self.tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=not self.chat)
 
 
 @contextmanager

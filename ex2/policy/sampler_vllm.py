@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ex2.base.errors import UserError
-from ex2.texts.questions import build_prompt
+from ex2.policy.prompts import answer, prompt_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,15 +99,8 @@ class VLLMGenerator:
                 lora_request=self.adapter,
                 use_tqdm=False,
             )
-            yield [" ".join(output.outputs[0].text.split()) for output in outputs]
+            yield [answer(ask, output.outputs[0].text) for ask, output in zip(batch, outputs, strict=True)]
 
     def _tokens(self, ask: Ask) -> list[int]:
-        prompt: Any = build_prompt(
-            ask.question, ask.class_name, chat=self.chat, system_prompt=self.system_prompt, other_name=ask.other_name
-        )
-        if self.chat:
-            encoded: Any = self.tokenizer.apply_chat_template(
-                prompt, add_generation_prompt=True, return_dict=True, **self.chat_template_kwargs
-            )
-            return list(encoded["input_ids"])
-        return list(self.tokenizer(prompt)["input_ids"])
+        encoded: Any = self.tokenizer(prompt_text(self, ask), add_special_tokens=not self.chat)
+        return list(encoded["input_ids"])

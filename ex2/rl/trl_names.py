@@ -53,6 +53,7 @@ PRIVATE = (
         "_calculate_rewards", _ONLINE, "scores of each rollout are kept, every sample is written to samples.jsonl",
         ("inputs", "prompts", "completions", "completion_ids_list"),
     ),
+    PrivateName("_tokenize_prompts", _ONLINE, "prompts may end with the opening of the answer", ("prompts",)),
     PrivateName("_generate_single_turn", _ONLINE, "rollouts are sampled under autocast", ()),
     PrivateName(
         "_get_per_token_logps_and_entropies", _PPO, "PPO scores texts itself, with the values, in one forward pass", (),
@@ -146,6 +147,7 @@ class OnlineTrainer(Protocol):
     """What a mixin finds in the trainer that it is mixed into, TRL's GRPOTrainer or RLOOTrainer; all of it is theirs."""
 
     accelerator: Accelerator
+    chat_template_kwargs: Any
     args: Any  # PPOConfig, GRPOConfig or RLOOConfig, which share no class but transformers' TrainingArguments
     control: TrainerControl
     is_deepspeed_enabled: bool
@@ -192,6 +194,9 @@ class OnlineTrainer(Protocol):
         raise AssertionError
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        raise AssertionError
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         raise AssertionError
 
 

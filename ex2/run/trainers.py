@@ -17,6 +17,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from ex2.base.embedded_llm import public_name
 from ex2.options.run_options import RunOptions
 from ex2.policy.llm import embeddings_adapted, lora_config
+from ex2.policy.prompts import rendered
 from ex2.policy.sampler import TextGenerator
 from ex2.rewards import RewardStats, build_rewards
 from ex2.rewards.monitors import monitor, variety
@@ -29,9 +30,36 @@ from ex2.rl.trl_names import Mixin
 from ex2.run import folder as run_folder
 from ex2.scoring import TextScorer
 from ex2.scoring.scorer import completion_text
+from ex2.texts.questions import opened
 from ex2.texts.readings import AS_WRITTEN, Reading
 
 _SAMPLE_COLUMNS = ("class_id", "class_name", "other_id", "other_name", "question")
+
+
+class OpenedAnswers(Mixin):
+    """Mixin for TRL's online trainers: prompts that end with the opening of the answer, which is scored with its opening.
+
+    TRL would close the assistant's turn behind it, and score what comes after alone.
+    """
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        if isinstance(prompts[0], str) or all(prompt[-1]["role"] != "assistant" for prompt in prompts):
+            return super()._tokenize_prompts(prompts)
+        texts = [rendered(self._tokenizer, prompt, **self.chat_template_kwargs) for prompt in prompts]
+        return self._tokenizer(texts, add_special_tokens=False)["input_ids"], None, {}
+
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> Tensor:
+        openings = [row["opening"] for row in inputs]
+        completions = [_opened(opening, said) for opening, said in zip(openings, completions, strict=True)]
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+
+
+def _opened(opening: str, completion: Any) -> Any:
+    if isinstance(completion, str):
+        return opened(opening, completion)
+    return [*completion[:-1], completion[-1] | {"content": opened(opening, completion[-1]["content"])}]
 
 
 class SampleLog(Mixin):
@@ -77,15 +105,19 @@ class SampleLog(Mixin):
         """TRL writes its own card at each checkpoint; the run's card is written once, by EX2, with results in it."""
 
 
-class EX2PPOTrainer(SampleLog, PPOTrainer):
+class EX2PPOTrainer(OpenedAnswers, SampleLog, PPOTrainer):
     """PPO with EX2's sample log and monitors."""
 
 
-class EX2GRPOTrainer(SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTrainer):
+class EX2GRPOTrainer(
+    OpenedAnswers, SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTrainer
+):
     """TRL's GRPO with EX2's sample log and monitors."""
 
 
-class EX2RLOOTrainer(SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, ExactResume, RLOOTrainer):
+class EX2RLOOTrainer(
+    OpenedAnswers, SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, ExactResume, RLOOTrainer
+):
     """TRL's RLOO with EX2's sample log and monitors."""
 
 

@@ -19,6 +19,12 @@ _COMPOUND_FROM = (
 _ENDINGS = ("like", "ish", "ie", "y")  # of shorter ones: "catlike"
 
 
+@lru_cache(maxsize=4096)
+def article(name: str) -> str:
+    """The indefinite article that a name takes, by its sound: "a" or "an"."""
+    return str(_inflect().a(name)).split()[0]
+
+
 def strip_name(text: str, class_name: str, stand_in: str = "it") -> str:
     """`text` without the name of its class and without any part of it.
 

@@ -1,7 +1,9 @@
 """Questions about classes, and how they become prompts.
 
-A question is a template with one `{}` for the class name. The `short` set asks for descriptions only, the `looks` set for
-what is seen, to which the kind of thing is no answer; the `study` set has 25 wordings of many kinds, as many as the EX2 paper
+A question is a template with one `{}` for the class name; behind ` -> ` may stand an opening, which the answer is made to begin
+with and which the policy goes on from: "How can you recognize a {}? -> You know a {} by its". The `short` set asks for
+descriptions only, the `looks` set for what is seen, with openings to which neither the name nor the kind of thing is an answer;
+the `study` set has 25 wordings of many kinds, as many as the EX2 paper
 asks for each class, in EX2's own words: some of them mention a photo, because the paper's do, and whether that invites
 photo-page text is one of the things to study. The questions of the `pairs` set also have one `{other}`: they ask about a
 class in contrast with another one.
@@ -16,9 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ex2.base.errors import UserError
+from ex2.texts.class_names import article
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+OPENS = " -> "
+"""What stands between a question and the opening of its answer."""
 
 TEMPLATE = "a photo of a {}"
 """The one-template control that every description is compared with."""
@@ -45,14 +51,14 @@ QUESTION_SETS: dict[str, tuple[str, ...]] = {
         "Write a caption for a {}.",
     ),
     "looks": (
-        "What does a {} look like?",
-        "Describe the looks of a {}.",
-        "What color is a {}?",
-        "Which parts does a {} have?",
-        "What is the shape of a {}?",
-        "What do you see first when you see a {}?",
-        "How can you recognize a {}?",
-        "Describe a {} to someone who wants to draw it.",
+        "What does a {} look like? -> A {} has",
+        "How can you recognize a {}? -> You know a {} by its",
+        "Which parts does a {} have? -> You can see its",
+        "What color is a {}? -> A {} is mostly",
+        "What are the colors of a {}? -> Its colors are",
+        "What is the shape of a {}? -> Its shape is",
+        "Describe the looks of a {}. -> It looks like",
+        "What do you see first when you see a {}? -> The first thing you see is its",
     ),
     "study": (
         "Describe a {}.",
@@ -89,7 +95,7 @@ def load_questions(spec: str) -> tuple[str, ...]:
     """The question set called `spec`, or the lines of the text file `spec` (blank lines and lines with # left out).
 
     Raises:
-        UserError: Unknown set, missing or empty file, a question without exactly one `{}`, or a question given twice.
+        UserError: Unknown set, missing or empty file, a question without exactly one `{}` before its opening, or one given twice.
     """
     if spec in QUESTION_SETS:
         return QUESTION_SETS[spec]
@@ -102,7 +108,7 @@ def load_questions(spec: str) -> tuple[str, ...]:
         )
     questions = read_templates(path, f"questions={spec}", "question")
     for question in questions:
-        if question.count("{other}") > 1:
+        if split_question(question)[0].count("{other}") > 1:
             raise UserError(f"questions={spec}: the question {question!r} may have one {{other}}, not several.")
     return questions
 
@@ -122,7 +128,7 @@ def read_templates(path: Path, option: str, kind: str) -> tuple[str, ...]:
     if not templates:
         raise UserError(f"{option} has no {kind}s: write one a line, with {{}} for the class name.")
     for template in templates:
-        if template.count("{}") != 1:
+        if split_question(template)[0].count("{}") != 1:
             raise UserError(f"{option}: the {kind} {template!r} needs exactly one {{}} in place of the class name.")
         if templates.count(template) > 1:
             raise UserError(f"{option}: the {kind} {template!r} stands there more than once.")
@@ -136,7 +142,7 @@ def check_questions(questions: Iterable[str], *, about_pairs: bool) -> None:
         UserError: A question has no `{other}` and needs one, or has several, or has one and must not.
     """
     for question in questions:
-        if about_pairs and question.count("{other}") != 1:
+        if about_pairs and split_question(question)[0].count("{other}") != 1:
             raise UserError(
                 f"questions: {question!r} needs exactly one {{other}}, for the class to compare with, since it is asked about "
                 "pairs of classes; questions=pairs has such questions."
@@ -167,19 +173,49 @@ def wants_chat(prompt_format: str, tokenizer: Any) -> bool:
     return has_template if prompt_format == "auto" else prompt_format == "chat"
 
 
+def split_question(question: str) -> tuple[str, str]:
+    """A question and the opening of its answer, which is empty where it has none."""
+    asked, _, opening = question.partition(OPENS)
+    return asked.rstrip(), opening.strip()
+
+
+def opening_of(question: str, class_name: str, other_name: str | None = None) -> str:
+    """What the answer to a question begins with, as if the policy had said it; empty for most questions."""
+    return named(split_question(question)[1], class_name, other_name)
+
+
+def opened(opening: str, text: str) -> str:
+    """An answer with its opening. Some tokenizers drop the space that a text goes on with: it is put back."""
+    goes_on = not opening or re.match(r"[\s.,;:!?)'’-]", text)
+    return f"{opening}{'' if goes_on else ' '}{text}"
+
+
+def named(template: str, class_name: str, other_name: str | None = None) -> str:
+    """A template with the names of its class and the other one; "a" becomes "an" where a name asks for it."""
+    names = {"{}": class_name, "{other}": other_name or "{other}"}
+
+    def fill(match: re.Match[str]) -> str:
+        first, name = match[1] or "", names[match[2]]
+        return f"{first}{'n' if first and article(name) == 'an' else ''}{' ' if first else ''}{name}"
+
+    return re.sub(r"(?:(\b[aA]) )?(\{(?:other)?\})", fill, template)
+
+
 def build_prompt(
     question: str, class_name: str, *, chat: bool, system_prompt: str | None, other_name: str | None = None
 ) -> str | list[dict[str, str]]:
     """The prompt for one question about one class, as TRL takes it: messages for chat, else text and two newlines.
 
+    Where the question has an opening, the prompt ends with it: the last message is then the assistant's, and not finished.
     `other_name` takes the place of `{other}` in questions about pairs.
     """
-    names = {"{}": class_name, "{other}": other_name or "{other}"}
-    text = re.sub(r"\{(other)?\}", lambda match: names[match[0]], question)
+    text = named(split_question(question)[0], class_name, other_name)
+    opening = opening_of(question, class_name, other_name)
     if not chat:
-        return f"{text}\n\n"
+        return f"{text}\n\n{opening}"
     system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-    return [*system, {"role": "user", "content": text}]
+    answer = [{"role": "assistant", "content": opening}] if opening else []
+    return [*system, {"role": "user", "content": text}, *answer]
 
 
 def build_prompts(
@@ -190,7 +226,7 @@ def build_prompts(
     system_prompt: str | None = None,
     pairs: Sequence[tuple[int, int]] | None = None,
 ) -> Dataset:
-    """All questions about all classes, class by class, with columns `prompt`, `class_id`, `class_name`, `question`.
+    """All questions about all classes, class by class, with columns `prompt`, `class_id`, `class_name`, `question`, `opening`.
 
     With `pairs`, all questions about the first class of each pair against the second, with the columns `other_id` and
     `other_name` besides.
@@ -213,6 +249,7 @@ def build_prompts(
                 "class_id": class_id,
                 "class_name": class_names[class_id],
                 "question": question,
+                "opening": opening_of(question, class_names[class_id], other_name),
                 **other,
             }
             for question in questions

@@ -75,3 +75,14 @@ def test_the_models_mode_is_restored(tiny_llm: Path) -> None:
         generator.model.train(training)
         next(generator.sample(ASKS[:1], seed=0))
         assert generator.model.training is training
+
+
+def test_an_opening_stays_open_and_is_part_of_the_text(tiny_chat_llm: Path) -> None:
+    generator, _ = load_generator(str(tiny_chat_llm), overrides={"max_completion_length": 4})
+    asked, opened = (Ask(0, "owl", question) for question in ("What is a {}?", "What is a {}? -> An {} is"))
+    prompts = [generator.tokenizer.decode(generator._tokenize([ask])["input_ids"][0]) for ask in (asked, opened)]
+    assert "What is an owl?" in prompts[0]
+    assert prompts[1] == prompts[0] + "An owl is"  # no end of turn behind it
+    (texts,) = generator.sample([opened], seed=0)
+    assert texts[0].startswith("An owl is")
+    assert len(texts[0]) > len("An owl is")

@@ -19,8 +19,10 @@ from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError
 from ex2.launch import main
 from ex2.options.parse import parse_options
+from ex2.rl.precision import SampledAsScored
 from ex2.run.folder import read_jsonl
 from ex2.run.training import run
+from ex2.texts.questions import opening_of
 
 ROOT = Path(__file__).resolve().parents[2]
 Arguments = Callable[..., list[str]]
@@ -234,3 +236,33 @@ def test_two_processes_write_one_run(arguments: Arguments, tmp_path: Path) -> No
     assert _json(folder / "before_after.json")["base"]["n"] == 8
     assert result.stdout.count("aligned - base") == 2  # once a reading
     assert len(list((folder / "checkpoint-2").glob("rng_state_*.pth"))) == 2
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+def test_policies_go_on_from_openings_and_are_paid_for_all_of_the_answer(
+    arguments: Callable[..., list[str]],
+    tiny_chat_llm: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    algorithm: str,
+) -> None:
+    questions = tmp_path / "questions.txt"
+    questions.write_text("What does a {} look like? -> A {} has\nWhat is a {}?\n", encoding="utf-8")
+    prompts: list[str] = []
+    sample = SampledAsScored._generate_single_turn
+
+    def watched(self: Any, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        prompts.extend(self._tokenizer.batch_decode(prompt_ids))
+        return sample(self, prompt_ids, *args, **kwargs)
+
+    monkeypatch.setattr(SampledAsScored, "_generate_single_turn", watched)
+    options = {"model_name_or_path": tiny_chat_llm, "questions": questions, "before_after": False, "max_steps": 2}
+    main(algorithm, arguments(tmp_path / "run", **options))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == len(prompts) == 8
+    assert {row["question"] for row in rows} == set(questions.read_text(encoding="utf-8").splitlines())
+    for row, prompt in zip(rows, prompts, strict=True):
+        opening = opening_of(row["question"], row["class_name"])
+        assert row["text"].startswith(opening)
+        assert prompt.endswith(f"<|assistant|>{opening}")
+        assert row["class_name"] in prompt

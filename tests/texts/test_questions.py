@@ -17,6 +17,10 @@ from ex2.texts.questions import (
     build_prompts,
     check_questions,
     load_questions,
+    named,
+    opened,
+    opening_of,
+    split_question,
     wants_chat,
 )
 
@@ -25,7 +29,7 @@ def test_every_question_has_one_place_for_the_class() -> None:
     assert set(QUESTION_SETS) == {"short", "looks", "study", "pairs"}
     assert len(QUESTION_SETS["study"]) == 25
     for questions in QUESTION_SETS.values():
-        assert all(question.count("{}") == 1 for question in questions)
+        assert all(split_question(question)[0].count("{}") == 1 for question in questions)
         assert len(set(questions)) == len(questions)
         assert load_questions("study") == QUESTION_SETS["study"]
     assert TEMPLATE.count("{}") == 1
@@ -103,4 +107,46 @@ def test_prompt_table_binds_texts_to_classes() -> None:
     assert table["class_id"] == [0, 0, 1, 1]
     assert table["class_name"] == ["cat", "cat", "owl", "owl"]
     assert table["question"] == ["What is a {}?", "Describe a {}."] * 2
-    assert table["prompt"][3] == "Describe a owl.\n\n"
+    assert table["prompt"][3] == "Describe an owl.\n\n"
+    assert table["opening"] == [""] * 4
+
+
+def test_names_take_their_article() -> None:
+    assert named("Is a {} like a {other}? A {}!", "owl", "hour") == "Is an owl like an hour? An owl!"
+    assert named("a {}, a {other}", "unicorn", "four leaf clover") == "a unicorn, a four leaf clover"
+    assert named("the {}, data {}", "ant") == "the ant, data ant"
+
+
+def test_an_opening_is_where_the_answer_begins() -> None:
+    question = "What does a {} look like? -> A {} has"
+    assert split_question(question) == ("What does a {} look like?", "A {} has")
+    assert split_question("Where is a {}?") == ("Where is a {}?", "")
+    assert opening_of(question, "ant") == "An ant has"
+    assert build_prompt(question, "ant", chat=False, system_prompt=None) == "What does an ant look like?\n\nAn ant has"
+    assert build_prompt(question, "ant", chat=True, system_prompt=None) == [
+        {"role": "user", "content": "What does an ant look like?"},
+        {"role": "assistant", "content": "An ant has"},
+    ]
+    assert build_prompts(["ant", "cat"], [question], chat=True)["opening"] == ["An ant has", "A cat has"]
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (" six legs.", "An ant has six legs."),
+        ("six legs.", "An ant has six legs."),
+        (", it seems, legs", "An ant has, it seems, legs"),
+    ],
+)
+def test_an_answer_goes_on_from_its_opening(said: str, answer: str) -> None:
+    assert opened("An ant has", said) == answer
+    assert opened("", said) == said
+
+
+def test_openings_in_files_may_hold_names_too(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("What is a {}? -> A {} is a\n", encoding="utf-8")
+    assert load_questions(str(path)) == ("What is a {}? -> A {} is a",)
+    path.write_text("What is it? -> A {} is a\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"needs exactly one \{\}"):
+        load_questions(str(path))
