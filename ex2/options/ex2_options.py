@@ -50,7 +50,9 @@ class EX2Config:
     )
     # Prompts
     questions: str = _option(
-        "short", "Question set (see `ex2 list questions`) or a text file with one question a line."
+        "short",
+        "Question set (see `ex2 list questions`) or a text file with one question a line; behind ` -> ` the words that the "
+        "answer is to begin with.",
     )
     pairs: int | None = _option(
         None,
