@@ -38,7 +38,8 @@ from ex2.rl.resume import ExactResume
 from ex2.rl.rollout import Rollout, Texts
 from ex2.rl.sharding import load_whole_weights, whole_weights
 from ex2.rl.shared_prefix import States, common_prefix, packed, packing_saves, padded
-from ex2.rl.value_head import attach_value_head, hide_from_vllm
+from ex2.rl.value_head import attach_value_head
+from ex2.rl.vllm_weights import FrozenBase
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 PPO_STATE_FILE = "ppo_state.json"
@@ -55,7 +56,7 @@ class PolicyOutput:
     values: Tensor
 
 
-class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTrainer):
+class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, FrozenBase, ExactResume, GRPOTrainer):
     """PPO with a value head, per-token KL in the reward and GAE, for a policy with LoRA adapters.
 
     Takes GRPOTrainer's arguments with a `PPOConfig`. Any callable that TRL accepts is a reward. The reference is the base
@@ -91,8 +92,6 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTra
         self._checked_prefix = False
         self._moved_too_far = False
         self._approx_kls: list[float] = []  # of the micro-batches of an update, the same on all processes
-        if self.use_vllm:
-            hide_from_vllm(self.vllm_generation)
 
     # ---------------------------------------------------------------- forward passes
 

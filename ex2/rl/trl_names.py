@@ -88,7 +88,14 @@ PRIVATE = (
 PRIVATE_ELSEWHERE = (
     PrivateName(
         "_iter_named_params", ("trl.generation.vllm_generation.VLLMGeneration",),
-        "the value head is left out of what is sent to vLLM", (),
+        "vLLM is sent the base with the adapter, without the base being changed and without the value head", (),
+    ),
+    PrivateName(
+        "_fix_param_name_to_vllm", ("trl.generation.vllm_generation.VLLMGeneration",),
+        "weights are sent under the names that vLLM knows", ("name", "extra_prefixes"),
+    ),
+    PrivateName(
+        "_dist", ("trl.generation.vllm_generation.VLLMGeneration",), "weights that ZeRO-3 shares out are sent whole"
     ),
     PrivateName(
         "_hf_deepspeed_config_weak_ref", ("transformers.integrations.deepspeed",),
@@ -150,6 +157,8 @@ class OnlineTrainer(Protocol):
     reward_func_names: list[str]
     reward_weights: Tensor
     state: TrainerState
+    use_vllm: bool
+    vllm_generation: Any
     _tokenizer: PreTrainedTokenizerBase
 
     # Bodies that raise: empty ones would make every class that is mixed with this abstract to type checkers.

@@ -26,6 +26,7 @@ from ex2.rl.ppo_trainer import PPOTrainer
 from ex2.rl.precision import SampledAsScored, TrainedInFloat32
 from ex2.rl.resume import ExactResume
 from ex2.rl.trl_names import Mixin
+from ex2.rl.vllm_weights import FrozenBase
 from ex2.run import folder as run_folder
 from ex2.scoring import TextScorer
 from ex2.scoring.scorer import completion_text
@@ -81,11 +82,11 @@ class EX2PPOTrainer(SampleLog, PPOTrainer):
     """PPO with EX2's sample log and monitors."""
 
 
-class EX2GRPOTrainer(SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTrainer):
+class EX2GRPOTrainer(SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, FrozenBase, ExactResume, GRPOTrainer):
     """TRL's GRPO with EX2's sample log and monitors."""
 
 
-class EX2RLOOTrainer(SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, ExactResume, RLOOTrainer):
+class EX2RLOOTrainer(SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, FrozenBase, ExactResume, RLOOTrainer):
     """TRL's RLOO with EX2's sample log and monitors."""
 
 
