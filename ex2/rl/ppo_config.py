@@ -68,6 +68,13 @@ class PPOConfig(GRPOConfig):
     detach_value_head: bool = field(
         default=False, metadata={"help": "Keep the value loss from training the adapter: only the head learns from it."}
     )
+    vllm_importance_sampling_mode: str = field(
+        default="token_truncate",
+        metadata={
+            "help": "How texts of vLLM are weighted by how likely the trained policy would have written them: token by token, as "
+            "advantages are, with weights cut at vllm_importance_sampling_clip_max; or another of TRL's modes."
+        },
+    )
     kl_target: float | None = field(
         default=None,
         metadata={"help": "Adapt the KL coefficient towards this KL (nats a completion); null: keep it fixed."},
@@ -100,8 +107,6 @@ class PPOConfig(GRPOConfig):
         if single:
             self.num_generations = 1
         self._check()
-        # Log-probs of the rollout are always computed by the training model, so there is nothing to correct for.
-        self.vllm_importance_sampling_correction = False
 
     def _check(self) -> None:
         for name in ("num_generations", "num_generations_eval"):

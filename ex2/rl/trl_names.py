@@ -55,7 +55,8 @@ PRIVATE = (
     ),
     PrivateName("_generate_single_turn", _ONLINE, "rollouts are sampled under autocast", ()),
     PrivateName(
-        "_get_per_token_logps_and_entropies", _PPO, "PPO scores texts itself, with the values, in one forward pass", (),
+        "_get_per_token_logps_and_entropies", _PPO, "PPO scores texts itself, with the values, in one forward pass",
+        ("model", "input_ids", "attention_mask", "logits_to_keep"),
     ),
     PrivateName("_tokenizer", _ONLINE, "texts of a bad step are written out"),
     # Updates

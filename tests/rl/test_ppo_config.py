@@ -18,7 +18,14 @@ def test_defaults_are_those_of_ppo(tmp_path: Path) -> None:
     options = config(tmp_path)
     assert (options.num_generations, options.num_iterations, options.beta, options.disable_dropout) == (1, 4, 0.2, True)
     assert (options.gamma, options.lam, options.epsilon, options.cliprange_value) == (1.0, 0.95, 0.2, 0.2)
-    assert not options.vllm_importance_sampling_correction
+    assert options.vllm_importance_sampling_correction
+    assert options.vllm_importance_sampling_mode == "token_truncate"
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_correction_for_vllm_is_what_it_was_set_to(tmp_path: Path, wanted: bool) -> None:
+    options = config(tmp_path, vllm_importance_sampling_correction=wanted)
+    assert options.vllm_importance_sampling_correction is wanted
 
 
 def test_one_generation_a_prompt_survives_trls_check(tmp_path: Path) -> None:

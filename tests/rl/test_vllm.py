@@ -53,7 +53,47 @@ def test_log_probs_are_those_of_the_trained_model(trainer: PPOTrainer) -> None:
     first = trainer.state.log_history[0]
     assert first["kl"] == 0.0  # with the engine's log-probs it would be far off
     assert [row["approx_kl"] for row in trainer.state.log_history[:4:2]] == pytest.approx([0, 0], abs=1e-6)
-    assert not any("importance_sampling" in name for name in first)
+
+
+@pytest.mark.parametrize("correction", [True, False])
+def test_the_gap_to_the_engine_is_logged(
+    correction: bool, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpo_trainer, "VLLMGeneration", Engine)
+    # With nothing to clip at, which TRL allows only where there is no correction.
+    limits = {} if correction else {"vllm_importance_sampling_clip_max": None}
+    trainer = make_trainer(use_vllm=True, vllm_importance_sampling_correction=correction, num_iterations=2, **limits)
+    trainer.train()
+    batch, first = whole_rollout(trainer), trainer.state.log_history[0]
+    assert len([name for name in first if name.startswith("sampling/")]) == 5
+    gap = (batch["old_per_token_logps"] + 9)[batch["completion_mask"] == 1]
+    assert first["sampling/sampling_logp_difference/mean"] == pytest.approx(gap.abs().mean().item(), rel=1e-4)
+    assert first["sampling/sampling_logp_difference/max"] == pytest.approx(gap.abs().max().item(), rel=1e-4)
+
+
+def whole_rollout(trainer: PPOTrainer) -> dict[str, Any]:
+    (batch,) = trainer._buffered_inputs
+    return batch
+
+
+def test_texts_are_weighted_by_how_likely_the_trained_policy_would_have_written_them(trainer: PPOTrainer) -> None:
+    trainer.train()
+    batch = whole_rollout(trainer)
+    weight, mask = batch["importance_sampling_ratio"], batch["completion_mask"] == 1
+    ratio = (batch["old_per_token_logps"] + 9).exp()
+    torch.testing.assert_close(weight[mask], ratio.clamp(max=trainer.args.vllm_importance_sampling_clip_max)[mask])
+    assert (ratio > 3)[mask].any()
+    trainer.args.vf_coef = 0.0
+
+    def loss(**changes: Any) -> float:
+        return trainer._compute_loss(trainer.model, batch | changes).item()
+
+    trainer.model.eval()
+    once = loss(importance_sampling_ratio=torch.ones_like(weight))
+    assert abs(once) > 1e-3
+    assert loss(importance_sampling_ratio=torch.full_like(weight, 2.0)) == pytest.approx(2 * once, rel=1e-5)
+    trainer.args.vllm_importance_sampling_correction = False
+    assert loss() == once
 
 
 def test_vllm_gets_the_base_model_with_the_adapter_in_it(trainer: PPOTrainer) -> None:
