@@ -1,0 +1,48 @@
+"""How many tokens prompts and answers take, which vLLM has to be told: left alone, it makes room for a model's whole context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ex2.texts.questions import build_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ex2.options.run_options import RunOptions
+    from ex2.policy.checks import PolicyFiles
+
+Prompt = str | list[dict[str, str]]
+
+_NAME_TOKENS = 64  # of a class name that is not known yet
+
+
+def prompt_tokens(
+    prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: dict[str, Any]
+) -> list[int]:
+    """The tokens of a prompt, text or messages, as TRL and `TextGenerator` make them."""
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    encoded: Any = tokenizer.apply_chat_template(
+        prompt, add_generation_prompt=True, return_dict=True, **chat_template_kwargs
+    )
+    return list(encoded["input_ids"])
+
+
+def longest(
+    prompts: Iterable[Prompt], tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: dict[str, Any]
+) -> int:
+    """Tokens of the longest prompt."""
+    return max(len(prompt_tokens(prompt, tokenizer, chat_template_kwargs)) for prompt in prompts)
+
+
+def length_for_server(options: RunOptions, questions: Sequence[str], files: PolicyFiles) -> int:
+    """Tokens of prompt and completion that a vLLM server has to take, before any class is known, in whole blocks of 64."""
+    prompts = [
+        build_prompt(question, "", chat=files.chat, system_prompt=options.ex2.system_prompt, other_name="")
+        for question in questions
+    ]
+    names = _NAME_TOKENS * (1 if options.ex2.pairs is None else 2)
+    most = longest(prompts, files.tokenizer, options.chat_template_kwargs) + names + options.max_new_tokens
+    return -(-most // 64) * 64
