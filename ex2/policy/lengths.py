@@ -30,9 +30,7 @@ def prompt_tokens(
     return list(encoded["input_ids"])
 
 
-def longest(
-    prompts: Iterable[Prompt], tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: dict[str, Any]
-) -> int:
+def longest(prompts: Iterable[Prompt], tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: dict[str, Any]) -> int:
     """Tokens of the longest prompt."""
     return max(len(prompt_tokens(prompt, tokenizer, chat_template_kwargs)) for prompt in prompts)
 

@@ -11,6 +11,7 @@ from ex2.policy.asks import Ask
 from ex2.texts.questions import build_prompt
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 
@@ -53,7 +54,8 @@ class TextGenerator:
             batch = asks[start : start + batch_size]
             inputs = self._tokenize(batch).to(self.model.device)
             autocast = torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
-            with torch.no_grad(), torch.random.fork_rng(), _generating(self.model, config), autocast:
+            own_state = torch.random.fork_rng(rng_devices(self.model.device))
+            with torch.no_grad(), own_state, _generating(self.model, config), autocast:
                 torch.manual_seed(seed + number)
                 output = self.model.generate(**inputs, generation_config=config)
             texts = self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -97,6 +99,11 @@ class TextGenerator:
                 **self.chat_template_kwargs,
             )
         return self.tokenizer(prompts, padding=True, return_tensors="pt")
+
+
+def rng_devices(device: torch.device) -> list[torch.device]:
+    """What `torch.random.fork_rng` has to keep besides the CPU's state: left alone, it takes all GPUs, and warns of it."""
+    return [] if device.type == "cpu" else [device]
 
 
 @contextmanager

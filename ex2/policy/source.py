@@ -96,11 +96,12 @@ class PolicySource:
 
         path = self.base_path(cache_dir)
         asking = self._asking(path)  # its errors come before any weight is loaded
-        model: Any = load_policy(ModelConfig(**{k: self.settings[k] for k in _LOADING if k in self.settings}), path)
+        loading = ModelConfig(**{k: self.settings[k] for k in _LOADING if k in self.settings})
+        model: Any = load_policy(loading, path, device=device)
         if self.adapter is not None:
             model = load_adapter(model, str(self.adapter))
         return TextGenerator(
-            model=(model if getattr(model, "is_quantized", False) else model.to(device)).eval(),
+            model=model.eval(),
             bf16=bool(self.settings.get("bf16", False)),
             name=self.name,
             **asking,

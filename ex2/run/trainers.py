@@ -82,11 +82,15 @@ class EX2PPOTrainer(SampleLog, PPOTrainer):
     """PPO with EX2's sample log and monitors."""
 
 
-class EX2GRPOTrainer(SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, FrozenBase, ExactResume, GRPOTrainer):
+class EX2GRPOTrainer(
+    SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, FrozenBase, ExactResume, GRPOTrainer
+):
     """TRL's GRPO with EX2's sample log and monitors."""
 
 
-class EX2RLOOTrainer(SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, FrozenBase, ExactResume, RLOOTrainer):
+class EX2RLOOTrainer(
+    SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, FrozenBase, ExactResume, RLOOTrainer
+):
     """TRL's RLOO with EX2's sample log and monitors."""
 
 

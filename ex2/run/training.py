@@ -231,9 +231,8 @@ def _pairs(options: RunOptions, scorer: TextScorer) -> list[tuple[int, int]] | N
 
 @loading_whole()
 def _policy(options: RunOptions, files: PolicyFiles) -> TextGenerator:
-    model = load_policy(options.policy, files.path, options.ex2.adapter_name_or_path)
     return TextGenerator(
-        model=model.to(PartialState().device) if not getattr(model, "is_quantized", False) else model,
+        model=load_policy(options.policy, files.path, options.ex2.adapter_name_or_path, device=PartialState().device),
         tokenizer=files.tokenizer,
         chat=files.chat,
         system_prompt=options.ex2.system_prompt,

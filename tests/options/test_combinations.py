@@ -106,11 +106,15 @@ def test_weights_that_fsdp_shards_do_not_go_to_vllm(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("torch_compile", "true"), ("torch_compile_backend", "eager"), ("torch_compile_mode", "default")]
+    ("name", "value"),
+    [("torch_compile", "true"), ("torch_compile_backend", "eager"), ("torch_compile_mode", "default")],
 )
 def test_compiled_policies_have_not_been_tried(name: str, value: str) -> None:
     # transformers hands the option to accelerate through the environment.
-    with patch.dict(os.environ), pytest.raises(UserError, match="^torch_compile=true has not been tried with EX2's trainers: leave it out"):
+    with (
+        patch.dict(os.environ),
+        pytest.raises(UserError, match="^torch_compile=true has not been tried with EX2's trainers: leave it out"),
+    ):
         parse_options("rloo", [*SMALL, f"--{name}", value])
 
 

@@ -131,7 +131,9 @@ def test_vllm_makes_room_for_the_longest_prompt_and_completion() -> None:
     fit_vllm_length(open_end, 28)
     assert open_end.trainer.vllm_max_model_length == 28 + open_end.max_new_tokens
     needed = 61 - given.max_new_tokens
-    with pytest.raises(UserError, match=f"^vllm_max_model_length=60 is too low: .* {needed} tokens.* set it to 61 or more"):
+    with pytest.raises(
+        UserError, match=f"^vllm_max_model_length=60 is too low: .* {needed} tokens.* set it to 61 or more"
+    ):
         fit_vllm_length(given, needed)
     fit_vllm_length(given, needed - 1)
     assert given.trainer.vllm_max_model_length == 60

@@ -32,7 +32,11 @@ def test_the_longest_prompt_is_that_of_the_sampler(options: RunOptions) -> None:
     files = inspect_policy(options)
     prompts = build_prompts(NAMES, QUESTIONS, chat=files.chat, system_prompt=options.ex2.system_prompt)
     sampler = TextGenerator(
-        model=None, tokenizer=files.tokenizer, chat=files.chat, system_prompt=options.ex2.system_prompt, max_new_tokens=4
+        model=None,
+        tokenizer=files.tokenizer,
+        chat=files.chat,
+        system_prompt=options.ex2.system_prompt,
+        max_new_tokens=4,
     )
     asks = [Ask(i, name, question) for i, name in enumerate(NAMES) for question in QUESTIONS]
     found = longest(prompts["prompt"], files.tokenizer, {})

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from peft import get_peft_model
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig, RLOOConfig
@@ -17,6 +18,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer, rloo_trainer
 
 from ex2.rl.ppo_trainer import PPOTrainer
+from ex2.rl.vllm_weights import FrozenBase
 from ex2.run.trainers import EX2GRPOTrainer, EX2RLOOTrainer
 
 from .conftest import PROMPTS, early_letters, lora
@@ -191,3 +193,15 @@ def test_grpo_and_rloo_leave_the_base_as_it_is_too(
     for _ in range(20):
         trainer.vllm_generation.sync_weights()
     assert all(torch.equal(weight, before[name]) for name, weight in frozen(trainer.model).items())
+
+
+def test_weights_that_fsdp_shards_are_refused(words_model: Callable[[], LlamaForCausalLM]) -> None:
+    class Sharded:
+        def __init__(self) -> None:
+            self.use_vllm, self.is_fsdp_enabled, self.model = True, True, get_peft_model(words_model(), lora())
+
+    class Trainer(FrozenBase, Sharded):
+        pass
+
+    with pytest.raises(ValueError, match="^use_vllm=True with FSDP has not been tried: train with plain data parallel"):
+        Trainer()

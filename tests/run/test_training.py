@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError
 from ex2.launch import main
 from ex2.options.parse import parse_options
+from ex2.policy.checks import inspect_policy
+from ex2.run import training
 from ex2.run.folder import read_jsonl
 from ex2.run.training import run
 
@@ -234,3 +237,11 @@ def test_two_processes_write_one_run(arguments: Arguments, tmp_path: Path) -> No
     assert _json(folder / "before_after.json")["base"]["n"] == 8
     assert result.stdout.count("aligned - base") == 2  # once a reading
     assert len(list((folder / "checkpoint-2").glob("rng_state_*.pth"))) == 2
+
+
+def test_each_process_loads_the_policy_on_its_own_device(
+    arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "PartialState", lambda: SimpleNamespace(device=torch.device("meta")))
+    options = parse_options("ppo", arguments(tmp_path / "run"))
+    assert training._policy(options, inspect_policy(options)).model.device == torch.device("meta")
