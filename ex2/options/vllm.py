@@ -79,7 +79,8 @@ def require_rollout_engine(options: RunOptions, length: int) -> None:
 def fit_vllm_length(options: RunOptions, prompt_tokens: int) -> None:
     """Set `vllm_max_model_length` to the longest prompt and completion where it is left open.
 
-    vLLM would make room for the model's whole context: of Qwen3-4B-Instruct-2507, 262,144 tokens, that is 36 GiB of keys and values.
+    vLLM would make room for the model's whole context: for the 262,144 tokens of Qwen3-4B-Instruct-2507, 36 GiB of keys and
+    values.
 
     Raises:
         UserError: It is set, and too low.
@@ -99,7 +100,8 @@ def server_command(options: RunOptions, length: int) -> str:
     length = options.trainer.vllm_max_model_length or length
     model, dtype = public_name(options.policy.model_name_or_path), options.policy.dtype or "auto"
     return (
-        f"VLLM_SERVER_DEV_MODE=1 vllm serve {model} --port {options.trainer.vllm_server_port} --dtype {dtype} --max-model-len {length} "
+        f"VLLM_SERVER_DEV_MODE=1 vllm serve {model} --port {options.trainer.vllm_server_port} --dtype {dtype} "
+        f"--max-model-len {length} "
         """--weight-transfer-config '{"backend": "nccl"}' --logprobs-mode processed_logprobs"""
     )
 
