@@ -75,10 +75,10 @@ def _merged(model: Any, dtype: torch.dtype) -> Any:
     """The base of a PEFT model with the adapter in it, in `dtype`."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for layer in model.modules():
-        if isinstance(layer, BaseTunerLayer):
-            layer.double().merge()
-            layer.get_base_layer().to(dtype)
+    adapted: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in adapted:
+        layer.double().merge()
+        layer.get_base_layer().to(dtype)
     return model.unload().to(dtype)
 
 
