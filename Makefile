@@ -14,7 +14,7 @@ help:  ## Show this help.
 
 RUN := runs/quickstart
 quickstart: $(VENV)/.run  ## Set up, train the embedded job, analyse and classify with its descriptions.
-	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		train/ppo_ex2.py --config configs/quickstart.yaml --overwrite true
 	rm -f $(RUN)/aligned.jsonl $(RUN)/base.jsonl
 	$(BIN)/ex2 generate $(RUN) --out $(RUN)/aligned.jsonl

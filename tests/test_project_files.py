@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -41,6 +45,36 @@ def test_constraints_fix_every_dependency_that_make_installs() -> None:
     names = {re.split(r"[<>=\[;]", line)[0].lower().replace("_", "-") for line in needed}
     assert names - fixed == {"ex2"}
     assert "://" not in _read("constraints.txt")
+
+
+def _versions(name: str) -> dict[str, str]:
+    pairs = [line.split("==") for line in _read(name).splitlines() if line[:1] != "#"]
+    return {package.lower().replace("_", "-"): version for package, version in pairs}
+
+
+def test_constraints_for_vllm_are_within_the_ranges_and_differ_where_it_asks_for_it() -> None:
+    with_vllm, without = _versions("constraints-vllm.txt"), _versions("constraints.txt")
+    differing = {name for name in with_vllm.keys() & without.keys() if with_vllm[name] != without[name]}
+    assert differing == {"torch", "torchvision", "numpy"}
+    for requirement in map(Requirement, PROJECT["dependencies"] + PROJECT["optional-dependencies"]["vllm"]):
+        assert with_vllm[requirement.name.lower().replace("_", "-")] in requirement.specifier, requirement
+    assert not [name for name in with_vllm if name.startswith(("nvidia", "cuda"))]  # torch names those of its build
+
+
+@pytest.mark.slow
+def test_vllm_can_be_installed() -> None:
+    """Asks the package index, which is asked for nothing else in these tests."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    index = subprocess.run([*pip, "index", "versions", "vllm"], capture_output=True, text=True, timeout=120)
+    if index.returncode:
+        pytest.skip("no package index is reachable")
+    # What is in the environment already counts for nothing, and of packages only their metadata are fetched.
+    dry_run = [*pip, "install", "--dry-run", "--ignore-installed", "--no-build-isolation", "--use-feature=fast-deps"]
+    found = subprocess.run(
+        [*dry_run, "-c", "constraints-vllm.txt", ".[vllm]"], cwd=ROOT, capture_output=True, text=True, timeout=900
+    )
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert re.search(r"Would install .* vllm-0\.\d+", found.stdout)
 
 
 def test_the_site_has_every_page_and_every_public_face() -> None:

@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     cache_dir = arguments.cache_dir or policy.settings.get("cache_dir")
     generator: Any = (
-        policy.load_vllm(cache_dir=cache_dir)
+        policy.load_vllm(plan.asks, cache_dir=cache_dir)
         if arguments.engine == "vllm"
         else policy.load(cache_dir=cache_dir, device=device)
     )

@@ -74,15 +74,16 @@ class DescriptionGenerator:
         merged, base_revision = folder / MERGED, "main"
         if base_model is None and merged.is_dir():
             path = str(merged)
-            model: Any = load_base(path, dtype="auto")
+            model: Any = load_base(path, dtype="auto", device=device)
         else:
             if base_model is None:
                 base_model, base_revision = base_of_adapter(folder / ADAPTER), bundle.facts["base_model"]["revision"]
             path = resolve_model(base_model, cache_dir, base_revision, option="base_model")
-            model = load_adapter(load_base(path, revision=base_revision, dtype=options["dtype"]), str(folder / ADAPTER))
+            base = load_base(path, revision=base_revision, dtype=options["dtype"], device=device)
+            model = load_adapter(base, str(folder / ADAPTER))
         tokenizer = load_tokenizer(path, base_revision)
         generator = TextGenerator(
-            model=model.to(device).eval(),
+            model=model.eval(),
             tokenizer=tokenizer,
             chat=wants_chat(options["prompt_format"], tokenizer),
             system_prompt=options["system_prompt"],

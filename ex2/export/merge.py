@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ex2.base.errors import UserError
 from ex2.policy.llm import load_adapter, load_base, load_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 def merge_adapter(
@@ -26,7 +30,8 @@ def merge_adapter(
 
     The base is loaded without quantisation: merged into rounded weights, an adapter no longer does what it was trained to.
     Merging and comparing compute in float64, so that each weight is rounded once, when it is saved, and the difference is
-    what that costs: a forward pass in float32 is off by nearly 1e-4 itself. One model is in memory at a time.
+    what that costs: a forward pass in float32 is off by nearly 1e-4 itself. One model is in memory at a time, and one of its
+    layers in float64.
 
     Args:
         base: Folder or hub id of the base model.
@@ -48,16 +53,15 @@ def merge_adapter(
 
     tokenizer = load_tokenizer(base, revision)
     tokens = tokenizer(list(prompts), padding=True, return_tensors="pt").to(device)
-    model: Any = load_adapter(load_base(base, revision=revision), str(adapter)).to(device).double()
+    model: Any = load_adapter(load_base(base, revision=revision, device=device), str(adapter))
     before = _logits(model, tokens)
-    merged = model.merge_and_unload().to(getattr(torch, dtype))
+    merged = _merged(model, getattr(torch, dtype))
     merged.save_pretrained(out)
     tokenizer.save_pretrained(out)
     for path in out.iterdir():
         shutil.copymode(out / "config.json", path)  # safetensors makes files that only their owner can read
     del model, merged
-    saved: Any = load_base(str(out), dtype=dtype)
-    difference = float((_logits(saved.to(device).double(), tokens) - before).abs().max())
+    difference = float((_logits(load_base(str(out), dtype=dtype, device=device), tokens) - before).abs().max())
     # Not `difference > tolerance`: a difference that is no number is no agreement.
     if not difference <= tolerance:
         raise UserError(
@@ -67,9 +71,52 @@ def merge_adapter(
     return difference
 
 
+def _merged(model: Any, dtype: torch.dtype) -> Any:
+    """The base of a PEFT model with the adapter in it, in `dtype`."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in adapted:
+        layer.double().merge()
+        layer.get_base_layer().to(dtype)
+    return model.unload().to(dtype)
+
+
 def _logits(model: Any, tokens: Any) -> Any:
-    """Logits (N, V) at the N tokens that are no padding, on the CPU."""
+    """Logits (N, V) in float64 at the N tokens that are no padding, on the CPU."""
     import torch
 
-    with torch.no_grad():
-        return model.eval()(**tokens).logits[tokens["attention_mask"].bool()].cpu()
+    kept: dict[Tensor, Tensor] = {}
+
+    def widen(layer: nn.Module, inputs: Any) -> None:
+        for tensor in (*layer.parameters(), *layer.buffers()):
+            if tensor.is_floating_point():
+                kept[tensor] = tensor.data
+                tensor.data = tensor.data.double()
+
+    def restore(layer: nn.Module, inputs: Any, output: Any) -> None:
+        for tensor, data in kept.items():
+            tensor.data = data
+        kept.clear()
+
+    hooks = [layer.register_forward_pre_hook(widen) for layer in _layers(model)]
+    hooks += [layer.register_forward_hook(restore) for layer in _layers(model)]
+    try:
+        with torch.no_grad():
+            return model.eval()(**tokens).logits[tokens["attention_mask"].bool()].cpu()
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _layers(model: nn.Module) -> Iterator[nn.Module]:
+    """Parts of a model that are computed one after the other and hold all its weights: the layers of its stack, and the rest."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import nn
+
+    for part in model.children():
+        own = any(True for _ in (*part.parameters(recurse=False), *part.buffers(recurse=False)))
+        if own or isinstance(model, nn.ModuleList) or isinstance(part, BaseTunerLayer):
+            yield part
+        else:
+            yield from _layers(part)

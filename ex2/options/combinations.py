@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 
 from ex2.base.errors import UserError
-from ex2.options.run_options import RunOptions
+from ex2.options.run_options import RunOptions, num_processes
 
 
 def check_combination(options: RunOptions) -> None:
     """Refuse options of policy and trainer that cannot work together.
 
     Raises:
-        UserError: Quantised weights that would have to be sharded or sent to vLLM, a reference that nothing is compared to, or
-            settings of FSDP that would lose weights.
+        UserError: Quantised weights that would have to be sharded or sent to vLLM, a reference that nothing is compared to,
+            settings of FSDP that would lose weights, or what has not been tried.
     """
     policy, trainer = options.policy, options.trainer
     if options.ex2.reference == "start" and trainer.beta == 0:
@@ -23,7 +23,16 @@ def check_combination(options: RunOptions) -> None:
             "use_transformers_continuous_batching=true casts the adapter to half precision at each rollout, where small updates "
             "round away: leave it out."
         )
+    if trainer.torch_compile:
+        raise UserError(
+            "torch_compile=true has not been tried with EX2's trainers: leave it out, and torch_compile_backend and "
+            "torch_compile_mode, which switch it on."
+        )
     _check_fsdp()
+    if trainer.use_vllm and _uses_fsdp():
+        raise UserError(
+            "use_vllm=true with FSDP has not been tried: use plain data parallel or DeepSpeed, or leave use_vllm out."
+        )
     target_kl = getattr(trainer, "target_kl", None)  # PPO's alone
     if target_kl is not None and os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         raise UserError(
@@ -45,6 +54,37 @@ def check_combination(options: RunOptions) -> None:
         raise UserError(
             f"{option}=true with {sharding}, which cannot shard such weights: use ZeRO-2 or plain data parallel{cure}."
         )
+
+
+def check_launch(options: RunOptions) -> None:
+    """Refuse one process on several GPUs, which transformers would split each batch over, model copied at every pass.
+
+    Raises:
+        UserError: That is how the run was started.
+    """
+    gpus = options.trainer.n_gpu
+    if gpus > 1:
+        raise UserError(
+            f"{gpus} GPUs and one process: start one a GPU (accelerate launch --config_file accelerate_configs/multi_gpu.yaml "
+            f"--num_processes {gpus} ..., see docs/scale.md), or let it see one only (CUDA_VISIBLE_DEVICES=0)."
+        )
+
+
+def what_processes_share(options: RunOptions) -> str | None:
+    """What several processes make of a rollout, in a sentence; None for one.
+
+    `accelerate launch` without a configuration starts one on each GPU that it finds, and nothing else says so.
+    """
+    processes, trainer = num_processes(), options.trainer
+    if processes == 1:
+        return None
+    batch, steps = trainer.per_device_train_batch_size, options.micro_batches_per_rollout
+    alone = batch * trainer.gradient_accumulation_steps
+    return (
+        f"{processes} processes: a rollout is {options.samples_per_rollout} texts (per_device_train_batch_size {batch} x "
+        f"steps_per_generation {steps} x {processes}), an update {alone * processes}. One process would take {batch * steps} and "
+        f"{alone}; docs/scale.md says how to keep a run what it is."
+    )
 
 
 def _check_fsdp() -> None:

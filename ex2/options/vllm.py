@@ -52,8 +52,12 @@ def check_rollouts(options: RunOptions) -> None:
         )
 
 
-def require_rollout_engine(options: RunOptions) -> None:
+def require_rollout_engine(options: RunOptions, length: int) -> None:
     """See that vLLM is installed and, in server mode, that its server answers; waits for it as long as TRL would.
+
+    Args:
+        options: Those of the run.
+        length: Tokens of prompt and completion that a server should take.
 
     Raises:
         UserError: It is not installed, or no server answers.
@@ -68,15 +72,36 @@ def require_rollout_engine(options: RunOptions) -> None:
         if not _answers(f"{url}/health", trainer.vllm_server_timeout):
             raise UserError(
                 f"use_vllm=true: no vLLM server answers at {url} (waited vllm_server_timeout={trainer.vllm_server_timeout:g} "
-                f"seconds). Start it on other GPUs: {server_command(options)}"
+                f"seconds). Start it on other GPUs: {server_command(options, length)}"
             )
 
 
-def server_command(options: RunOptions) -> str:
+def fit_vllm_length(options: RunOptions, prompt_tokens: int) -> None:
+    """Set `vllm_max_model_length` to the longest prompt and completion where it is left open.
+
+    vLLM would make room for the model's whole context: for the 262,144 tokens of Qwen3-4B-Instruct-2507, 36 GiB of keys and
+    values.
+
+    Raises:
+        UserError: It is set, and too low.
+    """
+    trainer, needed = options.trainer, prompt_tokens + options.max_new_tokens
+    if trainer.vllm_max_model_length is None:
+        trainer.vllm_max_model_length = needed
+    elif trainer.vllm_max_model_length < needed:
+        raise UserError(
+            f"vllm_max_model_length={trainer.vllm_max_model_length} is too low: the longest prompt has {prompt_tokens} tokens, "
+            f"and max_completion_length is {options.max_new_tokens}. Leave it out, or set it to {needed} or more."
+        )
+
+
+def server_command(options: RunOptions, length: int) -> str:
     """The command that serves this run's policy, so that its weights can be replaced while it trains."""
+    length = options.trainer.vllm_max_model_length or length
     model, dtype = public_name(options.policy.model_name_or_path), options.policy.dtype or "auto"
     return (
         f"VLLM_SERVER_DEV_MODE=1 vllm serve {model} --port {options.trainer.vllm_server_port} --dtype {dtype} "
+        f"--max-model-len {length} "
         """--weight-transfer-config '{"backend": "nccl"}' --logprobs-mode processed_logprobs"""
     )
 

@@ -17,6 +17,7 @@ from ex2.base.errors import UserError, first_line
 from ex2.base.hub import looks_like_path, require_repository
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import ModelConfig
 
@@ -119,8 +120,10 @@ def load_tokenizer(path: str, revision: str = "main") -> PreTrainedTokenizerBase
     return tokenizer
 
 
-def load_policy(model_config: ModelConfig, path: str, adapter: str | None = None) -> PreTrainedModel:
-    """The base model in the configured precision, with `adapter` on it (trainable) where one is given.
+def load_policy(
+    model_config: ModelConfig, path: str, adapter: str | None = None, *, device: str | torch.device = "cpu"
+) -> PreTrainedModel:
+    """The base model in the configured precision on `device`, with `adapter` on it (trainable) where one is given.
 
     Raises:
         UserError: Quantisation without bitsandbytes or a GPU, an adapter folder without an adapter, or no way to the hub.
@@ -129,14 +132,25 @@ def load_policy(model_config: ModelConfig, path: str, adapter: str | None = None
         path,
         revision=model_config.model_revision,
         dtype=model_config.dtype,
+        device=device,
         attn_implementation=model_config.attn_implementation,
         quantization_config=quantization_config(model_config),
     )
     return model if adapter is None else load_adapter(model, adapter, trainable=True)
 
 
-def load_base(path: str, *, revision: str = "main", dtype: str | None = "float32", **options: Any) -> PreTrainedModel:
+def load_base(
+    path: str,
+    *,
+    revision: str = "main",
+    dtype: str | None = "float32",
+    device: str | torch.device = "cpu",
+    **options: Any,
+) -> PreTrainedModel:
     """The base model in `path` (folder or hub id) without adapter; `options` go to transformers.
+
+    Weights go to `device` one after the other: many processes on a machine need not hold a copy each in its memory first, and
+    quantised weights cannot be moved afterwards.
 
     Raises:
         UserError: It cannot be loaded.
@@ -145,8 +159,10 @@ def load_base(path: str, *, revision: str = "main", dtype: str | None = "float32
     from transformers import AutoModelForCausalLM
 
     torch_dtype = dtype if dtype in (None, "auto") else getattr(torch, dtype)
+    # PEFT takes a map to the CPU for weights that do not fit on the GPU.
+    place = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
     try:
-        return AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=torch_dtype, **options)
+        return AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=torch_dtype, **place, **options)
     except ImportError as error:
         option = f"attn_implementation={options.get('attn_implementation')}"
         raise UserError(f"{option} needs a package that is not installed: {first_line(error)}") from error

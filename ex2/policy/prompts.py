@@ -8,6 +8,8 @@ from typing import Any, Protocol
 from ex2.policy.asks import Ask
 from ex2.texts.questions import build_prompt, opened, opening_of
 
+Prompt = str | list[dict[str, str]]
+
 
 class Speaker(Protocol):
     """What decides how a question is put to a policy; see `TextGenerator`."""
@@ -20,14 +22,27 @@ class Speaker(Protocol):
 
 def prompt_text(speaker: Speaker, ask: Ask) -> str:
     """The text that the policy goes on from, special tokens of a chat template included."""
-    prompt = build_prompt(
+    prompt = ask_prompt(speaker, ask)
+    return prompt if isinstance(prompt, str) else rendered(speaker.tokenizer, prompt, **speaker.chat_template_kwargs)
+
+
+def ask_prompt(speaker: Speaker, ask: Ask) -> Prompt:
+    """The prompt of an ask, as TRL takes it."""
+    return build_prompt(
         ask.question,
         ask.class_name,
         chat=speaker.chat,
         system_prompt=speaker.system_prompt,
         other_name=ask.other_name,
     )
-    return prompt if isinstance(prompt, str) else rendered(speaker.tokenizer, prompt, **speaker.chat_template_kwargs)
+
+
+def prompt_tokens(prompt: Prompt, tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> list[int]:
+    """The tokens of a prompt, text or messages, as trainers and generators make them."""
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    # A chat template writes the special tokens itself.
+    return list(tokenizer(rendered(tokenizer, prompt, **chat_template_kwargs), add_special_tokens=False)["input_ids"])
 
 
 def rendered(tokenizer: Any, messages: Sequence[dict[str, str]], **kwargs: Any) -> str:

@@ -11,6 +11,7 @@ from ex2.policy.asks import Ask
 from ex2.policy.prompts import answer, prompt_text
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 
@@ -53,7 +54,8 @@ class TextGenerator:
             batch = asks[start : start + batch_size]
             inputs = self._tokenize(batch).to(self.model.device)
             autocast = torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
-            with torch.no_grad(), torch.random.fork_rng(), _generating(self.model, config), autocast:
+            own_state = torch.random.fork_rng(rng_devices(self.model.device))
+            with torch.no_grad(), own_state, _generating(self.model, config), autocast:
                 torch.manual_seed(seed + number)
                 output = self.model.generate(**inputs, generation_config=config)
             texts = self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -80,6 +82,11 @@ class TextGenerator:
         texts = [prompt_text(self, ask) for ask in asks]
         # A chat template writes the special tokens itself.
         return self.tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=not self.chat)
+
+
+def rng_devices(device: torch.device) -> list[torch.device]:
+    """What `torch.random.fork_rng` has to keep besides the CPU's state: left alone, it takes all GPUs, and warns of it."""
+    return [] if device.type == "cpu" else [device]
 
 
 @contextmanager

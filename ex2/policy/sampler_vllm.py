@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ex2.base.errors import UserError
-from ex2.policy.prompts import answer, prompt_text
+from ex2.policy.llm import adapter_config
+from ex2.policy.prompts import answer, ask_prompt, prompt_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ex2.policy.asks import Ask
+
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vllm.config.lora.MaxLoRARanks
 
 
 def require_vllm() -> None:
@@ -46,35 +49,38 @@ class VLLMGenerator:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: str, adapter: Path | None, settings: dict[str, Any], **options: Any) -> VLLMGenerator:
-        """Start the engine for the base model in `path` with the LoRA adapter in `adapter`.
+    def load(
+        cls, path: str, adapter: Path | None, settings: dict[str, Any], asks: Sequence[Ask], **options: Any
+    ) -> VLLMGenerator:
+        """Start the engine for the base model in `path` with the LoRA adapter in `adapter`, with room for what is asked.
 
         Args:
             path: Folder or hub id of the base model.
             adapter: Folder of the adapter, None for a plain LLM.
-            settings: Options of the run: `dtype`, `lora_r`, `model_revision`.
+            settings: Options of the run: `dtype`, `model_revision`.
+            asks: What will be asked: the longest prompt and answer are the context that the engine makes room for.
             options: The other attributes.
 
         Raises:
-            UserError: vLLM is not installed.
+            UserError: vLLM is not installed, or the adapter's rank is above what it takes.
         """
         require_vllm()
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 
-        lora = (
-            {} if adapter is None else {"enable_lora": True, "max_lora_rank": max(8, int(settings.get("lora_r", 16)))}
-        )
+        lora = {} if adapter is None else {"enable_lora": True, "max_lora_rank": engine_rank(adapter)}
         revision = settings.get("model_revision") or "main"
-        engine = LLM(
+        request = None if adapter is None else LoRARequest("policy", 1, str(adapter.resolve()))
+        generator = cls(engine=None, adapter=request, **options)
+        generator.engine = LLM(
             model=path,
             revision=revision,
             tokenizer_revision=revision,
             dtype=settings.get("dtype") or "auto",
+            max_model_len=max(len(generator._tokens(ask)) for ask in asks) + generator.max_new_tokens,
             **lora,
         )
-        request = None if adapter is None else LoRARequest("policy", 1, str(adapter.resolve()))
-        return cls(engine=engine, adapter=request, **options)
+        return generator
 
     def sample(self, asks: Sequence[Ask], *, seed: int, batch_size: int = 64) -> Iterator[list[str]]:
         """Answer `asks` in order, one list of texts a batch; ask i of batch b is sampled under a seed made of both."""
@@ -102,5 +108,21 @@ class VLLMGenerator:
             yield [answer(ask, output.outputs[0].text) for ask, output in zip(batch, outputs, strict=True)]
 
     def _tokens(self, ask: Ask) -> list[int]:
-        encoded: Any = self.tokenizer(prompt_text(self, ask), add_special_tokens=not self.chat)
-        return list(encoded["input_ids"])
+        return prompt_tokens(ask_prompt(self, ask), self.tokenizer, self.chat_template_kwargs)
+
+
+def engine_rank(adapter: Path) -> int:
+    """The rank that vLLM makes room for: that of the adapter in folder `adapter`, or the next higher one that it knows.
+
+    Raises:
+        UserError: It knows none as high, or the folder holds no adapter.
+    """
+    config = adapter_config(str(adapter))
+    rank = max([config.r, *config.rank_pattern.values()])
+    higher = [known for known in _RANKS if known >= rank]
+    if not higher:
+        raise UserError(
+            f"--engine vllm: the adapter in {adapter} has rank {rank}, and vLLM takes at most {_RANKS[-1]}: use --engine "
+            "transformers."
+        )
+    return higher[0]

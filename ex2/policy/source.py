@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from ex2.policy.sampler import TextGenerator
 from ex2.texts.questions import load_questions, wants_chat
 
 if TYPE_CHECKING:
+    from ex2.policy.asks import Ask
     from ex2.policy.sampler_vllm import VLLMGenerator
 
 _LOADING = (
@@ -72,17 +74,17 @@ class PolicySource:
             return resolve_model(self.name, cache_dir, self.revision, option="RUN_OR_MODEL")
         return resolve_model(self.base.name, cache_dir, self.revision)
 
-    def load_vllm(self, *, cache_dir: str | None = None) -> VLLMGenerator:
-        """The policy in a vLLM engine.
+    def load_vllm(self, asks: Sequence[Ask], *, cache_dir: str | None = None) -> VLLMGenerator:
+        """The policy in a vLLM engine with room for `asks` and their answers.
 
         Raises:
-            UserError: vLLM is not installed, or a model that cannot be found.
+            UserError: vLLM is not installed, an adapter that it cannot take, or a model that cannot be found.
         """
         from ex2.policy.sampler_vllm import VLLMGenerator, require_vllm
 
         require_vllm()
         path = self.base_path(cache_dir)
-        return VLLMGenerator.load(path, self.adapter, self.settings, **self._asking(path))
+        return VLLMGenerator.load(path, self.adapter, self.settings, asks, **self._asking(path))
 
     def load(self, *, cache_dir: str | None = None, device: str = "cpu") -> TextGenerator:
         """Load weights and tokenizer.
@@ -94,11 +96,12 @@ class PolicySource:
 
         path = self.base_path(cache_dir)
         asking = self._asking(path)  # its errors come before any weight is loaded
-        model: Any = load_policy(ModelConfig(**{k: self.settings[k] for k in _LOADING if k in self.settings}), path)
+        loading = ModelConfig(**{k: self.settings[k] for k in _LOADING if k in self.settings})
+        model: Any = load_policy(loading, path, device=device)
         if self.adapter is not None:
             model = load_adapter(model, str(self.adapter))
         return TextGenerator(
-            model=(model if getattr(model, "is_quantized", False) else model.to(device)).eval(),
+            model=model.eval(),
             bf16=bool(self.settings.get("bf16", False)),
             name=self.name,
             **asking,

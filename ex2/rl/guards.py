@@ -1,4 +1,8 @@
-"""Guards of TRL's online trainers: numbers that are not finite end a run before they reach a weight or a checkpoint."""
+"""Guards of TRL's online trainers: numbers that are not finite end a run before they reach a weight or a checkpoint.
+
+DeepSpeed updates weights within the backward pass, before the gradient can be looked at: there, a gradient that is not finite
+reaches the weights in memory, and the run ends before a checkpoint.
+"""
 
 from __future__ import annotations
 

@@ -9,11 +9,14 @@ from trl import GRPOConfig
 
 from ex2.base.ranges import check_ranges
 
-# Options of TRL's GRPO that have no meaning in PPO: changing one would silently do nothing, so it is refused.
-_GRPO_ONLY = (
+# Options of TRL's GRPO that have no meaning in PPO: changing one would silently do nothing, so it is refused. A test compares
+# the list with what TRL has.
+GRPO_ONLY = (
     "loss_type", "scale_rewards", "delta", "epsilon_high", "importance_sampling_level", "top_entropy_quantile",
     "use_bias_correction_kl", "mask_truncated_completions", "off_policy_mask_threshold",
-    "entropy_coef", "use_adaptive_entropy", "sync_ref_model", "router_aux_loss_coef",
+    "sapo_temperature_neg", "sapo_temperature_pos", "vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg",
+    "entropy_coef", "use_adaptive_entropy", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target",
+    "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps", "router_aux_loss_coef",
 )  # fmt: skip
 
 
@@ -76,6 +79,13 @@ class PPOConfig(GRPOConfig):
     detach_value_head: bool = field(
         default=False, metadata={"help": "Keep the value loss from training the adapter: only the head learns from it."}
     )
+    vllm_importance_sampling_mode: str = field(
+        default="token_truncate",
+        metadata={
+            "help": "How texts of vLLM are weighted by how likely the trained policy would have written them: token by token, as "
+            "advantages are, with weights cut at vllm_importance_sampling_clip_max; or another of TRL's modes."
+        },
+    )
     kl_target: float | None = field(
         default=None,
         metadata={"help": "Adapt the KL coefficient towards this KL (nats a completion); null: keep it fixed."},
@@ -107,16 +117,16 @@ class PPOConfig(GRPOConfig):
         super().__post_init__()
         if single:
             self.num_generations = 1
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False  # every LoRA weight and the value head is used in each pass
         self._check()
-        # Log-probs of the rollout are always computed by the training model, so there is nothing to correct for.
-        self.vllm_importance_sampling_correction = False
 
     def _check(self) -> None:
         for name in ("num_generations", "num_generations_eval"):
             if self.group_baseline and getattr(self, name) == 1:
                 raise ValueError(f"group_baseline=true compares completions of one prompt: set {name} to 2 or more.")
         defaults = {f.name: f.default for f in fields(GRPOConfig)}
-        for name in _GRPO_ONLY:
+        for name in GRPO_ONLY:
             if getattr(self, name) != defaults[name]:
                 raise ValueError(f"{name}={getattr(self, name)} has no effect in PPO; remove it or train with GRPO.")
         sampling: dict[str, tuple[Any, ...]] = {

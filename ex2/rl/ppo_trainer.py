@@ -39,7 +39,8 @@ from ex2.rl.resume import ExactResume
 from ex2.rl.rollout import Rollout, Texts
 from ex2.rl.sharding import load_whole_weights, whole_weights
 from ex2.rl.shared_prefix import States, by_prompt, packed, packing_saves, padded, shared_lengths
-from ex2.rl.value_head import attach_value_head, hide_from_vllm
+from ex2.rl.value_head import attach_value_head
+from ex2.rl.vllm_weights import FrozenBase
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 PPO_STATE_FILE = "ppo_state.json"
@@ -56,7 +57,7 @@ class PolicyOutput:
     values: Tensor
 
 
-class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTrainer):
+class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, FrozenBase, ExactResume, GRPOTrainer):
     """PPO with a value head, per-token KL in the reward and GAE, for a policy with LoRA adapters.
 
     Takes GRPOTrainer's arguments with a `PPOConfig`. Any callable that TRL accepts is a reward. The reference is the base
@@ -101,8 +102,13 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTra
         self._checked_prefix = False
         self._moved_too_far = False
         self._approx_kls: list[float] = []  # of the micro-batches of an update, the same on all processes
+        self._scored: tuple[PolicyOutput, Tensor] | None = None
         if self.use_vllm:
-            hide_from_vllm(self.vllm_generation)
+            # TRL measures how far vLLM is from the policy where it corrects for that; here in any case, what is corrected
+            # for is up to `args`.
+            self.vllm_importance_sampling_correction = True
+            if self.vllm_importance_sampling_clip_max is None:
+                self.vllm_importance_sampling_clip_max = math.inf
 
     # ---------------------------------------------------------------- forward passes
 
@@ -161,9 +167,22 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTra
                 changed,
             )
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[None, None, None]:
-        """TRL asks for the rollout's log-probs here; PPO computes them itself, with the values, in one forward pass."""
-        return None, None, None
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: torch.nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Tensor | None, None, None]:
+        """TRL asks for the rollout's log-probs here, which PPO computes with the values: at once to compare them with vLLM's."""
+        if not self.use_vllm:
+            return None, None, None
+        n = logits_to_keep
+        texts = Texts(input_ids[:, :-n], attention_mask[:, :-n], input_ids[:, -n:], attention_mask[:, -n:])
+        self._scored = self._score_rollout(texts, "train" if self.model.training else "eval")
+        return self._scored[0].logps, None, None
 
     def _reference_logps(self, texts: Texts, batch_size: int) -> Tensor:
         policy = self.accelerator.unwrap_model(self.model)
@@ -190,7 +209,8 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTra
         mode = "train" if self.model.training else "eval"
         batch = super()._generate_and_score_completions(inputs)
         texts = Texts.of(batch)
-        old, ref_logps = self._score_rollout(texts, mode)
+        old, ref_logps = self._scored or self._score_rollout(texts, mode)
+        self._scored = None
         scores = self._learned_scores(mode)
         if mode == "train" and self._head_is_new():
             # Start from the mean score instead of 0, else the first advantages mostly measure how early a token is.
@@ -319,6 +339,8 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTra
         policy_loss, policy_clipped = F.clipped_policy_loss(
             policy.logps, old_logps, rollout.advantages, self.args.epsilon
         )
+        if self.use_vllm and self.args.vllm_importance_sampling_correction:
+            policy_loss = policy_loss * inputs["importance_sampling_ratio"]
         value_loss, value_clipped = F.clipped_value_loss(
             policy.values, rollout.old_values, rollout.returns, self.args.cliprange_value
         )

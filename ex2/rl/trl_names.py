@@ -56,7 +56,8 @@ PRIVATE = (
     PrivateName("_tokenize_prompts", _ONLINE, "prompts may end with the opening of the answer", ("prompts",)),
     PrivateName("_generate_single_turn", _ONLINE, "rollouts are sampled under autocast", ()),
     PrivateName(
-        "_get_per_token_logps_and_entropies", _PPO, "PPO scores texts itself, with the values, in one forward pass", (),
+        "_get_per_token_logps_and_entropies", _PPO, "PPO scores texts itself, with the values, in one forward pass",
+        ("model", "input_ids", "attention_mask", "logits_to_keep"),
     ),
     PrivateName("_tokenizer", _ONLINE, "texts of a bad step are written out"),
     PrivateName(
@@ -93,7 +94,14 @@ PRIVATE = (
 PRIVATE_ELSEWHERE = (
     PrivateName(
         "_iter_named_params", ("trl.generation.vllm_generation.VLLMGeneration",),
-        "the value head is left out of what is sent to vLLM", (),
+        "vLLM is sent the base with the adapter, without the base being changed and without the value head", (),
+    ),
+    PrivateName(
+        "_fix_param_name_to_vllm", ("trl.generation.vllm_generation.VLLMGeneration",),
+        "weights are sent under the names that vLLM knows", ("name", "extra_prefixes"),
+    ),
+    PrivateName(
+        "_dist", ("trl.generation.vllm_generation.VLLMGeneration",), "weights that ZeRO-3 shares out are sent whole"
     ),
     PrivateName(
         "_hf_deepspeed_config_weak_ref", ("transformers.integrations.deepspeed",),
@@ -156,6 +164,8 @@ class OnlineTrainer(Protocol):
     reward_func_names: list[str]
     reward_weights: Tensor
     state: TrainerState
+    use_vllm: bool
+    vllm_generation: Any
     _tokenizer: PreTrainedTokenizerBase
 
     # Bodies that raise: empty ones would make every class that is mixed with this abstract to type checkers.

@@ -83,9 +83,3 @@ def attach_value_head(policy: PreTrainedModel | PeftModel, detach: bool = False)
     base.value_head = head
     base.base_model.register_forward_hook(head._hear)
     return head
-
-
-def hide_from_vllm(engine: Any) -> None:
-    """Leave the value head out of the weights that TRL's `VLLMGeneration` sends: vLLM knows no such layer and would stop."""
-    every = engine._iter_named_params
-    engine._iter_named_params = lambda: ((name, w) for name, w in every() if not name.startswith("value_head."))

@@ -27,6 +27,7 @@ from ex2.rl.ppo_trainer import PPOTrainer
 from ex2.rl.precision import SampledAsScored, TrainedInFloat32
 from ex2.rl.resume import ExactResume
 from ex2.rl.trl_names import Mixin
+from ex2.rl.vllm_weights import FrozenBase
 from ex2.run import folder as run_folder
 from ex2.scoring import TextScorer
 from ex2.scoring.scorer import completion_text
@@ -110,13 +111,13 @@ class EX2PPOTrainer(OpenedAnswers, SampleLog, PPOTrainer):
 
 
 class EX2GRPOTrainer(
-    OpenedAnswers, SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, ExactResume, GRPOTrainer
+    OpenedAnswers, SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, FrozenBase, ExactResume, GRPOTrainer
 ):
     """TRL's GRPO with EX2's sample log and monitors."""
 
 
 class EX2RLOOTrainer(
-    OpenedAnswers, SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, ExactResume, RLOOTrainer
+    OpenedAnswers, SampleLog, GuardedRollouts, SampledAsScored, TrainedInFloat32, FrozenBase, ExactResume, RLOOTrainer
 ):
     """TRL's RLOO with EX2's sample log and monitors."""
 

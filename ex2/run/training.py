@@ -25,10 +25,12 @@ from ex2.base.embedded_llm import EMBEDDED
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
 from ex2.data import load_images
+from ex2.options.combinations import check_launch, what_processes_share
 from ex2.options.run_options import RunOptions, num_processes
-from ex2.options.vllm import require_rollout_engine
+from ex2.options.vllm import fit_vllm_length, require_rollout_engine
 from ex2.policy.asks import Ask, about, spread_asks
 from ex2.policy.checks import PolicyFiles, inspect_policy
+from ex2.policy.lengths import length_for_server, longest
 from ex2.policy.llm import load_policy
 from ex2.policy.sampler import TextGenerator
 from ex2.rewards import RewardStats, check_rewards
@@ -76,7 +78,10 @@ def run(options: RunOptions) -> Path:
         UserError: Anything the user can mend, before training starts.
         RunStopped: Numbers that are not finite, a KL above its limit, a full disk or SIGTERM; earlier checkpoints are kept.
     """
+    check_launch(options)
     state = PartialState()
+    if state.is_main_process and (shared := what_processes_share(options)) is not None:
+        logger.warning(shared)
     check_rewards(options.ex2.reward_funcs, options.ex2.reward_normalization)
     questions = load_questions(options.ex2.questions)
     check_questions(questions, about_pairs=options.ex2.pairs is not None)
@@ -84,7 +89,7 @@ def run(options: RunOptions) -> Path:
     run_folder.check_folder(options)
     checkpoint = _checkpoint(options, state)
     check_wandb(options.report_to)
-    require_rollout_engine(options)
+    require_rollout_engine(options, length_for_server(options, questions, files))
     clock = Clock()
 
     with clock.time("vlm and images"):
@@ -103,6 +108,8 @@ def run(options: RunOptions) -> Path:
             class_names, questions, chat=generator.chat, system_prompt=options.ex2.system_prompt, pairs=pairs
         )
         options.check_prompts(len(prompts))
+        if options.trainer.use_vllm:
+            fit_vllm_length(options, longest(prompts["prompt"], generator.tokenizer, options.chat_template_kwargs))
         if state.is_main_process:
             # Everything the user can mend has been checked: only now is anything deleted or written.
             if checkpoint is None:
@@ -224,9 +231,8 @@ def _pairs(options: RunOptions, scorer: TextScorer) -> list[tuple[int, int]] | N
 
 @loading_whole()
 def _policy(options: RunOptions, files: PolicyFiles) -> TextGenerator:
-    model = load_policy(options.policy, files.path, options.ex2.adapter_name_or_path)
     return TextGenerator(
-        model=model.to(PartialState().device) if not getattr(model, "is_quantized", False) else model,
+        model=load_policy(options.policy, files.path, options.ex2.adapter_name_or_path, device=PartialState().device),
         tokenizer=files.tokenizer,
         chat=files.chat,
         system_prompt=options.ex2.system_prompt,

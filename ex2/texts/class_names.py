@@ -22,7 +22,7 @@ _ENDINGS = ("like", "ish", "ie", "y")  # of shorter ones: "catlike"
 @lru_cache(maxsize=4096)
 def article(name: str) -> str:
     """The indefinite article that a name takes, by its sound: "a" or "an"."""
-    return str(_inflect().a(name)).split()[0]
+    return str(_inflect().a(name)).split()[0] if name.strip() else "a"
 
 
 def strip_name(text: str, class_name: str, stand_in: str = "it") -> str:

@@ -8,18 +8,20 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ex2.base.errors import UserError
-from ex2.export import Bundle, read_bundle, write_bundle
+from ex2.export import Bundle, merge, read_bundle, write_bundle
 from ex2.export.bundle import weights_in
 from ex2.export.card import bundle_card
 from ex2.export.collect import licence_of, portable
 from ex2.export.merge import merge_adapter
-from ex2.policy.llm import load_base, resolve_model
+from ex2.policy.llm import load_adapter, load_base, load_tokenizer, resolve_model
 
 
 @pytest.fixture
@@ -226,6 +228,42 @@ def test_the_merged_model_has_the_logits_of_base_and_adapter(
     assert "merged/model.safetensors" in contents(tmp_path / "bundle")
     write_bundle(read_bundle(tmp_path / "bundle"), tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "bundle")
+
+
+def test_one_layer_at_a_time_is_in_float64(
+    tiny_chat_llm: Path, tiny_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load_base(str(tiny_chat_llm))
+    tokenizer = load_tokenizer(str(tiny_chat_llm))
+    tokens = tokenizer(list(PROMPTS), padding=True, return_tensors="pt")
+    whole: Any = load_adapter(base, str(tiny_adapter)).double()
+    mask = tokens["attention_mask"].bool()
+    with torch.no_grad():
+        expected = whole.eval()(**tokens).logits[mask]
+    whole.merge_and_unload().float().save_pretrained(tmp_path / "at_once")
+    largest = max(sum(p.numel() for p in layer.parameters()) for layer in base.model.layers)
+
+    seen: list[int] = []
+    logits: list[Tensor] = []
+    compute = merge._logits
+
+    def watched(model: Any, tokens: Any) -> Tensor:
+        def count(*_: Any) -> None:
+            seen.append(sum(p.numel() for p in model.parameters() if p.dtype == torch.float64))
+
+        handles = [module.register_forward_pre_hook(count) for module in model.modules()]
+        logits.append(compute(model, tokens))
+        for handle in handles:
+            handle.remove()
+        return logits[-1]
+
+    monkeypatch.setattr(merge, "_logits", watched)
+    merge_adapter(str(tiny_chat_llm), tiny_adapter, tmp_path / "merged", PROMPTS)
+    assert 0 < max(seen) <= 1.1 * largest  # and the adapter
+    assert logits[0].dtype == torch.float64
+    torch.testing.assert_close(logits[0], expected, rtol=0, atol=1e-12)
+    name = "model.safetensors"
+    assert (tmp_path / "merged" / name).read_bytes() == (tmp_path / "at_once" / name).read_bytes()
 
 
 @pytest.mark.slow

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from unittest.mock import patch
+
 import pytest
+import transformers
 
 from ex2.base.errors import UserError
-from ex2.options.combinations import check_combination
+from ex2.options.combinations import check_combination, check_launch, what_processes_share
 from ex2.options.parse import parse_options
 
 SMALL = ["--per_device_train_batch_size", "4", "--num_generations", "2", "--use_cpu", "true"]
@@ -90,3 +94,46 @@ def test_updates_cannot_be_left_out_under_deepspeed(monkeypatch: pytest.MonkeyPa
         UserError, match="^target_kl=0.05 with DeepSpeed, which updates weights within the backward pass"
     ):
         check_combination(with_target)
+
+
+def test_weights_that_fsdp_shards_do_not_go_to_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_vllm = parse_options("grpo", SMALL)
+    with_vllm.trainer.use_vllm = True
+    check_combination(with_vllm)
+    monkeypatch.setattr("ex2.options.combinations.os.environ", FSDP2)
+    with pytest.raises(UserError, match="^use_vllm=true with FSDP has not been tried: use plain data parallel"):
+        check_combination(with_vllm)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("torch_compile", "true"), ("torch_compile_backend", "eager"), ("torch_compile_mode", "default")],
+)
+def test_compiled_policies_have_not_been_tried(name: str, value: str) -> None:
+    # transformers hands the option to accelerate through the environment.
+    with (
+        patch.dict(os.environ),
+        pytest.raises(UserError, match="^torch_compile=true has not been tried with EX2's trainers: leave it out"),
+    ):
+        parse_options("rloo", [*SMALL, f"--{name}", value])
+
+
+def test_several_gpus_need_a_launcher() -> None:
+    options = parse_options("ppo", SMALL)
+    check_launch(options)
+    options.trainer._n_gpu = 4
+    with pytest.raises(UserError, match="^4 GPUs and one process: .* --num_processes 4 .*CUDA_VISIBLE_DEVICES=0"):
+        check_launch(options)
+
+
+def test_what_processes_share_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert what_processes_share(parse_options("ppo", [*SMALL, "--steps_per_generation", "2"])) is None
+    monkeypatch.setattr(transformers.TrainingArguments, "world_size", 8)
+    options = parse_options("ppo", [*SMALL, "--steps_per_generation", "2"])
+    monkeypatch.setenv("WORLD_SIZE", "8")  # only now: transformers would wait for the others
+    said = what_processes_share(options)
+    assert said is not None
+    assert said.startswith(
+        "8 processes: a rollout is 64 texts (per_device_train_batch_size 4 x steps_per_generation 2 x 8), an update 32. One "
+        "process would take 8 and 4"
+    )

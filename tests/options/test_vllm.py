@@ -15,7 +15,7 @@ from ex2.launch import main
 from ex2.options import vllm as rollouts
 from ex2.options.parse import parse_options
 from ex2.options.run_options import RunOptions
-from ex2.options.vllm import check_rollouts, require_rollout_engine
+from ex2.options.vllm import check_rollouts, fit_vllm_length, require_rollout_engine
 
 Arguments = Callable[..., list[str]]
 
@@ -77,8 +77,8 @@ def test_without_vllm_nothing_is_loaded(
 def test_vllm_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollouts.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"use_vllm=true needs vLLM: run `pip install 'ex2\[vllm\]'`"):
-        require_rollout_engine(options())
-    require_rollout_engine(options(use_vllm=False))
+        require_rollout_engine(options(), 256)
+    require_rollout_engine(options(use_vllm=False), 256)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_the_server_is_waited_for(server: HTTPServer, monkeypatch: pytest.Monkey
     monkeypatch.setattr(rollouts.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(rollouts.time, "sleep", lambda seconds: None)
     host, port = server.server_address[:2]
-    require_rollout_engine(options(vllm_mode="server", vllm_server_host=host, vllm_server_port=port))
+    require_rollout_engine(options(vllm_mode="server", vllm_server_host=host, vllm_server_port=port), 256)
 
 
 def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,24 @@ def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = options(vllm_mode="server", vllm_server_base_url="http://127.0.0.1:9", vllm_server_timeout=0.1)
     wanted.policy.model_name_or_path, wanted.policy.dtype = "org/model", "bfloat16"
     with pytest.raises(UserError, match="no vLLM server answers at http://127.0.0.1:9 ") as error:
-        require_rollout_engine(wanted)
-    assert 'vllm serve org/model --port 8000 --dtype bfloat16 --weight-transfer-config \'{"backend": "nccl"}\'' in str(
-        error.value
-    )
+        require_rollout_engine(wanted, 256)
+    assert (
+        "vllm serve org/model --port 8000 --dtype bfloat16 --max-model-len 256 --weight-transfer-config "
+        """'{"backend": "nccl"}'"""
+    ) in str(error.value)
+    wanted.trainer.vllm_max_model_length = 300
+    with pytest.raises(UserError, match="--max-model-len 300"):
+        require_rollout_engine(wanted, 256)
+
+
+def test_vllm_makes_room_for_the_longest_prompt_and_completion() -> None:
+    open_end, given = options(), options(vllm_max_model_length=60)
+    fit_vllm_length(open_end, 28)
+    assert open_end.trainer.vllm_max_model_length == 28 + open_end.max_new_tokens
+    needed = 61 - given.max_new_tokens
+    with pytest.raises(
+        UserError, match=f"^vllm_max_model_length=60 is too low: .* {needed} tokens.* set it to 61 or more"
+    ):
+        fit_vllm_length(given, needed)
+    fit_vllm_length(given, needed - 1)
+    assert given.trainer.vllm_max_model_length == 60

@@ -94,6 +94,15 @@ def test_folders_with_another_kind_of_model(tmp_path: Path) -> None:
         policy.load_tokenizer(str(tmp_path))
 
 
+def test_weights_are_loaded_on_the_device_that_is_asked_for(tiny_llm: Path, tmp_path: Path) -> None:
+    model = policy.load_policy(ModelConfig(), str(tiny_llm), device=torch.device("meta"))
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert {p.device.type for p in find_policy(str(tiny_llm)).load(device="meta").model.parameters()} == {"meta"}
+    model = policy.load_policy(ModelConfig(), str(tiny_llm))
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+    assert not hasattr(model, "hf_device_map")  # which PEFT would take for weights that were moved out of the way
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_base_model_in_the_configured_precision(tiny_llm: Path, dtype: str) -> None:
     model = policy.load_policy(ModelConfig(dtype=dtype), str(tiny_llm))

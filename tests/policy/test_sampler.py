@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from ex2.base.errors import UserError
 from ex2.policy.asks import Ask
+from ex2.policy.sampler import rng_devices
 from ex2.policy.source import load_generator
 from ex2.texts.questions import QUESTION_SETS
 
@@ -27,6 +30,21 @@ def test_equal_seeds_give_equal_texts_and_leave_no_trace(tiny_llm: Path) -> None
     assert first != [text for batch in generator.sample(ASKS, seed=30, batch_size=2) for text in batch]
     assert len(first) == len(ASKS)
     assert all(text == " ".join(text.split()) for text in first)
+
+
+def test_only_the_random_state_of_its_own_device_is_touched(tiny_llm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forked: list[object] = []
+
+    @contextmanager
+    def fork_rng(devices: object = None) -> Iterator[None]:
+        forked.append(devices)
+        yield
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
+    generator, _ = load_generator(str(tiny_llm), overrides={"max_completion_length": 2})
+    list(generator.sample(ASKS[:1], seed=0))
+    assert forked == [[]]
+    assert rng_devices(torch.device("cuda", 1)) == [torch.device("cuda", 1)]
 
 
 def test_a_batch_does_not_depend_on_the_ones_before(tiny_llm: Path) -> None:

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 
+from ex2.base.errors import UserError
 from ex2.policy.asks import Ask
+from ex2.policy.sampler_vllm import engine_rank
 from ex2.policy.source import find_policy
 
 ASKS = [Ask(0, "cat", "Describe a {}."), Ask(1, "whale", "What is a {}?"), Ask(2, "eagle", "Where is a {}?")]
@@ -54,7 +57,7 @@ def test_a_run_is_sampled_with_its_adapter_and_the_prompts_of_transformers(
     engines: list[FakeEngine], trained_run: Path
 ) -> None:
     policy = find_policy(str(trained_run))
-    generator = policy.load_vllm()
+    generator = policy.load_vllm(ASKS)
     batches = list(generator.sample(ASKS, seed=5, batch_size=2))
     (engine,) = engines
     assert engine.options["enable_lora"] is True
@@ -63,6 +66,7 @@ def test_a_run_is_sampled_with_its_adapter_and_the_prompts_of_transformers(
     prompts = [prompt["prompt_token_ids"] for call in engine.calls for prompt in call[0]]
     for ask, prompt in zip(ASKS, prompts, strict=True):
         assert prompt == reference._tokenize([ask])["input_ids"][0].tolist()
+    assert engine.options["max_model_len"] == max(map(len, prompts)) + 8
     assert [text for batch in batches for text in batch] == [f"{len(prompt)} tokens" for prompt in prompts]
     for _, parameters, adapter in engine.calls:
         assert adapter == ("policy", 1, str((trained_run / "adapter").resolve()))
@@ -74,8 +78,22 @@ def test_a_run_is_sampled_with_its_adapter_and_the_prompts_of_transformers(
     assert [sampling.seed for call in engine.calls[2:] for sampling in call[1]] == seeds
 
 
+@pytest.mark.parametrize(("rank", "room"), [(1, 8), (12, 16), (24, 32), (129, 256), (257, 320), (512, 512)])
+def test_ranks_that_vllm_does_not_know_are_rounded_up(rank: int, room: int, tmp_path: Path) -> None:
+    LoraConfig(r=rank).save_pretrained(tmp_path)
+    assert engine_rank(tmp_path) == room
+    LoraConfig(r=4, rank_pattern={"q_proj": rank}).save_pretrained(tmp_path)
+    assert engine_rank(tmp_path) == room
+
+
+def test_a_rank_above_all_that_vllm_knows(tmp_path: Path) -> None:
+    LoraConfig(r=600).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="has rank 600, and vLLM takes at most 512: use --engine transformers"):
+        engine_rank(tmp_path)
+
+
 def test_a_plain_llm_has_no_adapter(engines: list[FakeEngine], tiny_llm: Path) -> None:
-    list(find_policy(str(tiny_llm)).load_vllm().sample(ASKS, seed=0))
+    list(find_policy(str(tiny_llm)).load_vllm(ASKS).sample(ASKS, seed=0))
     (engine,) = engines
     assert "enable_lora" not in engine.options
     assert engine.calls[0][2] is None
@@ -86,7 +104,7 @@ def test_a_plain_llm_has_no_adapter(engines: list[FakeEngine], tiny_llm: Path) -
     not torch.cuda.is_available() or importlib.util.find_spec("vllm") is None, reason="needs a CUDA GPU and vLLM"
 )
 def test_the_real_engine_answers(trained_run: Path) -> None:
-    generator = find_policy(str(trained_run)).load_vllm()
+    generator = find_policy(str(trained_run)).load_vllm(ASKS)
     first, again = (list(generator.sample(ASKS, seed=1)) for _ in range(2))
     assert first == again
     assert len(first[0]) == 3

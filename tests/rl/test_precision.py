@@ -10,8 +10,9 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import BitsAndBytesConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig, RLOOConfig
 
 from ex2.rl.ppo_trainer import PPOTrainer
@@ -48,21 +49,78 @@ def states(trainer: Any) -> set[torch.dtype]:
     return {value.dtype for state in trainer.optimizer.state.values() for value in state.values() if value.dim() > 0}
 
 
+class Gradients(TrainerCallback):
+    """Keeps the gradient that each update was made with."""
+
+    def __init__(self) -> None:
+        self.of: list[dict[str, Tensor]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.of.append({name: weight.grad.double() for name, weight in trained(model).items()})
+
+
+def moved_by_adamw(gradients: list[dict[str, Tensor]], learning_rate: float) -> dict[str, Tensor]:
+    """How far AdamW takes each weight with these gradients, without rounding."""
+    weights = {name: torch.zeros_like(grad, requires_grad=True) for name, grad in gradients[0].items()}
+    optimizer = torch.optim.AdamW(weights.values(), lr=learning_rate, weight_decay=0.0)
+    for update in gradients:
+        for name, weight in weights.items():
+            weight.grad = update[name]
+        optimizer.step()
+    return {name: weight.detach() for name, weight in weights.items()}
+
+
+def of_the_adapter(weights: dict[str, Tensor]) -> Tensor:
+    return torch.cat([weights[name].detach().double().flatten() for name in sorted(weights) if "lora_" in name])
+
+
+def apart(moved: Tensor, reference: Tensor) -> float:
+    return ((moved - reference).norm() / reference.norm()).item()
+
+
+FIFTY: dict[str, Any] = {
+    "learning_rate": 1.41e-5, "max_steps": 50, "lr_scheduler_type": "constant", "num_iterations": 2,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_small_steps_move_the_adapter_of_a_quantised_base(bits: int, folder: Path, make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer(
-        model=base(folder, bits), peft_config=lora(lora_dropout=0.0), bf16=True, learning_rate=1.41e-5, max_steps=50,
-        lr_scheduler_type="constant", num_iterations=2,
-    )  # fmt: skip
+    trainer = make_trainer(model=base(folder, bits), peft_config=lora(lora_dropout=0.0), bf16=True, **FIFTY)
+    gradients = Gradients()
+    trainer.add_callback(gradients)
     weights = trained(trainer.model)
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    before = of_the_adapter(weights).clone()
     trainer.train()
     assert states(trainer) == {torch.float32}
-    moved = torch.cat([(weights[name] != before[name]).flatten() for name in weights if "lora_" in name])
-    assert moved.float().mean() >= 0.99  # a quarter of A, in bfloat16
+    moved = of_the_adapter(weights) - before
+    assert (moved != 0).double().mean() >= 0.99  # a quarter of A, in bfloat16
+    assert len(gradients.of) == 50
+    assert apart(moved, of_the_adapter(moved_by_adamw(gradients.of, 1.41e-5))) < 1e-3
     first = next(row for row in trainer.state.log_history if "kl" in row)
     assert first["kl"] == 0
+
+
+def test_a_quantised_base_trains_its_adapter_as_the_same_weights_in_float32_do(
+    folder: Path, make_trainer: MakeTrainer
+) -> None:
+    exact = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32, bnb_4bit_quant_type="nf4")
+
+    def moved(dequantised: bool) -> Tensor:
+        model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=exact)
+        if dequantised:
+            weights_only = LlamaForCausalLM(LlamaConfig.from_pretrained(folder)).float()
+            weights_only.load_state_dict(model.dequantize().state_dict())
+            model = weights_only.eval()
+        torch.manual_seed(0)
+        # Made here: TRL rounds the start of an adapter that it makes itself to bfloat16.
+        trainer = make_trainer(model=get_peft_model(model, lora(lora_dropout=0.0)), **FIFTY)
+        weights = trained(trainer.model)
+        before = of_the_adapter(weights).clone()
+        trainer.train()
+        return of_the_adapter(weights) - before
+
+    assert apart(moved(dequantised=False), moved(dequantised=True)) < 1e-3
 
 
 @pytest.mark.parametrize(("kind", "config"), [(EX2GRPOTrainer, GRPOConfig), (EX2RLOOTrainer, RLOOConfig)])
@@ -96,3 +154,45 @@ def test_a_given_adapter_keeps_its_values_and_equals_its_frozen_copy(folder: Pat
         assert torch.equal(weights[name.replace(".default.", ".ref.")].float(), value)
     trainer.train()
     assert next(row["kl"] for row in trainer.state.log_history if "kl" in row) == 0
+
+
+def in_bfloat16(checkpoint: Path) -> None:
+    """Make a checkpoint what it was while adapters of quantised bases were trained in bfloat16."""
+
+    def half(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: half(item) for name, item in value.items()}
+        return value.bfloat16() if isinstance(value, Tensor) and value.dim() else value
+
+    adapter = checkpoint / "adapter_model.safetensors"
+    save_file(half(load_file(adapter)), adapter, metadata={"format": "pt"})
+    optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    torch.save(optimizer | {"state": half(optimizer["state"])}, checkpoint / "optimizer.pt")
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_checkpoint_in_bfloat16_goes_on_in_float32(
+    bits: int, folder: Path, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    def make(steps: int) -> PPOTrainer:
+        return make_trainer(
+            model=base(folder, bits), peft_config=lora(), bf16=True, output_dir=str(tmp_path), save_strategy="steps",
+            save_steps=2, max_steps=steps, learning_rate=1.41e-5, lr_scheduler_type="constant",
+        )  # fmt: skip
+
+    make(2).train()
+    in_bfloat16(tmp_path / "checkpoint-2")
+    saved = load_file(tmp_path / "checkpoint-2" / "adapter_model.safetensors")
+    trainer = make(12)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    weights = trained(trainer.model)
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert states(trainer) == {torch.float32}
+    adapter = {name.replace(".default", ""): weight for name, weight in weights.items() if "lora_" in name}
+    assert set(adapter) == set(saved)
+    moved = torch.cat([(adapter[name] - saved[name].float()).flatten() for name in saved])
+    assert (moved != 0).float().mean() >= 0.99
+    assert moved.abs().max() < 12 * 1.41e-5 * 1.1
+    assert {value.dtype for value in load_file(tmp_path / "checkpoint-12" / "adapter_model.safetensors").values()} == {
+        torch.float32
+    }

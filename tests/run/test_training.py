@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,9 @@ from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError
 from ex2.launch import main
 from ex2.options.parse import parse_options
+from ex2.policy.checks import inspect_policy
 from ex2.rl.precision import SampledAsScored
+from ex2.run import training
 from ex2.run.folder import read_jsonl
 from ex2.run.training import run
 from ex2.texts.questions import opening_of
@@ -266,3 +269,11 @@ def test_policies_go_on_from_openings_and_are_paid_for_all_of_the_answer(
         assert row["text"].startswith(opening)
         assert prompt.endswith(f"<|assistant|>{opening}")
         assert row["class_name"] in prompt
+
+
+def test_each_process_loads_the_policy_on_its_own_device(
+    arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "PartialState", lambda: SimpleNamespace(device=torch.device("meta")))
+    options = parse_options("ppo", arguments(tmp_path / "run"))
+    assert training._policy(options, inspect_policy(options)).model.device == torch.device("meta")

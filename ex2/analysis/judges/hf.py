@@ -80,10 +80,11 @@ class HFJudge:
         try:
             path = resolve_model(model, cache_dir, option="model")
             self._tokenizer = load_tokenizer(path)
-            loaded: Any = load_policy(ModelConfig(dtype="float32" if device == "cpu" else "auto"), path)
+            loading = ModelConfig(dtype="float32" if device == "cpu" else "auto")
+            loaded: Any = load_policy(loading, path, device=device)
         except UserError as error:
             raise UserError(f"judge {self.name}: {error}") from error
-        self._model = loaded.to(device).eval()
+        self._model = loaded.eval()
         self._accepts = set(inspect.signature(loaded.forward).parameters)
         self._chat = wants_chat("auto", self._tokenizer)
         # After "Kind:" a word begins with a blank, in the turn of an assistant without.
