@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, one_line
 from ex2.commands import (
     analyze,
     classify,
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # else Python would complain once more at its end
         sys.exit(141)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:  # OSError: full disks, folders that cannot be written, files that vanish
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ex2.base.errors import UserError
 from ex2.base.files import to_json, write_atomically
+from ex2.base.folders import unfinished
 
 
 @dataclass
@@ -40,6 +41,8 @@ class Study:
         Raises:
             UserError: The folder holds none, or not a whole one.
         """
+        if unfinished(folder) is not None:
+            raise UserError(f"{folder} holds an analysis that was not finished: run `ex2 analyze` again.")
         path = folder / "summary.json"
         if not path.is_file():
             raise UserError(f"{folder} holds no analysis: summary.json is missing; `ex2 analyze` writes it.")

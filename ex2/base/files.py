@@ -92,6 +92,11 @@ def temporary_beside(path: Path, kind: str = "tmp") -> Path:
     return path.with_name(f".ex2-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.{kind}")
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a name in a folder is one that `temporary_beside` gives."""
+    return path.name.startswith(".ex2-") and path.name.endswith(".tmp")
+
+
 _swept: set[Path] = set()
 
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
-from ex2.commands.common import bank_options, check_out, check_seed, open_scorer
+from ex2.base.folders import being_written, output_folder
+from ex2.commands.common import bank_options, check_seed, open_scorer
 
 if TYPE_CHECKING:
     from ex2.texts.descriptions import Description
 
 
+ANALYSIS = "analysis"
 _EXAMPLES = 3  # classes whose texts are printed
 
 
@@ -64,13 +66,17 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Analyse and report."""
     check_seed(arguments.seed)
+    with output_folder(arguments.out, "summary.json", ANALYSIS):
+        _analyse(arguments)
+
+
+def _analyse(arguments: argparse.Namespace) -> None:
     from ex2.analysis.judges import load_judge
     from ex2.data import LabelledImages, load_images
     from ex2.run.folder import held_equal, read_run
     from ex2.texts.descriptions import read_descriptions
     from ex2.texts.probe import read_probe, shipped_probe
 
-    check_out(arguments.out, "summary.json", "analysis")
     records = read_descriptions(arguments.descriptions)
     dataset = _only("dataset", arguments.descriptions, [r.dataset for r in records], arguments.dataset)
     images = load_images(dataset)
@@ -116,8 +122,9 @@ def run(arguments: argparse.Namespace) -> None:
         exact=arguments.exact,
         on_step=lambda step: print(f"{step} ...", flush=True),
     )
-    study.write(arguments.out)
-    report = write_report(study, arguments.out, images if isinstance(images, LabelledImages) else None)
+    with being_written(arguments.out, ANALYSIS):
+        study.write(arguments.out)
+        report = write_report(study, arguments.out, images if isinstance(images, LabelledImages) else None)
     print(f"\n{study.summary['verdict']}")
     print(format_preference(study.tables["preference"], study.tables["shares"]))
     if "probe" in study.summary:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ex2.base.cache import cache_folder
 from ex2.base.errors import UserError
+from ex2.base.files import check_writable
+from ex2.base.locks import alone_at
 from ex2.options.ex2_options import EX2Config
 
 if TYPE_CHECKING:
@@ -124,12 +128,16 @@ def sampling_plan(
     )
 
 
-def check_out(folder: Path, marker: str, content: str) -> None:
-    """Raise UserError where `folder` is a file, or holds other things than `content`, which `marker` tells."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder} is a file: name a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
-        raise UserError(f"--out {folder} is not empty and holds no {content}: name another folder.")
+@contextmanager
+def output_file(path: Path, option: str = "--out") -> Iterator[None]:
+    """Keep a file for this process, once it has been seen that it can be written.
+
+    Raises:
+        UserError: It cannot, or another process writes it.
+    """
+    check_writable(path, option)
+    with alone_at(path, option):
+        yield
 
 
 def check_seed(seed: int) -> None:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
+from ex2.base.files import check_writable
 from ex2.commands.common import (
     bank_options,
     check_sampling,
     chosen_policy,
     needed_spec,
     open_scorer,
+    output_file,
     sampling_options,
     sampling_plan,
 )
@@ -61,6 +63,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Find pairs, sample, write, and print the pair accuracy."""
     check_sampling(arguments)
     answers = _answers_path(arguments.out)
+    check_writable(arguments.out, "--out")
+    with output_file(answers):
+        _describe(arguments, answers)
+
+
+def _describe(arguments: argparse.Namespace, answers: Path) -> None:
     from ex2.data import load_images
     from ex2.zero_shot.confusion import check_pair_count, confused_pairs
 

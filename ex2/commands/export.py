@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
+from ex2.base.locks import alone_at
 
 if TYPE_CHECKING:
     from ex2.export.bundle import Bundle
@@ -69,6 +70,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("--descriptions and --no_descriptions exclude each other: leave one out.")
     out = arguments.out.expanduser()
     check_free(out, overwrite=arguments.overwrite)
+    with alone_at(out, "--out"):
+        _export(arguments, out)
+
+
+def _export(arguments: argparse.Namespace, out: Path) -> None:
     from ex2.export.bundle import write_files
     from ex2.export.collect import finished_run
     from ex2.export.folder import new_folder

@@ -16,6 +16,7 @@ from ex2.commands.common import (
     chosen_policy,
     needed_spec,
     open_scorer,
+    output_file,
     sampling_options,
     sampling_plan,
 )
@@ -61,6 +62,11 @@ def run(arguments: argparse.Namespace) -> None:
     check_sampling(arguments)
     if arguments.engine == "vllm":
         require_vllm()
+    with output_file(arguments.out):
+        _generate(arguments)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
     from ex2.data import load_images
     from ex2.policy.description_file import plan_asks, recorded, write_answers
     from ex2.texts.questions import check_questions

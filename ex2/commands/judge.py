@@ -10,6 +10,7 @@ from typing import Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
+from ex2.base.files import check_writable
 
 
 def add(commands: Any) -> None:
@@ -37,6 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Judge the labelled texts and print the agreement."""
     if len(set(arguments.judge)) < len(arguments.judge):
         raise UserError("--judge names a judge twice.")
+    if arguments.out is not None:
+        check_writable(arguments.out, "--out")
     rows = read_labels(arguments.labels)
     from ex2.analysis.agreement import agreement, format_agreement
     from ex2.analysis.judges import load_judge

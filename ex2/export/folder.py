@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ex2.base.errors import UserError
-from ex2.base.files import temporary_beside, to_json
+from ex2.base.files import sweep, temporary_beside, to_json
 
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "ex2-bundle", 1
@@ -88,9 +88,11 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     work = temporary_beside(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        sweep(out.parent)
         work.mkdir()
         yield work
         _put_in_place(work, out)
+        sweep(out.parent, "old")  # not before: of a kill between two renames it is the one bundle that is whole
     except OSError as error:
         raise UserError(f"--out {out} could not be written, and is as it was before: {error}") from error
     finally:
@@ -101,7 +103,7 @@ def _put_in_place(work: Path, out: Path) -> None:
     if not out.exists():
         os.rename(work, out)
         return
-    old = work.with_suffix(".old")
+    old = temporary_beside(out, "old")
     os.rename(out, old)
     try:
         os.rename(work, out)

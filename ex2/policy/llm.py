@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from ex2.base.cache import cache_folder
 from ex2.base.embedded_llm import EMBEDDED, embedded_gguf
 from ex2.base.errors import UserError, first_line
+from ex2.base.files import sweep, temporary_beside
 from ex2.base.hub import looks_like_path, require_repository
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def _convert_embedded(cache: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".smollm2-", dir=target.parent))
+    sweep(target.parent)
+    work = temporary_beside(target)
     try:
         read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         # transformers reads a GGUF file but refuses to train or save what came from it: move the weights to a plain model.
