@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ex2.base.errors import UserError
-from ex2.base.files import sweep, temporary_beside, to_json
+from ex2.base.files import sha256, sweep, temporary_beside, to_json
 
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "ex2-bundle", 1
@@ -21,7 +20,7 @@ FORMAT, FORMAT_VERSION = "ex2-bundle", 1
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     """Write the manifest: `facts` and the SHA-256 of every other file in `folder`."""
-    files = {name: _digest(folder / name) for name in _files_in(folder)}
+    files = {name: sha256(folder / name) for name in _files_in(folder)}
     header = {"format": FORMAT, "format_version": FORMAT_VERSION}
     (folder / MANIFEST).write_bytes(to_json({**header, **facts, "files": files}))
 
@@ -48,7 +47,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for name, digest in listed.items():
         if name not in present:
             raise UserError(f"{folder}: {name} is missing: copy or export the bundle again.")
-        if _digest(folder / name) != digest:
+        if sha256(folder / name) != digest:
             raise UserError(f"{folder}: {name} has changed since it was exported: copy or export the bundle again.")
     for name in present:
         if name not in listed:
@@ -147,7 +146,3 @@ def _files_in(folder: Path) -> list[str]:
     names = (name for name in _all_files(folder) if name != MANIFEST and not name.startswith("."))
     return [name for name in names if (folder / name).is_file()]  # not a link to nowhere
 
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
