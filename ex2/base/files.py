@@ -11,12 +11,14 @@ import shutil
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, one_line
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -31,7 +33,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     before = _ordinary(path)
-    sweep(path.parent)
+    _sweep_once(path.parent)
     # Not tempfile.mkstemp: its mode 0600 would survive the rename and lock colleagues out of a shared folder.
     temporary = temporary_beside(path)
     try:
@@ -98,14 +100,8 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(".ex2-") and path.name.endswith(".tmp")
 
 
-_swept: set[Path] = set()
-
-
 def sweep(folder: Path, kind: str = "tmp") -> None:
-    """Delete the temporary files and folders that killed processes of this machine left in `folder`, once a process."""
-    if (folder / kind) in _swept:
-        return
-    _swept.add(folder / kind)
+    """Delete the temporary files and folders that killed processes of this machine left in `folder`."""
     for path in folder.glob(f".ex2-{_HOST}-*-*.{kind}"):
         process = path.name.split("-")[-2]
         if process.isdecimal() and int(process) != os.getpid() and not psutil.pid_exists(int(process)):
@@ -119,6 +115,12 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's content, as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _sweep_once(folder: Path) -> None:
+    """At the first file that this process writes into a folder: looking through a cache of thousands at each would take long."""
+    sweep(folder)
 
 
 def to_json(content: Any) -> bytes:
@@ -151,6 +153,21 @@ def read_json(path: Path, twice: str) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: broken JSON ({error})") from None
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The options in a run's config.yaml, or another YAML file of names and values.
+
+    Raises:
+        UserError: It cannot be read, or holds something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {one_line(error)}") from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UserError(f"{path} is damaged: it must hold option: value lines.")
+    return content
 
 
 def json_object(line: bytes, keys: Sequence[str], kind: str, **options: Any) -> dict[str, Any]:

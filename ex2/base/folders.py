@@ -44,8 +44,13 @@ def check_free(folder: Path, marker: str, content: str, option: str = "--out") -
         raise UserError(f"{option} {folder} is a file: name a folder.")
     if not folder.is_dir() or (folder / marker).is_file() or unfinished(folder) == content:
         return
-    if any(not (path.name == LOCK or is_temporary(path)) for path in folder.iterdir()):
+    if not is_empty(folder):
         raise UserError(f"{option} {folder} is not empty and holds no {content}: name another folder.")
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but a lock and temporary files."""
+    return all(path.name == LOCK or is_temporary(path) for path in folder.iterdir())
 
 
 @contextmanager

@@ -254,6 +254,17 @@ def check_lora_targets(model_config: ModelConfig, model: PreTrainedModel) -> Non
         raise UserError(f"lora_target_modules={targets} names no part of the model, which has {', '.join(leaves)}.")
 
 
+def check_head(adapted: Any, where: str) -> None:
+    """Raise UserError, beginning with `where`, where a PEFT model adapts the LM head: TRL multiplies with it directly."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if isinstance(adapted.get_output_embeddings(), BaseTunerLayer):
+        raise UserError(
+            f"{where} adapts the LM head, which TRL's trainers multiply with directly: it would never be trained. Name other "
+            "parts; all-linear means all linear layers but that one."
+        )
+
+
 def load_error(option: str, name: str, error: Exception) -> UserError:
     """One clear line for a model that could not be read from its folder or the hub."""
     return UserError(

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ex2.base.embedded_llm import EMBEDDED, EMBEDDED_ID, embedded_installed
 from ex2.base.errors import UserError
+from ex2.base.files import read_settings
 from ex2.options.ex2_options import EX2Config
 from ex2.policy.llm import ADAPTER_WEIGHTS, adapter_config, load_adapter, load_policy, load_tokenizer, resolve_model
 from ex2.policy.sampler import TextGenerator
@@ -131,7 +130,7 @@ def find_policy(source: str, overrides: dict[str, Any] | None = None) -> PolicyS
     settings: dict[str, Any] = {}
     adapter: Path | None = None
     if (folder / "config.yaml").is_file():
-        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        settings = read_settings(folder / "config.yaml")
         adapter = folder / "adapter"
         if not (adapter / "adapter_config.json").is_file():
             raise UserError(
@@ -161,7 +160,7 @@ def load_generator(
 def _run_settings_above(adapter: Path) -> dict[str, Any]:
     """The options of the run that a checkpoint or adapter folder lies in, if it lies in one."""
     config = adapter.resolve().parent / "config.yaml"
-    return yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return read_settings(config) if config.is_file() else {}
 
 
 def base_of_adapter(adapter: Path) -> str | None:

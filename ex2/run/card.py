@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from ex2.base.embedded_llm import public_name
+from ex2.base.files import read_settings
 
 _SHOWN = (
     "model_name_or_path", "vlm", "dataset", "reward_funcs", "reward_normalization", "reward_scale", "questions", "pairs",
@@ -29,7 +30,7 @@ def front_matter(base: str, algorithm: str) -> str:
 
 def run_card(folder: Path) -> str:
     """Markdown card of the run in `folder`, from its config.yaml, environment.json and report, if there is one."""
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config = read_settings(folder / "config.yaml")
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     about_pairs = config.get("pairs") is not None
     report = folder / ("pair_accuracy.md" if about_pairs else "before_after.md")

@@ -17,8 +17,10 @@ from ex2.data import load_images
 from ex2.options.ex2_options import EX2Config
 from ex2.options.run_options import RunOptions, num_processes
 from ex2.policy.checks import adopt_adapter, check_adapter_kind, check_prompt_format, empty_model
-from ex2.policy.llm import adapter_config, load_tokenizer, lora_config, model_folder
+from ex2.policy.llm import adapter_config, check_head, load_tokenizer, lora_config, model_folder
 from ex2.rewards import check_rewards
+from ex2.run.folder import holds_run
+from ex2.run.rehearsal import rehearse
 from ex2.texts.questions import check_questions, load_questions
 from ex2.vlm import check_spec
 from ex2.zero_shot.confusion import check_pair_count
@@ -73,13 +75,14 @@ def describe(options: RunOptions) -> str:
     subjects, noun = (classes, "classes") if pairs is None else (2 * pairs, "ordered pairs")
     options.check_prompts(subjects * len(questions))
     _check_policy(options)
+    rehearse(options)
     parts = [
         f"Dry run of {options.algorithm.upper()}: nothing is loaded, trained or written.",
         _options_text(options),
         _batches_text(options, subjects, noun, len(questions)),
         _memory_text(options),
     ]
-    if (options.output_dir / "config.yaml").is_file() and not options.trainer.resume_from_checkpoint:
+    if holds_run(options.output_dir) and not options.trainer.resume_from_checkpoint:
         parts.append(
             f"Note: output_dir={options.output_dir} already holds a run; starting would need overwrite or resume."
         )
@@ -231,6 +234,7 @@ def policy_size(options: RunOptions) -> PolicySize:
     except ValueError as error:
         name = options.policy.model_name_or_path or EMBEDDED
         raise UserError(f"model_name_or_path={name} does not fit: {first_line(error)}") from error
+    check_head(adapted, f"lora_target_modules={options.policy.lora_target_modules}")
     text = config.get_text_config()
     heads = text.num_attention_heads
     kv_heads = getattr(text, "num_key_value_heads", None) or heads

@@ -40,6 +40,7 @@ from ex2.rl.interruptions import LeaveOnSigterm, written_by_all
 from ex2.rl.sharding import loading_whole, whole_weights
 from ex2.run import folder as run_folder
 from ex2.run.card import run_card
+from ex2.run.rehearsal import rehearse
 from ex2.run.report import write_report
 from ex2.run.trainers import EX2Trainer, build_trainer
 from ex2.run.wandb_run import check_wandb, start_wandb
@@ -76,12 +77,17 @@ def run(options: RunOptions) -> Path:
         UserError: Anything the user can mend, before training starts.
         RunStopped: Numbers that are not finite, a KL above its limit, a full disk or SIGTERM; earlier checkpoints are kept.
     """
-    state = PartialState()
     check_rewards(options.ex2.reward_funcs, options.ex2.reward_normalization)
     questions = load_questions(options.ex2.questions)
     check_questions(questions, about_pairs=options.ex2.pairs is not None)
+    with run_folder.taken(options):
+        return _run(options, questions)
+
+
+def _run(options: RunOptions, questions: Sequence[str]) -> Path:
+    state = PartialState()
     files = inspect_policy(options)
-    run_folder.check_folder(options)
+    rehearse(options)
     checkpoint = _checkpoint(options, state)
     check_wandb(options.report_to)
     require_rollout_engine(options)
@@ -104,9 +110,9 @@ def run(options: RunOptions) -> Path:
         )
         options.check_prompts(len(prompts))
         if state.is_main_process:
-            # Everything the user can mend has been checked: only now is anything deleted or written.
+            # Everything the user can mend has been checked: only now is anything moved or written.
             if checkpoint is None:
-                run_folder.clear(options.output_dir)
+                run_folder.put_aside(options.output_dir)
             run_folder.write_config(options)
             run_folder.write_json(options.output_dir / run_folder.ENVIRONMENT, _environment(options, scorer, pairs))
 
@@ -134,6 +140,7 @@ def run(options: RunOptions) -> Path:
             unfinished = options.output_dir / UNFINISHED / run_folder.ADAPTER
             policy.save_pretrained(unfinished, selected_adapters=["default"], state_dict=adapter)
             put_in_place(unfinished, options.output_dir / run_folder.ADAPTER)
+            run_folder.forget_replaced(options.output_dir)
 
     if options.ex2.before_after:
         with clock.time("sampling the aligned policy"):
@@ -150,7 +157,7 @@ def run(options: RunOptions) -> Path:
                 )
     with written_by_all(run_folder.CARD, options.output_dir):
         if state.is_main_process:
-            (options.output_dir / run_folder.CARD).write_text(run_card(options.output_dir), encoding="utf-8")
+            write_atomically(options.output_dir / run_folder.CARD, run_card(options.output_dir).encode())
     if mirror is not None:
         mirror.finish()  # last, because it waits until everything is uploaded
     return options.output_dir
