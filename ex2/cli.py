@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ex2.base.errors import UserError, one_line
+from ex2.base.ranges import RANGES, check_ranges
 from ex2.commands import (
     analyze,
     classify,
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if unknown and not hasattr(arguments, "further"):
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         arguments.further = unknown  # `ex2 train` passes them on
+        check_ranges(arguments, RANGES, "--{} {}")
         arguments.command(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough

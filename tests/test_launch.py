@@ -276,7 +276,7 @@ def test_the_commands_errors_are_one_line_too(refused: Callable[..., str], train
         (["generate", "x"], ["--out"]),
         ([*run, "--samples", "0"], ["--samples 0", "at least 1"]),
         ([*run, "--seed", "-1"], ["--seed -1"]),
-        ([*run, "--temperature", "0"], ["--temperature 0.0", "positive"]),
+        ([*run, "--temperature", "0"], ["--temperature 0.0", "at least 1e-06"]),
         ([*run, "--classes", "cat,eegle"], ["--classes eegle", "Did you mean eagle?"]),
         ([*run, "--classes", ","], ["--classes names no class"]),
         ([*run, "--questions", "studdy"], ["Did you mean study?"]),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.folders import being_written, output_folder
-from ex2.commands.common import bank_options, check_seed, open_scorer
+from ex2.commands.common import bank_options, open_scorer
 
 if TYPE_CHECKING:
     from ex2.texts.descriptions import Description
@@ -65,7 +65,6 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Analyse and report."""
-    check_seed(arguments.seed)
     with output_folder(arguments.out, "summary.json", ANALYSIS):
         _analyse(arguments)
 

@@ -11,7 +11,7 @@ from typing import Any
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.folders import being_written, output_folder
-from ex2.commands.common import bank_options, check_seed, open_scorer
+from ex2.commands.common import bank_options, open_scorer
 
 _CLASSIFICATION = "classification"
 _RESERVED = ("class_name", "template", "template_set", "random_words")
@@ -90,7 +90,6 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Classify, print and write."""
-    check_seed(arguments.seed)
     _check_options(arguments)
     out = arguments.out
     with nullcontext() if out is None else output_folder(out, "results.json", _CLASSIFICATION):

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ex2.scoring.scorer import TextScorer
 
 SPLITS = {"reward": ("reward",), "heldout": ("heldout",), "both": ("reward", "heldout")}
-_MAX_SEED = 2**31 - 1
 
 
 def bank_options(parser: argparse.ArgumentParser, default: str) -> None:
@@ -56,16 +55,6 @@ def sampling_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of the sampling; default: 0")
     parser.add_argument("--batch_size", type=int, metavar="N", default=64, help="answers sampled at once; default: 64")
-
-
-def check_sampling(arguments: argparse.Namespace) -> None:
-    """Raise UserError where a sampling option is out of range."""
-    for name in ("samples", "batch_size", "max_new_tokens"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise UserError(f"--{name} {getattr(arguments, name)} is out of range: it must be at least 1.")
-    check_seed(arguments.seed)
-    if arguments.temperature is not None and arguments.temperature <= 0:
-        raise UserError(f"--temperature {arguments.temperature} is out of range: it must be positive.")
 
 
 def chosen_policy(arguments: argparse.Namespace) -> PolicySource:
@@ -138,12 +127,6 @@ def output_file(path: Path, option: str = "--out") -> Iterator[None]:
     check_writable(path, option)
     with alone_at(path, option):
         yield
-
-
-def check_seed(seed: int) -> None:
-    """Raise UserError where a seed is out of range."""
-    if not 0 <= seed <= _MAX_SEED:
-        raise UserError(f"--seed {seed} is out of range: it must lie between 0 and {_MAX_SEED}.")
 
 
 def open_scorer(

@@ -12,7 +12,6 @@ from ex2.base.errors import UserError
 from ex2.base.files import check_writable
 from ex2.commands.common import (
     bank_options,
-    check_sampling,
     chosen_policy,
     needed_spec,
     open_scorer,
@@ -61,7 +60,6 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Find pairs, sample, write, and print the pair accuracy."""
-    check_sampling(arguments)
     answers = _answers_path(arguments.out)
     check_writable(arguments.out, "--out")
     with output_file(answers):
@@ -75,8 +73,6 @@ def _describe(arguments: argparse.Namespace, answers: Path) -> None:
     policy = _about_pairs(chosen_policy(arguments), arguments)
     dataset, vlm = needed_spec("dataset", arguments, policy), needed_spec("vlm", arguments, policy)
     most = arguments.most if arguments.most is not None else policy.settings.get("pairs") or _MOST
-    if most < 1:
-        raise UserError(f"--most {most} is out of range: it must be at least 1.")
     images = load_images(dataset)
     names = images.class_names
     check_pair_count(most, len(names), "--most ")

@@ -12,7 +12,6 @@ from ex2.base.errors import UserError
 from ex2.commands.common import (
     SPLITS,
     bank_options,
-    check_sampling,
     chosen_policy,
     needed_spec,
     open_scorer,
@@ -59,7 +58,6 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Sample, score and write."""
-    check_sampling(arguments)
     if arguments.engine == "vllm":
         require_vllm()
     with output_file(arguments.out):

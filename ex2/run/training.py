@@ -87,10 +87,10 @@ def run(options: RunOptions) -> Path:
 def _run(options: RunOptions, questions: Sequence[str]) -> Path:
     state = PartialState()
     files = inspect_policy(options)
-    rehearse(options)
     checkpoint = _checkpoint(options, state)
     check_wandb(options.report_to)
     require_rollout_engine(options)
+    rehearse(options)
     clock = Clock()
 
     with clock.time("vlm and images"):
