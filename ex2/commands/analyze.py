@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,7 @@ def _analyse(arguments: argparse.Namespace) -> None:
         known = f"name several VLMs ({', '.join(sorted(found))})" if found else "name no VLM"
         raise UserError(f"--vlm is needed: the descriptions in {arguments.descriptions} {known}.")
     vlm = arguments.vlm or found.pop()
-    run_folder = arguments.run or _run_of(records)
+    run_folder = arguments.run or _run_of(records, arguments.descriptions)
     settings, metrics = ({}, []) if run_folder is None else read_run(run_folder)
 
     device = torch_device(arguments.device)
@@ -150,11 +151,22 @@ def _only(name: str, path: Path, values: Sequence[str], wanted: str | None, seve
     return found[0]
 
 
-def _run_of(records: Sequence[Description]) -> Path | None:
-    """The run folder that all records name as their policy, if it is there."""
+def _run_of(records: Sequence[Description], file: Path) -> Path | None:
+    """The run folder that all records name as their policy, if it is there: from here, or from a folder above their file."""
     models = {record.model for record in records}
-    folder = Path(next(iter(models)))
-    return folder if len(models) == 1 and (folder / "config.yaml").is_file() else None
+    name = next(iter(models))
+    if len(models) > 1:
+        return None
+    for folder in (Path(), *file.resolve().parents):
+        if (folder / name / "config.yaml").is_file():
+            return folder / name
+    if any(record.extra.get("policy_fingerprint") for record in records):
+        print(
+            f"warning: {name}, which the descriptions come from, was not found: the untrained policy's texts and the run's split "
+            "of images are not known. Name it (--run RUN).",
+            file=sys.stderr,
+        )
+    return None
 
 
 def _base(path: Path | None, run_folder: Path | None, dataset: str, class_names: Sequence[str]) -> list[Description]:

@@ -41,6 +41,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     del facts["format"]
     listed = facts.pop("files")
+    if links := [path for path in sorted(folder.rglob("*")) if path.is_symlink() and path.is_dir()]:
+        raise UserError(
+            f"{folder}: {links[0].relative_to(folder).as_posix()} is a link to a folder, for whose files no checksum stands: "
+            "do not use this bundle, or copy it with its files (cp -rL) and export again."
+        )
     for name in listed:
         _check_inside(folder, name)
     present = _files_in(folder)
@@ -138,7 +143,7 @@ def _check_inside(folder: Path, name: str) -> None:
 
 
 def _all_files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
 def _files_in(folder: Path) -> list[str]:

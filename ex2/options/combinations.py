@@ -23,6 +23,11 @@ def check_combination(options: RunOptions) -> None:
             "use_transformers_continuous_batching=true casts the adapter to half precision at each rollout, where small updates "
             "round away: leave it out."
         )
+    if getattr(trainer, "trust_remote_code", False):
+        raise UserError(
+            "trust_remote_code=true is not supported: EX2 runs no code that comes with a model. Use a model of an architecture "
+            "that transformers has itself."
+        )
     _check_fsdp()
     target_kl = getattr(trainer, "target_kl", None)  # PPO's alone
     if target_kl is not None and os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":

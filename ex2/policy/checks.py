@@ -12,6 +12,7 @@ from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError, first_line
 from ex2.policy.llm import (
     ADAPTER_WEIGHTS,
+    NO_CODE,
     adapter_config,
     check_head,
     check_lora_targets,
@@ -163,7 +164,7 @@ def _without_weights(policy: ModelConfig, path: str) -> PreTrainedModel:
 
     name = policy.model_name_or_path or path
     try:
-        config = AutoConfig.from_pretrained(path, revision=policy.model_revision)
+        config = AutoConfig.from_pretrained(path, revision=policy.model_revision, **NO_CODE)
         model = empty_model(config)
     except (OSError, ValueError) as error:
         raise load_error("model_name_or_path", name, error) from error
@@ -181,7 +182,7 @@ def empty_model(config: Any) -> PreTrainedModel:
 
     # Else DeepSpeed ZeRO-3, where it is on, would share out the weights of this model too.
     with torch.device("meta"), set_zero3_state():
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config, **NO_CODE)
 
 
 def _adapted(model: PreTrainedModel, config: LoraConfig, where: str, hint: str = "") -> PeftModel:

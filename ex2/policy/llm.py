@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 """Files that PEFT keeps an adapter's weights in, the usual one first."""
 
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+"""Code that comes with a model is never run. Where this is left open, transformers asks, and takes a `y` from standard input."""
+
 # What transformers raises for folders and repositories that are incomplete, damaged or hold another kind of model.
 _LOAD_ERRORS = (OSError, ValueError, SafetensorError)
 
@@ -112,7 +115,9 @@ def load_tokenizer(path: str, revision: str = "main") -> PreTrainedTokenizerBase
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left", truncation_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, revision=revision, padding_side="left", truncation_side="left", **NO_CODE
+        )
     except _LOAD_ERRORS as error:
         raise load_error("model_name_or_path", path, error) from error
     if tokenizer.pad_token is None:
@@ -147,7 +152,7 @@ def load_base(path: str, *, revision: str = "main", dtype: str | None = "float32
 
     torch_dtype = dtype if dtype in (None, "auto") else getattr(torch, dtype)
     try:
-        return AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=torch_dtype, **options)
+        return AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=torch_dtype, **NO_CODE, **options)
     except ImportError as error:
         option = f"attn_implementation={options.get('attn_implementation')}"
         raise UserError(f"{option} needs a package that is not installed: {first_line(error)}") from error

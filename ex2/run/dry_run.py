@@ -17,7 +17,7 @@ from ex2.data import load_images
 from ex2.options.ex2_options import EX2Config
 from ex2.options.run_options import RunOptions, num_processes
 from ex2.policy.checks import adopt_adapter, check_adapter_kind, check_prompt_format, empty_model
-from ex2.policy.llm import adapter_config, check_head, load_tokenizer, lora_config, model_folder
+from ex2.policy.llm import NO_CODE, adapter_config, check_head, load_tokenizer, lora_config, model_folder
 from ex2.rewards import check_rewards
 from ex2.run.folder import holds_run
 from ex2.run.rehearsal import rehearse
@@ -281,7 +281,9 @@ def _config(folder: Path | None, name: str, option: str, revision: str = "main")
         except UserError as error:
             raise _Unknown(f"unknown: {error}") from error
     try:
-        return AutoConfig.from_pretrained(str(folder or name), revision=revision, local_files_only=offline)
+        return AutoConfig.from_pretrained(
+            str(folder or name), revision=revision, local_files_only=offline, **NO_CODE
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"{option}: its config.json could not be read: {first_line(error)}") from error
 
@@ -316,7 +318,7 @@ def _text_tower_parameters(spec: str) -> int:
         folder, name = text_tower_folder(), spec
     config = _config(folder, name, f"vlm={spec}")
     with torch.device("meta"):
-        model = AutoModel.from_config(config)
+        model = AutoModel.from_config(config, **NO_CODE)
     return sum(p.numel() for name, p in model.named_parameters() if "vision" not in name and "visual" not in name)
 
 

@@ -35,7 +35,7 @@ from ex2.rewards import RewardStats, check_rewards
 from ex2.rewards.build import similarity_rewards
 from ex2.rewards.normalization import reward_groups
 from ex2.rewards.similarity import raw_rewards
-from ex2.rl.checkpoints import UNFINISHED, damage, newest_whole, put_in_place
+from ex2.rl.checkpoints import UNFINISHED, damage, finish, newest_whole
 from ex2.rl.interruptions import LeaveOnSigterm, written_by_all
 from ex2.rl.sharding import loading_whole, whole_weights
 from ex2.run import folder as run_folder
@@ -139,7 +139,7 @@ def _run(options: RunOptions, questions: Sequence[str]) -> Path:
         if state.is_main_process:
             unfinished = options.output_dir / UNFINISHED / run_folder.ADAPTER
             policy.save_pretrained(unfinished, selected_adapters=["default"], state_dict=adapter)
-            put_in_place(unfinished, options.output_dir / run_folder.ADAPTER)
+            finish(unfinished, options.output_dir / run_folder.ADAPTER)
             run_folder.forget_replaced(options.output_dir)
 
     if options.ex2.before_after:
