@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from ex2.base.errors import UserError, one_line
 from ex2.base.ranges import RANGES, check_ranges
+from ex2.base.shown import printable
 from ex2.commands import (
     analyze,
     classify,
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )  # else Python would complain once more at its end
         sys.exit(141)
     except (UserError, OSError) as error:  # OSError: full disks, folders that cannot be written, files that vanish
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {printable(one_line(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 from ex2.base.errors import RunStopped, UserError, one_line
+from ex2.base.shown import printable
 
 
 def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
@@ -31,7 +32,7 @@ def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
 
         run(options)
     except (UserError, OSError) as error:  # OSError: full disks, folders that cannot be written, files that vanish
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {printable(one_line(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

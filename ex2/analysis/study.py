@@ -12,6 +12,7 @@ import pandas as pd
 from ex2.base.errors import UserError
 from ex2.base.files import to_json, write_atomically
 from ex2.base.folders import unfinished
+from ex2.base.shown import to_csv
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Study:
         """Write ``summary.json`` and each table as Parquet and CSV into ``folder/tables``, each file atomically."""
         for name, table in self.tables.items():
             write_atomically(folder / "tables" / f"{name}.parquet", table.to_parquet(index=False))
-            write_atomically(folder / "tables" / f"{name}.csv", table.to_csv(index=False).encode())
+            write_atomically(folder / "tables" / f"{name}.csv", to_csv(table))
         write_atomically(folder / "summary.json", to_json(self.summary))
 
     @classmethod

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.folders import being_written, output_folder
+from ex2.base.shown import printable, say
 from ex2.commands.common import bank_options, open_scorer
 
 if TYPE_CHECKING:
@@ -125,18 +126,18 @@ def _analyse(arguments: argparse.Namespace) -> None:
     with being_written(arguments.out, ANALYSIS):
         study.write(arguments.out)
         report = write_report(study, arguments.out, images if isinstance(images, LabelledImages) else None)
-    print(f"\n{study.summary['verdict']}")
-    print(format_preference(study.tables["preference"], study.tables["shares"]))
+    say(f"\n{study.summary['verdict']}")
+    say(format_preference(study.tables["preference"], study.tables["shares"]))
     if "probe" in study.summary:
-        print(f"\n{study.summary['probe']['sentence']}")
-        print(format_probe(study.tables["probe"]))
+        say(f"\n{study.summary['probe']['sentence']}")
+        say(format_probe(study.tables["probe"]))
     for example in study.summary["examples"][:_EXAMPLES]:
-        print(f"\n{example['class_name']}\n  before  {example['before']}\n  after   {example['after']}")
+        say(f"\n{example['class_name']}\n  before  {example['before']}\n  after   {example['after']}")
     if study.summary["warnings"]:
-        print()
+        say()
     for warning in study.summary["warnings"]:
-        print(f"warning: {warning}")
-    print(f"\nReport: {report}")
+        say(f"warning: {warning}")
+    say(f"\nReport: {report}")
 
 
 def _only(name: str, path: Path, values: Sequence[str], wanted: str | None, several: bool = False) -> str:
@@ -162,7 +163,7 @@ def _run_of(records: Sequence[Description], file: Path) -> Path | None:
             return folder / name
     if any(record.extra.get("policy_fingerprint") for record in records):
         print(
-            f"warning: {name}, which the descriptions come from, was not found: the untrained policy's texts and the run's split "
+            f"warning: {printable(name)}, which the descriptions come from, was not found: the untrained policy's texts and the run's split "
             "of images are not known. Name it (--run RUN).",
             file=sys.stderr,
         )

@@ -11,6 +11,7 @@ from typing import Any
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.folders import being_written, output_folder
+from ex2.base.shown import say
 from ex2.commands.common import bank_options, open_scorer
 
 _CLASSIFICATION = "classification"
@@ -135,11 +136,11 @@ def _classify(arguments: argparse.Namespace) -> None:
         cache=cache_folder(arguments.cache_dir) / "texts",
         seed=arguments.seed,
     )
-    print(f"{scorer.bank.vlm_name}, {len(comparison.labels)} {arguments.split} images of {images.name}, in percent:")
-    print(comparison.table())
+    say(f"{scorer.bank.vlm_name}, {len(comparison.labels)} {arguments.split} images of {images.name}, in percent:")
+    say(comparison.table())
     for row in comparison.rows:
         if row["cut_texts"]:
-            print(
+            say(
                 f"warning: {row['system']}: the VLM cut {row['cut_texts']} of {row['texts']} texts, which are too long."
             )
     if arguments.out is not None:
@@ -157,7 +158,7 @@ def _classify(arguments: argparse.Namespace) -> None:
         }
         with being_written(arguments.out, _CLASSIFICATION):
             comparison.write(arguments.out, meta)
-        print(f"Written: {arguments.out}")
+        say(f"Written: {arguments.out}")
 
 
 def _check_options(arguments: argparse.Namespace) -> None:

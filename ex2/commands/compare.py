@@ -9,6 +9,7 @@ from typing import Any
 
 from ex2.base.errors import UserError
 from ex2.base.folders import being_written, output_folder
+from ex2.base.shown import say, to_csv
 
 _COMPARISON = "comparison"
 
@@ -48,12 +49,12 @@ def _compare(arguments: argparse.Namespace, folders: list[str]) -> None:
     names = study_names(folders, [str(study.summary["meta"].get("vlm")) for study in studies])
     comparison = compare(dict(zip(names, studies, strict=True)), seed=arguments.seed)
     text = format_comparison(comparison)
-    print(text)
+    say(text)
     if arguments.out is not None:
         with being_written(arguments.out, _COMPARISON):
             for name, table in comparison_tables(comparison).items():
                 write_atomically(arguments.out / f"{name}.parquet", table.to_parquet(index=False))
-                write_atomically(arguments.out / f"{name}.csv", table.to_csv(index=False).encode())
+                write_atomically(arguments.out / f"{name}.csv", to_csv(table))
             write_atomically(arguments.out / "comparison.txt", (text + "\n").encode())
             write_atomically(arguments.out / "comparison.png", comparison_png(comparison.studies))
-        print(f"Written: {arguments.out}")
+        say(f"Written: {arguments.out}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.files import check_writable
+from ex2.base.shown import say
 from ex2.commands.common import (
     bank_options,
     chosen_policy,
@@ -100,12 +101,12 @@ def _describe(arguments: argparse.Namespace, answers: Path) -> None:
 
     pairs = [pair for pair in confused if pair in written.pairs]
     sentences = sum(map(len, written.about().values()))
-    print(f"{arguments.out}: {sentences} sentences about {len(pairs)} of the {most} pairs that {vlm} confuses most")
+    say(f"{arguments.out}: {sentences} sentences about {len(pairs)} of the {most} pairs that {vlm} confuses most")
     systems = [
         score_pairs("template", scorer, name_texts(names, pairs), pairs),
         score_pairs(arguments.out.name, scorer, written.about(), pairs),
     ]
-    print(format_table(summarise(systems, names, pairs)))
+    say(format_table(summarise(systems, names, pairs)))
 
 
 def _answers_path(out: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
+from ex2.base.shown import say
 from ex2.commands.common import (
     SPLITS,
     bank_options,
@@ -80,7 +81,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     plan = sampling_plan(arguments, policy, images.name, asks, **engine, vlm=None if vlm == "none" else vlm)
     done = recorded(plan, arguments.out, images.class_names)
     if len(done) == len(plan):
-        print(f"{arguments.out} is complete: it holds all {len(plan)} descriptions.")
+        say(f"{arguments.out} is complete: it holds all {len(plan)} descriptions.")
         return
     device = torch_device(arguments.device)
     score = None
@@ -100,7 +101,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     )
     blank = write_answers(plan, arguments.out, done, generator, score)
     note = f"; {blank} were left out, as all attempts at them were blank" if blank else ""
-    print(f"Wrote {len(plan) - len(done) - blank} descriptions of {len({a.class_id for a in plan.asks})} classes to "
+    say(f"Wrote {len(plan) - len(done) - blank} descriptions of {len({a.class_id for a in plan.asks})} classes to "
           f"{arguments.out}, which now holds {len(plan) - blank}{note}.")  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.files import check_writable
+from ex2.base.shown import say
 
 
 def add(commands: Any) -> None:
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
             [j.best for j in answers[second]], [j.best for j in answers[first]], classes
         )
     for title, result in results.items():
-        print(f"{title}\n{format_agreement(result)}\n")
+        say(f"{title}\n{format_agreement(result)}\n")
     if arguments.out is not None:
         numbers = {title: result.as_dict() for title, result in results.items()}
         write_atomically(arguments.out, (json.dumps(numbers, indent=2) + "\n").encode())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ex2.base.device import torch_device
+from ex2.base.shown import say
 from ex2.commands.common import SPLITS, bank_options, open_scorer, output_file
 
 
@@ -47,5 +48,5 @@ def _score(arguments: argparse.Namespace) -> None:
     scored, summary = score_and_summarise(records, scorer, SPLITS[arguments.split])
     out = arguments.out or arguments.descriptions
     write_descriptions(out, scored)
-    print(f"{out}: {summary.n} descriptions of {summary.classes} classes, scored by {arguments.vlm} on {images.name}")
-    print(format_scores(summary))
+    say(f"{out}: {summary.n} descriptions of {summary.classes} classes, scored by {arguments.vlm} on {images.name}")
+    say(format_scores(summary))

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
+from ex2.base.shown import printable
 from ex2.data.labelled import SPLITS, LabelledImages, fingerprint_of
 from ex2.data.planted import PlantedImages, plant
 from ex2.data.selection import check_classes, choose_images, some_of
@@ -360,7 +361,7 @@ def _bytes(image: Image.Image | Broken) -> int:
 
 def _warn_of_skipped(dataset: str, skipped: Sequence[str]) -> None:
     if skipped and _process()[0] == 0:
-        logger.warning("dataset %s: %d broken image file(s) skipped: %s.", dataset, len(skipped), some_of(skipped))
+        logger.warning("dataset %s: %d broken image file(s) skipped: %s.", dataset, len(skipped), printable(some_of(skipped)))
 
 
 def _process() -> tuple[int, int]:

@@ -271,6 +271,18 @@ def test_the_card_shows_the_runs_own_results(bundle: Bundle) -> None:
         in card
     )
     assert "| crane | a\\|b c |" in card
+    hostile = "![x](http://a.b) <img src=x>\u202e"
+    facts = bundle.facts | {
+        "name": hostile,
+        "base_model": {"name": hostile, "revision": "main", "licence": hostile},
+        "vlm": {"name": hostile, "fingerprint": "f" * 64},
+        "dataset": {"name": hostile, "classes": 4},
+        "training": {"algorithm": "ppo", "reward_funcs": [hostile]},
+    }
+    safe = bundle_card(facts, [replace(bundle.records[0], class_name=hostile, text=hostile)])
+    body = safe.split("---", 2)[2]
+    assert body.count(r"\!\[x\](http://a.b) \<img src=x\>\[U+202E\]") == 8
+    assert "![" not in body
     assert "Licence of the base model: not known here: see the card of the base model." in card
 
 
