@@ -7,7 +7,17 @@ import sys
 import warnings
 from collections.abc import Callable
 
-_OPERATIONS = ("os.open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate", "shutil.rmtree", "open")
+_OPERATIONS = (
+    "os.open",
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.link",
+    "os.truncate",
+    "shutil.rmtree",
+    "open",
+)
 
 
 def killed_before(operation: int, action: Callable[[], object], within: str) -> bool:

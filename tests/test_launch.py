@@ -75,7 +75,10 @@ def _assert_words(line: str, *words: str) -> None:
         ({"model_name_or_path": "./no-model"}, ["model_name_or_path=./no-model", "not a folder"]),
         ({"adapter_name_or_path": "/tmp"}, ["/tmp holds no adapter"]),
         ({"lora_target_modules": ["query"]}, ["lora_target_modules=query", "q_proj"]),
-        ({"lora_target_modules": ["q_proj", "lm_head"]}, ["lora_target_modules=['q_proj', 'lm_head'] adapts the LM head"]),
+        (
+            {"lora_target_modules": ["q_proj", "lm_head"]},
+            ["lora_target_modules=['q_proj', 'lm_head'] adapts the LM head"],
+        ),
         ({"prompt_format": "chat"}, ["prompt_format=plain"]),
         ({"resume_from_checkpoint": "true"}, ["resume_from_checkpoint", "holds no run"]),
         ({"load_in_8bit": True}, ["load_in_8bit=true needs"]),

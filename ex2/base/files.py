@@ -68,7 +68,9 @@ def check_writable(path: Path, option: str) -> None:
     if not folder.is_dir():
         raise UserError(f"{option} {path} lies below {folder}, which is a file: name another one.")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{option} {path}: the folder {folder} takes no files (read-only, or not yours): name another one.")
+        raise UserError(
+            f"{option} {path}: the folder {folder} takes no files (read-only, or not yours): name another one."
+        )
 
 
 def _ordinary(path: Path) -> os.stat_result | None:

@@ -36,7 +36,7 @@ def markdown(text: str) -> str:
 
 
 def to_csv(table: pd.DataFrame) -> bytes:
-    """A table as CSV in UTF-8, its texts `printable`, with an apostrophe before those that a spreadsheet would take for formulas."""
+    """A table as CSV in UTF-8: texts are `printable`, with an apostrophe before what a spreadsheet would take for a formula."""
 
     def cell(value: object) -> object:
         if not isinstance(value, str):

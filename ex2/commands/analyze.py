@@ -163,8 +163,8 @@ def _run_of(records: Sequence[Description], file: Path) -> Path | None:
             return folder / name
     if any(record.extra.get("policy_fingerprint") for record in records):
         print(
-            f"warning: {printable(name)}, which the descriptions come from, was not found: the untrained policy's texts and the run's split "
-            "of images are not known. Name it (--run RUN).",
+            f"warning: {printable(name)}, which the descriptions come from, was not found: the untrained policy's texts and "
+            "the run's split of images are not known. Name it (--run RUN).",
             file=sys.stderr,
         )
     return None

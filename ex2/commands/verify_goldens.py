@@ -34,7 +34,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--device", default="auto", help="torch device; default: auto (a GPU where there is one)")
     parser.add_argument("--cache_dir", metavar="DIR", help="folder of banks; default: $EX2_CACHE or ~/.cache/ex2")
     # The bank's two sides are joined again, so how it splits does not matter.
-    parser.set_defaults(command=run, images_per_class=RANGES["images_per_class"][1], heldout_fraction=None, split_seed=None)
+    parser.set_defaults(
+        command=run, images_per_class=RANGES["images_per_class"][1], heldout_fraction=None, split_seed=None
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -143,11 +143,12 @@ def _check_inside(folder: Path, name: str) -> None:
 
 
 def _all_files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    )
 
 
 def _files_in(folder: Path) -> list[str]:
     """Names of the files that a manifest speaks for: not itself, nor what git, the hub or a desktop hides in a folder."""
     names = (name for name in _all_files(folder) if name != MANIFEST and not name.startswith("."))
     return [name for name in names if (folder / name).is_file()]  # not a link to nowhere
-

@@ -182,7 +182,9 @@ def _digest(adapter: Path) -> str:
         raise UserError(f"{adapter} holds no weights: {ADAPTER_WEIGHTS[0]} is missing.")
     problem = damage(adapter) if (adapter / MANIFEST).is_file() else _cut_off(files[0])
     if problem is not None:
-        raise UserError(f"{adapter} is damaged: {problem}. Copy it again, or resume its run (--resume_from_checkpoint true).")
+        raise UserError(
+            f"{adapter} is damaged: {problem}. Copy it again, or resume its run (--resume_from_checkpoint true)."
+        )
     return sha256(files[0])[:16]
 
 

@@ -1,8 +1,8 @@
 """Checkpoints on disk: one takes its place in a single step, and damage done to it later is seen before it is loaded.
 
 A checkpoint is written in `.unfinished/` within the run folder and renamed when all its files are there. Its manifest lists
-them with their sizes and checksums. One that goes is first moved to `.unfinished/` too, so that `checkpoint-N` is whole as long as it is
-there. What a killed process leaves in `.unfinished/` is deleted at the next start.
+them with their sizes and checksums. One that goes is first moved to `.unfinished/` too, so that `checkpoint-N` is whole as
+long as it is there. What a killed process leaves in `.unfinished/` is deleted at the next start.
 """
 
 from __future__ import annotations

@@ -281,9 +281,7 @@ def _config(folder: Path | None, name: str, option: str, revision: str = "main")
         except UserError as error:
             raise _Unknown(f"unknown: {error}") from error
     try:
-        return AutoConfig.from_pretrained(
-            str(folder or name), revision=revision, local_files_only=offline, **NO_CODE
-        )
+        return AutoConfig.from_pretrained(str(folder or name), revision=revision, local_files_only=offline, **NO_CODE)
     except (OSError, ValueError) as error:
         raise UserError(f"{option}: its config.json could not be read: {first_line(error)}") from error
 

@@ -361,7 +361,9 @@ def _bytes(image: Image.Image | Broken) -> int:
 
 def _warn_of_skipped(dataset: str, skipped: Sequence[str]) -> None:
     if skipped and _process()[0] == 0:
-        logger.warning("dataset %s: %d broken image file(s) skipped: %s.", dataset, len(skipped), printable(some_of(skipped)))
+        logger.warning(
+            "dataset %s: %d broken image file(s) skipped: %s.", dataset, len(skipped), printable(some_of(skipped))
+        )
 
 
 def _process() -> tuple[int, int]:

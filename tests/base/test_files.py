@@ -91,10 +91,11 @@ def dead_process() -> int:
 
 def test_temporary_files_of_the_dead_go_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, parents = temporary_beside(tmp_path / "x"), temporary_beside(tmp_path / "x")
+    ended = dead_process()
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", os.getppid)  # a process that is alive
         parents = temporary_beside(tmp_path / "x")
-        patch.setattr(os, "getpid", lambda dead=dead_process(): dead)
+        patch.setattr(os, "getpid", lambda: ended)
         dead, folder = temporary_beside(tmp_path / "x"), temporary_beside(tmp_path / "y")
         patch.setattr(files, "_HOST", "elsewhere")  # where its process may be alive
         far = temporary_beside(tmp_path / "x")

@@ -44,7 +44,10 @@ def test_an_old_analysis_is_unfinished_while_it_is_written_again(tmp_path: Path)
 
 def test_what_is_not_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for folder, words in ((tmp_path, "is not empty and holds no analysis"), (tmp_path / "file", "is a file: name a folder")):
+    for folder, words in (
+        (tmp_path, "is not empty and holds no analysis"),
+        (tmp_path / "file", "is a file: name a folder"),
+    ):
         with pytest.raises(UserError, match=words):
             write(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -22,7 +22,9 @@ def descriptions(class_folder: Path, tmp_path: Path) -> Path:
     write_descriptions(
         path,
         [
-            Description(f"folder:{class_folder}", i, name, "q", text.format(name), "m", 0, {}, extra={"vlm": "pictogram"})
+            Description(
+                f"folder:{class_folder}", i, name, "q", text.format(name), "m", 0, {}, extra={"vlm": "pictogram"}
+            )
             for i, name in enumerate(NAMES)
             for text in texts
         ],

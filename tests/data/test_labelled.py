@@ -242,9 +242,16 @@ def test_importing_the_readers_imports_no_torch() -> None:
 
 @pytest.mark.parametrize(
     ("size", "decoded"),
-    [((4000, 3000), (2000, 1500)), ((9000, 8200), (1125, 1025)), ((2047, 4000), (2047, 4000)), ((640, 480), (640, 480))],
+    [
+        ((4000, 3000), (2000, 1500)),
+        ((9000, 8200), (1125, 1025)),
+        ((2047, 4000), (2047, 4000)),
+        ((640, 480), (640, 480)),
+    ],
 )
-def test_a_large_jpeg_is_decoded_at_a_smaller_size(tmp_path: Path, size: tuple[int, int], decoded: tuple[int, int]) -> None:
+def test_a_large_jpeg_is_decoded_at_a_smaller_size(
+    tmp_path: Path, size: tuple[int, int], decoded: tuple[int, int]
+) -> None:
     Image.new("RGB", size, "teal").save(tmp_path / "photo.jpg", quality=30)
     assert open_image(tmp_path / "photo.jpg").size == decoded
     Image.new("L", (2100, 2100)).save(tmp_path / "drawing.png")

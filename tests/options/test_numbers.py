@@ -32,7 +32,9 @@ def kinds(hint: Any) -> set[Any]:
 
 def numbers_of(*parts: type) -> list[str]:
     """Options of a training run that take numbers."""
-    hints = [(field.name, typing.get_type_hints(part)[field.name]) for part in parts for field in fields(part) if field.init]
+    hints = [
+        (field.name, typing.get_type_hints(part)[field.name]) for part in parts for field in fields(part) if field.init
+    ]
     return [name for name, hint in hints if kinds(hint) & {int, float}]
 
 

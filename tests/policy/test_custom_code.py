@@ -45,7 +45,9 @@ def test_no_command_runs_it(
     model: Path, arguments: Arguments, bundle: Bundle, tmp_path: Path, refused: Callable[[list[str]], str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    line = refused(["generate", str(model), "--dataset", "pictograms", "--vlm", "none", "--out", str(tmp_path / "x.jsonl")])
+    line = refused(
+        ["generate", str(model), "--dataset", "pictograms", "--vlm", "none", "--out", str(tmp_path / "x.jsonl")]
+    )
     assert f"{model} could not be loaded" in line
     with pytest.raises(SystemExit) as stop:
         train("ppo", arguments(tmp_path / "run", model_name_or_path=model))

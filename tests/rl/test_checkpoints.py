@@ -74,7 +74,9 @@ def test_flipped_bytes_are_seen(tmp_path: Path, name: str) -> None:
     assert damage(checkpoint) == f"{name} has changed since it was written"
 
 
-@pytest.mark.parametrize("content", ["[]", '{"sizes": 3}', '{"sizes": {"a": null}}', '{"sizes": {}, "sha256": 1}', "[" * 5000])
+@pytest.mark.parametrize(
+    "content", ["[]", '{"sizes": 3}', '{"sizes": {"a": null}}', '{"sizes": {}, "sha256": 1}', "[" * 5000]
+)
 def test_a_manifest_of_another_shape_is_broken(tmp_path: Path, content: str) -> None:
     (write(tmp_path, 3) / MANIFEST).write_text(content)
     assert damage(tmp_path / "checkpoint-3") == f"{MANIFEST} is broken"

@@ -141,7 +141,10 @@ def test_a_start_that_was_killed_is_a_run(options: RunOptions) -> None:
 def test_two_processes_do_not_share_a_folder(options: RunOptions) -> None:
     options.ex2.overwrite = True
     with run_folder.taken(options):
-        with pytest.raises(UserError, match=r"^output_dir .*/run is in use by process \d+ on "), run_folder.taken(options):
+        with (
+            pytest.raises(UserError, match=r"^output_dir .*/run is in use by process \d+ on "),
+            run_folder.taken(options),
+        ):
             pass
         start(options)
     assert tree(options.output_dir) == ["config.yaml", "environment.json"]

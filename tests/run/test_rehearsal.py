@@ -27,7 +27,10 @@ Arguments = Callable[..., list[str]]
         ({"reward_weights": [1.0]}, "refuses these options: .*reward weights"),
         ({"eval_strategy": "steps"}, "refuses these options: .*eval"),
         ({"report_to": "foo"}, "refuses these options: foo is not supported"),
-        ({"push_to_hub": True}, r"push_to_hub=true: the hub does not answer or takes no token: .*ex2 export --push_to_hub"),
+        (
+            {"push_to_hub": True},
+            r"push_to_hub=true: the hub does not answer or takes no token: .*ex2 export --push_to_hub",
+        ),
         ({"use_liger_kernel": True}, "refuses these options: .*[Ll]iger"),
         ({"optim": "galore_adamw"}, "refuses these options: .*galore"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "refuses these options: .*min_lr"),

@@ -619,7 +619,9 @@ def test_large_images_are_bound_by_their_bytes(tmp_path: Path, cache: Path, monk
     monkeypatch.setattr(FakeVLM, "encode_images", encode_images)
     bank = build(root, cache, vlm)
     assert len(bank) == 40
-    assert most <= 2 * 6 + (os.cpu_count() or 1) + 2  # six fit of the mixture of large and small, twice, and one a thread
+    assert (
+        most <= 2 * 6 + (os.cpu_count() or 1) + 2
+    )  # six fit of the mixture of large and small, twice, and one a thread
 
 
 def test_an_encoder_that_fails_does_not_leave_threads_waiting(
