@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from ex2.base.folders import UNFINISHED
+from ex2.base.locks import alone_at, alone_in
 from ex2.cli import main
 from ex2.texts.descriptions import Description, write_descriptions
 from tests.kills import killed_before
@@ -89,3 +92,46 @@ def test_an_unfinished_analysis_is_not_compared(tmp_path: Path, refused: Callabl
     (tmp_path / "b" / UNFINISHED).write_text("analysis")
     line = refused(["compare", str(tmp_path / "a"), str(tmp_path / "b")])
     assert line.endswith(f"{tmp_path / 'b'} holds an analysis that was not finished: run `ex2 analyze` again.")
+
+
+@pytest.mark.parametrize(
+    ("line", "lock"),
+    [
+        (["generate", "smollm2", "--out", "OUT.jsonl"], alone_at),
+        (["describe-pairs", "smollm2", "--out", "OUT.json"], alone_at),
+        (["score", "OUT.jsonl", "--vlm", "pictogram", "--dataset", "pictograms"], alone_at),
+        (["export", "run", "--out", "OUT"], alone_at),
+        (["analyze", "texts.jsonl", "--out", "OUT"], alone_in),
+        (["classify", "--vlm", "pictogram", "--dataset", "pictograms", "--out", "OUT"], alone_in),
+        (["compare", "a", "b", "--out", "OUT"], alone_in),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_second_process_is_told_of_the_first(
+    line: list[str],
+    lock: Callable[[Path, str], AbstractContextManager[None]],
+    tmp_path: Path,
+    refused: Callable[[list[str]], str],
+) -> None:
+    line = [part.replace("OUT", str(tmp_path / "out")) for part in line]
+    held = Path(next(part for part in line if part.startswith(str(tmp_path))))
+    if line[0] == "describe-pairs":
+        held = held.with_suffix(".jsonl")  # where the answers are kept as they come
+    with lock(held, "--out"):
+        assert f"--out {held} is in use by process {os.getpid()} on " in refused(line)
+
+
+@pytest.mark.parametrize("command", ["generate", "describe-pairs", "judge", "score"])
+def test_an_output_that_cannot_be_written_is_seen_before_the_work(
+    command: str, tmp_path: Path, refused: Callable[[list[str]], str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "labels.jsonl").write_text('{"class_name": "owl", "text": "It flies.", "category": "visual"}\n')
+    out = tmp_path / "file" / "out.json"
+    line = {
+        "generate": ["generate", "smollm2", "--dataset", "pictograms"],
+        "describe-pairs": ["describe-pairs", "smollm2"],
+        "judge": ["judge", "--labels", str(tmp_path / "labels.jsonl")],
+        "score": ["score", str(tmp_path / "labels.jsonl"), "--vlm", "pictogram", "--dataset", "pictograms"],
+    }[command]
+    assert f"--out {out} lies below {tmp_path / 'file'}, which is a file" in refused([*line, "--out", str(out)])
