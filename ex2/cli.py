@@ -11,7 +11,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, one_line
+from ex2.base.ranges import RANGES, check_ranges
+from ex2.base.shown import printable
 from ex2.commands import (
     analyze,
     classify,
@@ -50,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if unknown and not hasattr(arguments, "further"):
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         arguments.further = unknown  # `ex2 train` passes them on
+        check_ranges(arguments, RANGES, "--{} {}")
         arguments.command(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
@@ -57,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # else Python would complain once more at its end
         sys.exit(141)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:  # OSError: full disks, folders that cannot be written, files that vanish
+        print(f"error: {printable(one_line(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

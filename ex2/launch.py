@@ -7,7 +7,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from ex2.base.errors import RunStopped, UserError
+from ex2.base.errors import RunStopped, UserError, one_line
+from ex2.base.shown import printable
 
 
 def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
@@ -30,9 +31,12 @@ def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
         from ex2.run.training import run
 
         run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:  # OSError: full disks, folders that cannot be written, files that vanish
+        print(f"error: {printable(one_line(error))}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
     except RunStopped as stop:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {stop}" if stop.status == 1 else stop, file=sys.stderr)

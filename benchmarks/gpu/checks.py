@@ -134,6 +134,7 @@ def small_trainer(policy: Any, vlm: Any, algorithm: str = "ppo", **options: Any)
     """EX2's own trainer around a small policy, with two micro-batches of 8 texts in a rollout and two updates on it."""
     line: dict[str, Any] = {
         "lora_r": 8,
+        "lora_dropout": 0.0,  # GRPO keeps it on, and devices draw it differently
         "per_device_train_batch_size": 8,
         "steps_per_generation": 2,
         "gradient_accumulation_steps": 2,

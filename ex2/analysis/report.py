@@ -25,6 +25,7 @@ from ex2.analysis.judging import APART_PER_CLASS
 from ex2.analysis.probe import READINGS, above
 from ex2.analysis.study import Study
 from ex2.base.files import write_atomically
+from ex2.base.shown import printable
 from ex2.data import LabelledImages, PlantedImages
 from ex2.scoring.bank import BROKEN_IMAGE
 from ex2.stats.before_after import SPOKEN_NAMES
@@ -136,6 +137,7 @@ def render(study: Study, plots: Mapping[str, study_plots.Plot], images: Labelled
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # Markup is not foreign
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -11,6 +11,8 @@ import pandas as pd
 
 from ex2.base.errors import UserError
 from ex2.base.files import to_json, write_atomically
+from ex2.base.folders import unfinished
+from ex2.base.shown import to_csv
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Study:
         """Write ``summary.json`` and each table as Parquet and CSV into ``folder/tables``, each file atomically."""
         for name, table in self.tables.items():
             write_atomically(folder / "tables" / f"{name}.parquet", table.to_parquet(index=False))
-            write_atomically(folder / "tables" / f"{name}.csv", table.to_csv(index=False).encode())
+            write_atomically(folder / "tables" / f"{name}.csv", to_csv(table))
         write_atomically(folder / "summary.json", to_json(self.summary))
 
     @classmethod
@@ -40,6 +42,8 @@ class Study:
         Raises:
             UserError: The folder holds none, or not a whole one.
         """
+        if unfinished(folder) is not None:
+            raise UserError(f"{folder} holds an analysis that was not finished: run `ex2 analyze` again.")
         path = folder / "summary.json"
         if not path.is_file():
             raise UserError(f"{folder} holds no analysis: summary.json is missing; `ex2 analyze` writes it.")

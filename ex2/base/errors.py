@@ -17,6 +17,11 @@ class RunStopped(RuntimeError):
     status = 1
 
 
+def one_line(error: BaseException) -> str:
+    """An error's text in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text that says something, else the name of its kind."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -2,40 +2,127 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import platform
 import secrets
+import shutil
+import stat
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ex2.base.errors import UserError
+import psutil
+import yaml
+
+from ex2.base.errors import UserError, one_line
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a whole file or leave the old one as it was: temporary file beside it, then ``os.replace``.
 
+    A link stays, and what it points to is written; a file that is there keeps its mode and, where that is allowed, its owner.
+
     Raises:
+        UserError: What is there is a device, a pipe or a folder, which a file must not take the place of.
         OSError: The disk refuses; no half-written file is left behind.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    before = _ordinary(path)
+    _sweep_once(path.parent)
     # Not tempfile.mkstemp: its mode 0600 would survive the rename and lock colleagues out of a shared folder.
     temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
+            if before is not None:
+                with suppress(PermissionError):  # only root gives files away
+                    os.fchown(file.fileno(), before.st_uid, before.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def temporary_beside(path: Path) -> Path:
-    """A hidden name in the folder of `path` that no other process takes: a rename is atomic only within one file system."""
-    # Processes of machines that share a file system may have equal ids: hence the random part.
-    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+def check_writable(path: Path, option: str) -> None:
+    """See whether a file can be written to `path`, before work is done for it; nothing is made.
+
+    Raises:
+        UserError: There is a device, a pipe or a folder, it lies below a file, or its folder takes no files. The message begins
+            with `option`, what the user calls the file.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        _ordinary(target)
+        folder = next(folder for folder in target.parents if os.path.lexists(folder))
+    except UserError as error:
+        raise UserError(f"{option} {error}") from None
+    except OSError as error:
+        raise UserError(f"{option} {path} cannot be written ({error.strerror}): name another file.") from error
+    if not folder.is_dir():
+        raise UserError(f"{option} {path} lies below {folder}, which is a file: name another one.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{option} {path}: the folder {folder} takes no files (read-only, or not yours): name another one."
+        )
+
+
+def _ordinary(path: Path) -> os.stat_result | None:
+    """The state of the file at `path`, None where there is none; UserError where there is no ordinary file."""
+    try:
+        state = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not stat.S_ISREG(state.st_mode):
+        kind = "a folder" if stat.S_ISDIR(state.st_mode) else "a device or pipe"
+        raise UserError(f"{path} is {kind}: name a file.")
+    return state
+
+
+_HOST = "".join(c if c.isalnum() else "-" for c in platform.node())[:32]
+
+
+def temporary_beside(path: Path, kind: str = "tmp") -> Path:
+    """A hidden name in the folder of `path` that no other process takes: a rename is atomic only within one file system.
+
+    `sweep` takes away what a killed process left under it. Not made of the file's name, which may be as long as names can be.
+    """
+    # Processes of machines that share a file system may have equal ids: hence the host, and the random part.
+    return path.with_name(f".ex2-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.{kind}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a name in a folder is one that `temporary_beside` gives."""
+    return path.name.startswith(".ex2-") and path.name.endswith(".tmp")
+
+
+def sweep(folder: Path, kind: str = "tmp") -> None:
+    """Delete the temporary files and folders that killed processes of this machine left in `folder`."""
+    for path in folder.glob(f".ex2-{_HOST}-*-*.{kind}"):
+        process = path.name.split("-")[-2]
+        if process.isdecimal() and int(process) != os.getpid() and not psutil.pid_exists(int(process)):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _sweep_once(folder: Path) -> None:
+    """At the first file that this process writes into a folder: looking through a cache of thousands at each would take long."""
+    sweep(folder)
 
 
 def to_json(content: Any) -> bytes:
@@ -68,6 +155,21 @@ def read_json(path: Path, twice: str) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: broken JSON ({error})") from None
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The options in a run's config.yaml, or another YAML file of names and values.
+
+    Raises:
+        UserError: It cannot be read, or holds something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {one_line(error)}") from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UserError(f"{path} is damaged: it must hold option: value lines.")
+    return content
 
 
 def json_object(line: bytes, keys: Sequence[str], kind: str, **options: Any) -> dict[str, Any]:

@@ -46,6 +46,28 @@ def require_repository(repo_id: str, wanted_by: str, cure: str, *filenames: str)
     return False
 
 
+def require_account(wanted_by: str, token: str | None = None) -> None:
+    """See whether the hub answers and knows the user.
+
+    Args:
+        wanted_by: The user's option and its value, for the message.
+        token: Of the hub; None: the one that is logged in.
+
+    Raises:
+        UserError: It does not.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        HfApi(token=token).whoami()
+    except (OSError, HTTPError, ValueError) as error:
+        raise UserError(
+            f"{wanted_by}: the hub does not answer or takes no token: check the connection, log in (`hf auth login`), or leave "
+            "it out and upload a finished run with `ex2 export --push_to_hub ID`."
+        ) from error
+
+
 def push_folder(folder: Path, repo_id: str, wanted_by: str, marker: str) -> str:
     """Make the files of a hub repository those of `folder`; the repository is made where there is none.
 

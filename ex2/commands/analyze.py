@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
-from ex2.commands.common import bank_options, check_out, check_seed, open_scorer
+from ex2.base.folders import being_written, output_folder
+from ex2.base.shown import printable, say
+from ex2.commands.common import bank_options, open_scorer
 
 if TYPE_CHECKING:
     from ex2.texts.descriptions import Description
 
 
+ANALYSIS = "analysis"
 _EXAMPLES = 3  # classes whose texts are printed
 
 
@@ -63,14 +67,17 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Analyse and report."""
-    check_seed(arguments.seed)
+    with output_folder(arguments.out, "summary.json", ANALYSIS):
+        _analyse(arguments)
+
+
+def _analyse(arguments: argparse.Namespace) -> None:
     from ex2.analysis.judges import load_judge
     from ex2.data import LabelledImages, load_images
     from ex2.run.folder import held_equal, read_run
     from ex2.texts.descriptions import read_descriptions
     from ex2.texts.probe import read_probe, shipped_probe
 
-    check_out(arguments.out, "summary.json", "analysis")
     records = read_descriptions(arguments.descriptions)
     dataset = _only("dataset", arguments.descriptions, [r.dataset for r in records], arguments.dataset)
     images = load_images(dataset)
@@ -82,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
         known = f"name several VLMs ({', '.join(sorted(found))})" if found else "name no VLM"
         raise UserError(f"--vlm is needed: the descriptions in {arguments.descriptions} {known}.")
     vlm = arguments.vlm or found.pop()
-    run_folder = arguments.run or _run_of(records)
+    run_folder = arguments.run or _run_of(records, arguments.descriptions)
     settings, metrics = ({}, []) if run_folder is None else read_run(run_folder)
 
     device = torch_device(arguments.device)
@@ -116,20 +123,21 @@ def run(arguments: argparse.Namespace) -> None:
         exact=arguments.exact,
         on_step=lambda step: print(f"{step} ...", flush=True),
     )
-    study.write(arguments.out)
-    report = write_report(study, arguments.out, images if isinstance(images, LabelledImages) else None)
-    print(f"\n{study.summary['verdict']}")
-    print(format_preference(study.tables["preference"], study.tables["shares"]))
+    with being_written(arguments.out, ANALYSIS):
+        study.write(arguments.out)
+        report = write_report(study, arguments.out, images if isinstance(images, LabelledImages) else None)
+    say(f"\n{study.summary['verdict']}")
+    say(format_preference(study.tables["preference"], study.tables["shares"]))
     if "probe" in study.summary:
-        print(f"\n{study.summary['probe']['sentence']}")
-        print(format_probe(study.tables["probe"]))
+        say(f"\n{study.summary['probe']['sentence']}")
+        say(format_probe(study.tables["probe"]))
     for example in study.summary["examples"][:_EXAMPLES]:
-        print(f"\n{example['class_name']}\n  before  {example['before']}\n  after   {example['after']}")
+        say(f"\n{example['class_name']}\n  before  {example['before']}\n  after   {example['after']}")
     if study.summary["warnings"]:
-        print()
+        say()
     for warning in study.summary["warnings"]:
-        print(f"warning: {warning}")
-    print(f"\nReport: {report}")
+        say(f"warning: {warning}")
+    say(f"\nReport: {report}")
 
 
 def _only(name: str, path: Path, values: Sequence[str], wanted: str | None, several: bool = False) -> str:
@@ -144,11 +152,22 @@ def _only(name: str, path: Path, values: Sequence[str], wanted: str | None, seve
     return found[0]
 
 
-def _run_of(records: Sequence[Description]) -> Path | None:
-    """The run folder that all records name as their policy, if it is there."""
+def _run_of(records: Sequence[Description], file: Path) -> Path | None:
+    """The run folder that all records name as their policy, if it is there: from here, or from a folder above their file."""
     models = {record.model for record in records}
-    folder = Path(next(iter(models)))
-    return folder if len(models) == 1 and (folder / "config.yaml").is_file() else None
+    name = next(iter(models))
+    if len(models) > 1:
+        return None
+    for folder in (Path(), *file.resolve().parents):
+        if (folder / name / "config.yaml").is_file():
+            return folder / name
+    if any(record.extra.get("policy_fingerprint") for record in records):
+        print(
+            f"warning: {printable(name)}, which the descriptions come from, was not found: the untrained policy's texts and "
+            "the run's split of images are not known. Name it (--run RUN).",
+            file=sys.stderr,
+        )
+    return None
 
 
 def _base(path: Path | None, run_folder: Path | None, dataset: str, class_names: Sequence[str]) -> list[Description]:

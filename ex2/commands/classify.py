@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
-from ex2.commands.common import bank_options, check_out, check_seed, open_scorer
+from ex2.base.folders import being_written, output_folder
+from ex2.base.shown import say
+from ex2.commands.common import bank_options, open_scorer
 
+_CLASSIFICATION = "classification"
 _RESERVED = ("class_name", "template", "template_set", "random_words")
 _RECORDED = (
     "names",
@@ -87,8 +91,13 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Classify, print and write."""
-    check_seed(arguments.seed)
     _check_options(arguments)
+    out = arguments.out
+    with nullcontext() if out is None else output_folder(out, "results.json", _CLASSIFICATION):
+        _classify(arguments)
+
+
+def _classify(arguments: argparse.Namespace) -> None:
     from ex2.base.cache import cache_folder
     from ex2.data import load_images
     from ex2.texts.pairs import read_pairs
@@ -127,11 +136,11 @@ def run(arguments: argparse.Namespace) -> None:
         cache=cache_folder(arguments.cache_dir) / "texts",
         seed=arguments.seed,
     )
-    print(f"{scorer.bank.vlm_name}, {len(comparison.labels)} {arguments.split} images of {images.name}, in percent:")
-    print(comparison.table())
+    say(f"{scorer.bank.vlm_name}, {len(comparison.labels)} {arguments.split} images of {images.name}, in percent:")
+    say(comparison.table())
     for row in comparison.rows:
         if row["cut_texts"]:
-            print(
+            say(
                 f"warning: {row['system']}: the VLM cut {row['cut_texts']} of {row['texts']} texts, which are too long."
             )
     if arguments.out is not None:
@@ -147,8 +156,9 @@ def run(arguments: argparse.Namespace) -> None:
             "template_set": list(templates),
             **{name: getattr(arguments, name) for name in _RECORDED},
         }
-        comparison.write(arguments.out, meta)
-        print(f"Written: {arguments.out}")
+        with being_written(arguments.out, _CLASSIFICATION):
+            comparison.write(arguments.out, meta)
+        say(f"Written: {arguments.out}")
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
@@ -160,8 +170,6 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise UserError("--gate is chosen on the reward images, so it cannot be tested on them: use --split heldout.")
     if arguments.templates is not None and not arguments.templates.is_file():
         raise UserError(f"--templates {arguments.templates}: no such file; write one template a line, with {{}}.")
-    if arguments.out is not None:
-        check_out(arguments.out, "results.json", "classification")
 
 
 def _labels(paths: Sequence[Path]) -> dict[str, Path]:

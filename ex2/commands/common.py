@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ex2.base.cache import cache_folder
 from ex2.base.errors import UserError
+from ex2.base.files import check_writable
+from ex2.base.locks import alone_at
 from ex2.options.ex2_options import EX2Config
 
 if TYPE_CHECKING:
@@ -19,7 +23,6 @@ if TYPE_CHECKING:
     from ex2.scoring.scorer import TextScorer
 
 SPLITS = {"reward": ("reward",), "heldout": ("heldout",), "both": ("reward", "heldout")}
-_MAX_SEED = 2**31 - 1
 
 
 def bank_options(parser: argparse.ArgumentParser, default: str) -> None:
@@ -52,16 +55,6 @@ def sampling_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of the sampling; default: 0")
     parser.add_argument("--batch_size", type=int, metavar="N", default=64, help="answers sampled at once; default: 64")
-
-
-def check_sampling(arguments: argparse.Namespace) -> None:
-    """Raise UserError where a sampling option is out of range."""
-    for name in ("samples", "batch_size", "max_new_tokens"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise UserError(f"--{name} {getattr(arguments, name)} is out of range: it must be at least 1.")
-    check_seed(arguments.seed)
-    if arguments.temperature is not None and arguments.temperature <= 0:
-        raise UserError(f"--temperature {arguments.temperature} is out of range: it must be positive.")
 
 
 def chosen_policy(arguments: argparse.Namespace) -> PolicySource:
@@ -124,18 +117,16 @@ def sampling_plan(
     )
 
 
-def check_out(folder: Path, marker: str, content: str) -> None:
-    """Raise UserError where `folder` is a file, or holds other things than `content`, which `marker` tells."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder} is a file: name a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file():
-        raise UserError(f"--out {folder} is not empty and holds no {content}: name another folder.")
+@contextmanager
+def output_file(path: Path, option: str = "--out") -> Iterator[None]:
+    """Keep a file for this process, once it has been seen that it can be written.
 
-
-def check_seed(seed: int) -> None:
-    """Raise UserError where a seed is out of range."""
-    if not 0 <= seed <= _MAX_SEED:
-        raise UserError(f"--seed {seed} is out of range: it must lie between 0 and {_MAX_SEED}.")
+    Raises:
+        UserError: It cannot, or another process writes it.
+    """
+    check_writable(path, option)
+    with alone_at(path, option):
+        yield
 
 
 def open_scorer(

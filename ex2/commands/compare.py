@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ex2.base.errors import UserError
+from ex2.base.folders import being_written, output_folder
+from ex2.base.shown import say, to_csv
+
+_COMPARISON = "comparison"
 
 
 def add(commands: Any) -> None:
@@ -29,6 +34,12 @@ def run(arguments: argparse.Namespace) -> None:
     folders = [str(folder) for folder in arguments.folders]
     if len(set(folders)) < len(folders):
         raise UserError("a folder is named twice: a comparison is between different analyses.")
+    out = arguments.out
+    with nullcontext() if out is None else output_folder(out, "comparison.txt", _COMPARISON):
+        _compare(arguments, folders)
+
+
+def _compare(arguments: argparse.Namespace, folders: list[str]) -> None:
     from ex2.analysis.comparison import compare, comparison_tables, format_comparison, study_names
     from ex2.analysis.study import Study
     from ex2.base.files import write_atomically
@@ -38,11 +49,12 @@ def run(arguments: argparse.Namespace) -> None:
     names = study_names(folders, [str(study.summary["meta"].get("vlm")) for study in studies])
     comparison = compare(dict(zip(names, studies, strict=True)), seed=arguments.seed)
     text = format_comparison(comparison)
-    print(text)
+    say(text)
     if arguments.out is not None:
-        for name, table in comparison_tables(comparison).items():
-            write_atomically(arguments.out / f"{name}.parquet", table.to_parquet(index=False))
-            write_atomically(arguments.out / f"{name}.csv", table.to_csv(index=False).encode())
-        write_atomically(arguments.out / "comparison.txt", (text + "\n").encode())
-        write_atomically(arguments.out / "comparison.png", comparison_png(comparison.studies))
-        print(f"Written: {arguments.out}")
+        with being_written(arguments.out, _COMPARISON):
+            for name, table in comparison_tables(comparison).items():
+                write_atomically(arguments.out / f"{name}.parquet", table.to_parquet(index=False))
+                write_atomically(arguments.out / f"{name}.csv", to_csv(table))
+            write_atomically(arguments.out / "comparison.txt", (text + "\n").encode())
+            write_atomically(arguments.out / "comparison.png", comparison_png(comparison.studies))
+        say(f"Written: {arguments.out}")

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
+from ex2.base.files import check_writable
+from ex2.base.shown import say
 from ex2.commands.common import (
     bank_options,
-    check_sampling,
     chosen_policy,
     needed_spec,
     open_scorer,
+    output_file,
     sampling_options,
     sampling_plan,
 )
@@ -59,16 +61,19 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Find pairs, sample, write, and print the pair accuracy."""
-    check_sampling(arguments)
     answers = _answers_path(arguments.out)
+    check_writable(arguments.out, "--out")
+    with output_file(answers):
+        _describe(arguments, answers)
+
+
+def _describe(arguments: argparse.Namespace, answers: Path) -> None:
     from ex2.data import load_images
     from ex2.zero_shot.confusion import check_pair_count, confused_pairs
 
     policy = _about_pairs(chosen_policy(arguments), arguments)
     dataset, vlm = needed_spec("dataset", arguments, policy), needed_spec("vlm", arguments, policy)
     most = arguments.most if arguments.most is not None else policy.settings.get("pairs") or _MOST
-    if most < 1:
-        raise UserError(f"--most {most} is out of range: it must be at least 1.")
     images = load_images(dataset)
     names = images.class_names
     check_pair_count(most, len(names), "--most ")
@@ -96,12 +101,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     pairs = [pair for pair in confused if pair in written.pairs]
     sentences = sum(map(len, written.about().values()))
-    print(f"{arguments.out}: {sentences} sentences about {len(pairs)} of the {most} pairs that {vlm} confuses most")
+    say(f"{arguments.out}: {sentences} sentences about {len(pairs)} of the {most} pairs that {vlm} confuses most")
     systems = [
         score_pairs("template", scorer, name_texts(names, pairs), pairs),
         score_pairs(arguments.out.name, scorer, written.about(), pairs),
     ]
-    print(format_table(summarise(systems, names, pairs)))
+    say(format_table(summarise(systems, names, pairs)))
 
 
 def _answers_path(out: Path) -> Path:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
+from ex2.base.locks import alone_at
+from ex2.base.shown import say
 
 if TYPE_CHECKING:
     from ex2.export.bundle import Bundle
@@ -69,6 +71,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("--descriptions and --no_descriptions exclude each other: leave one out.")
     out = arguments.out.expanduser()
     check_free(out, overwrite=arguments.overwrite)
+    with alone_at(out, "--out"):
+        _export(arguments, out)
+
+
+def _export(arguments: argparse.Namespace, out: Path) -> None:
     from ex2.export.bundle import write_files
     from ex2.export.collect import finished_run
     from ex2.export.folder import new_folder
@@ -79,15 +86,15 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.merge:
             bundle = _merged(arguments, policy, bundle, work)
         write_files(bundle, work)
-    print(f"Wrote {_summary(bundle)} to {out}.")
+    say(f"Wrote {_summary(bundle)} to {out}.")
     base = policy.settings.get("model_name_or_path")
     if base is not None and Path(base).is_dir():
-        print(f"The adapter names the folder {base} as its base model: elsewhere, say where that is (base_model=...).")
+        say(f"The adapter names the folder {base} as its base model: elsewhere, say where that is (base_model=...).")
     if arguments.push_to_hub:
         from ex2.base.hub import push_folder
         from ex2.export.folder import MANIFEST
 
-        print(f"Pushed to {push_folder(out, arguments.push_to_hub, '--push_to_hub', MANIFEST)}.")
+        say(f"Pushed to {push_folder(out, arguments.push_to_hub, '--push_to_hub', MANIFEST)}.")
 
 
 def _gather(arguments: argparse.Namespace, policy: PolicySource) -> Bundle:
@@ -149,7 +156,7 @@ def _merged(arguments: argparse.Namespace, policy: PolicySource, bundle: Bundle,
         revision=bundle.facts["base_model"]["revision"],
         device=torch_device(arguments.device),
     )
-    print(f"Merged: logits differ from those of base + adapter by at most {difference:.2g}.")
+    say(f"Merged: logits differ from those of base + adapter by at most {difference:.2g}.")
     merged = {
         "dtype": arguments.merge_dtype,
         "max_logit_difference": difference,

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
+from ex2.base.shown import say
 from ex2.commands.common import (
     SPLITS,
     bank_options,
-    check_sampling,
     chosen_policy,
     needed_spec,
     open_scorer,
+    output_file,
     sampling_options,
     sampling_plan,
 )
@@ -58,9 +59,13 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Sample, score and write."""
-    check_sampling(arguments)
     if arguments.engine == "vllm":
         require_vllm()
+    with output_file(arguments.out):
+        _generate(arguments)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
     from ex2.data import load_images
     from ex2.policy.description_file import plan_asks, recorded, write_answers
     from ex2.texts.questions import check_questions
@@ -76,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     plan = sampling_plan(arguments, policy, images.name, asks, **engine, vlm=None if vlm == "none" else vlm)
     done = recorded(plan, arguments.out, images.class_names)
     if len(done) == len(plan):
-        print(f"{arguments.out} is complete: it holds all {len(plan)} descriptions.")
+        say(f"{arguments.out} is complete: it holds all {len(plan)} descriptions.")
         return
     device = torch_device(arguments.device)
     score = None
@@ -96,7 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     blank = write_answers(plan, arguments.out, done, generator, score)
     note = f"; {blank} were left out, as all attempts at them were blank" if blank else ""
-    print(f"Wrote {len(plan) - len(done) - blank} descriptions of {len({a.class_id for a in plan.asks})} classes to "
+    say(f"Wrote {len(plan) - len(done) - blank} descriptions of {len({a.class_id for a in plan.asks})} classes to "
           f"{arguments.out}, which now holds {len(plan) - blank}{note}.")  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
+from ex2.base.files import check_writable
+from ex2.base.shown import say
 
 
 def add(commands: Any) -> None:
@@ -37,6 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Judge the labelled texts and print the agreement."""
     if len(set(arguments.judge)) < len(arguments.judge):
         raise UserError("--judge names a judge twice.")
+    if arguments.out is not None:
+        check_writable(arguments.out, "--out")
     rows = read_labels(arguments.labels)
     from ex2.analysis.agreement import agreement, format_agreement
     from ex2.analysis.judges import load_judge
@@ -65,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
             [j.best for j in answers[second]], [j.best for j in answers[first]], classes
         )
     for title, result in results.items():
-        print(f"{title}\n{format_agreement(result)}\n")
+        say(f"{title}\n{format_agreement(result)}\n")
     if arguments.out is not None:
         numbers = {title: result.as_dict() for title, result in results.items()}
         write_atomically(arguments.out, (json.dumps(numbers, indent=2) + "\n").encode())

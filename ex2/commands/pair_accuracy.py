@@ -8,6 +8,7 @@ from typing import Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
+from ex2.base.shown import say
 from ex2.commands.common import bank_options, open_scorer
 
 
@@ -45,6 +46,6 @@ def run(arguments: argparse.Namespace) -> None:
     scorer = open_scorer(arguments, {}, arguments.vlm, images, torch_device(arguments.device))
     systems = [score_pairs("template", scorer, name_texts(images.class_names, pairs), pairs)]
     systems += [score_pairs(name, scorer, texts.about(), pairs) for name, texts in files.items()]
-    print(format_table(summarise(systems, images.class_names, pairs)))
+    say(format_table(summarise(systems, images.class_names, pairs)))
     if left_out := len(set.union(*(set(texts.pairs) for texts in files.values()))) - len(pairs):
-        print(f"{left_out} pairs that not all files have sentences about are left out.")
+        say(f"{left_out} pairs that not all files have sentences about are left out.")

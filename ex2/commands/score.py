@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ex2.base.device import torch_device
-from ex2.commands.common import SPLITS, bank_options, open_scorer
+from ex2.base.shown import say
+from ex2.commands.common import SPLITS, bank_options, open_scorer, output_file
 
 
 def add(commands: Any) -> None:
@@ -31,6 +32,11 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Score and print the means."""
+    with output_file(arguments.out or arguments.descriptions):
+        _score(arguments)
+
+
+def _score(arguments: argparse.Namespace) -> None:
     from ex2.data import load_images
     from ex2.texts.descriptions import read_descriptions, write_descriptions
 
@@ -42,5 +48,5 @@ def run(arguments: argparse.Namespace) -> None:
     scored, summary = score_and_summarise(records, scorer, SPLITS[arguments.split])
     out = arguments.out or arguments.descriptions
     write_descriptions(out, scored)
-    print(f"{out}: {summary.n} descriptions of {summary.classes} classes, scored by {arguments.vlm} on {images.name}")
-    print(format_scores(summary))
+    say(f"{out}: {summary.n} descriptions of {summary.classes} classes, scored by {arguments.vlm} on {images.name}")
+    say(format_scores(summary))

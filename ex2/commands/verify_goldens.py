@@ -9,6 +9,7 @@ from typing import Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
+from ex2.base.ranges import RANGES
 from ex2.commands.common import open_scorer
 
 
@@ -33,13 +34,13 @@ def add(commands: Any) -> None:
     parser.add_argument("--device", default="auto", help="torch device; default: auto (a GPU where there is one)")
     parser.add_argument("--cache_dir", metavar="DIR", help="folder of banks; default: $EX2_CACHE or ~/.cache/ex2")
     # The bank's two sides are joined again, so how it splits does not matter.
-    parser.set_defaults(command=run, images_per_class=sys.maxsize, heldout_fraction=None, split_seed=None)
+    parser.set_defaults(
+        command=run, images_per_class=RANGES["images_per_class"][1], heldout_fraction=None, split_seed=None
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Classify, compare and print."""
-    if arguments.tolerance < 0:
-        raise UserError(f"--tolerance {arguments.tolerance} is out of range: it must be at least 0.")
     from ex2.data import LabelledImages, load_images
     from ex2.texts.pairs import read_pairs
     from ex2.zero_shot.published import check, find_golden, official_images

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ex2.base.shown import markdown
 from ex2.run.card import front_matter
 from ex2.texts.descriptions import Description
 
@@ -14,16 +15,17 @@ _REPORTS = {"before_after": "held-out cosine", "pair_accuracy": "held-out pair a
 
 def bundle_card(facts: dict[str, Any], records: Sequence[Description]) -> str:
     """Markdown card with front matter that the hub reads."""
-    base, vlm, training = facts["base_model"], facts["vlm"], facts["training"]
-    licence = base["licence"] or "not known here: see the card of the base model"
+    base, training = facts["base_model"], facts["training"]
+    licence = markdown(base["licence"] or "not known here: see the card of the base model")
+    name, vlm, base_name = (markdown(text) for text in (facts["name"], facts["vlm"]["name"], base["name"]))
     merged = facts["merged"]
     return f"""---
 {front_matter(base["name"], training["algorithm"])}---
 
-# {facts["name"]}: descriptions that {vlm["name"]} prefers
+# {name}: descriptions that {vlm} prefers
 
-A LoRA adapter of {base["name"]}, trained with {training["algorithm"].upper()} by EX2 so that it describes the
-{facts["dataset"]["classes"]} classes of {facts["dataset"]["name"]} in the way the vision-language model {vlm["name"]} scores
+A LoRA adapter of {base_name}, trained with {training["algorithm"].upper()} by EX2 so that it describes the
+{facts["dataset"]["classes"]} classes of {markdown(facts["dataset"]["name"])} in the way the vision-language model {vlm} scores
 highest. The texts show what that model attends to. They are not facts: check before you rely on one.
 
     from ex2 import DescriptionGenerator
@@ -51,7 +53,7 @@ Licence of the base model: {licence}.
 | --- | --- |
 {_rows(training)}
 
-VLM fingerprint {vlm["fingerprint"][:16]}, adapter fingerprint {facts["adapter"]["fingerprint"]}.
+VLM fingerprint {facts["vlm"]["fingerprint"][:16]}, adapter fingerprint {facts["adapter"]["fingerprint"]}.
 
 ## Result
 {_results(facts["metrics"])}{_examples(records)}"""
@@ -67,11 +69,11 @@ def _merged_line(merged: dict[str, Any] | None) -> str:
 
 
 def _classifier_line(classifier: dict[str, Any] | None) -> str:
-    return "not exported" if classifier is None else f"zero-shot weights (D, C) for {classifier['vlm']}"
+    return "not exported" if classifier is None else f"zero-shot weights (D, C) for {markdown(classifier['vlm'])}"
 
 
 def _rows(values: dict[str, Any]) -> str:
-    return "\n".join(f"| {name} | {value} |" for name, value in values.items())
+    return "\n".join(f"| {name} | {markdown(str(value))} |" for name, value in values.items())
 
 
 def _results(metrics: dict[str, Any]) -> str:
@@ -98,9 +100,5 @@ def _examples(records: Sequence[Description]) -> str:
     chosen = sorted(first)[:: max(1, len(first) // _EXAMPLES)][:_EXAMPLES]
     if not chosen:
         return ""
-    lines = "\n".join(f"| {_cell(first[i].class_name)} | {_cell(first[i].text)} |" for i in chosen)
+    lines = "\n".join(f"| {markdown(first[i].class_name)} | {markdown(first[i].text)} |" for i in chosen)
     return f"\n## Examples\n\n| class | text |\n| --- | --- |\n{lines}\n"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ex2.base.errors import UserError
-from ex2.base.files import temporary_beside, to_json
+from ex2.base.files import sha256, sweep, temporary_beside, to_json
 
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "ex2-bundle", 1
@@ -21,7 +20,7 @@ FORMAT, FORMAT_VERSION = "ex2-bundle", 1
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     """Write the manifest: `facts` and the SHA-256 of every other file in `folder`."""
-    files = {name: _digest(folder / name) for name in _files_in(folder)}
+    files = {name: sha256(folder / name) for name in _files_in(folder)}
     header = {"format": FORMAT, "format_version": FORMAT_VERSION}
     (folder / MANIFEST).write_bytes(to_json({**header, **facts, "files": files}))
 
@@ -42,13 +41,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     del facts["format"]
     listed = facts.pop("files")
+    if links := [path for path in sorted(folder.rglob("*")) if path.is_symlink() and path.is_dir()]:
+        raise UserError(
+            f"{folder}: {links[0].relative_to(folder).as_posix()} is a link to a folder, for whose files no checksum stands: "
+            "do not use this bundle, or copy it with its files (cp -rL) and export again."
+        )
     for name in listed:
         _check_inside(folder, name)
     present = _files_in(folder)
     for name, digest in listed.items():
         if name not in present:
             raise UserError(f"{folder}: {name} is missing: copy or export the bundle again.")
-        if _digest(folder / name) != digest:
+        if sha256(folder / name) != digest:
             raise UserError(f"{folder}: {name} has changed since it was exported: copy or export the bundle again.")
     for name in present:
         if name not in listed:
@@ -88,9 +92,11 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     work = temporary_beside(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        sweep(out.parent)
         work.mkdir()
         yield work
         _put_in_place(work, out)
+        sweep(out.parent, "old")  # not before: of a kill between two renames it is the one bundle that is whole
     except OSError as error:
         raise UserError(f"--out {out} could not be written, and is as it was before: {error}") from error
     finally:
@@ -101,7 +107,7 @@ def _put_in_place(work: Path, out: Path) -> None:
     if not out.exists():
         os.rename(work, out)
         return
-    old = work.with_suffix(".old")
+    old = temporary_beside(out, "old")
     os.rename(out, old)
     try:
         os.rename(work, out)
@@ -137,15 +143,12 @@ def _check_inside(folder: Path, name: str) -> None:
 
 
 def _all_files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    )
 
 
 def _files_in(folder: Path) -> list[str]:
     """Names of the files that a manifest speaks for: not itself, nor what git, the hub or a desktop hides in a folder."""
     names = (name for name in _all_files(folder) if name != MANIFEST and not name.startswith("."))
     return [name for name in names if (folder / name).is_file()]  # not a link to nowhere
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

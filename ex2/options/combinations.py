@@ -28,6 +28,11 @@ def check_combination(options: RunOptions) -> None:
             "torch_compile=true has not been tried with EX2's trainers: leave it out, and torch_compile_backend and "
             "torch_compile_mode, which switch it on."
         )
+    if getattr(trainer, "trust_remote_code", False):
+        raise UserError(
+            "trust_remote_code=true is not supported: EX2 runs no code that comes with a model. Use a model of an architecture "
+            "that transformers has itself."
+        )
     _check_fsdp()
     if trainer.use_vllm and _uses_fsdp():
         raise UserError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ex2.base.errors import UserError
-from ex2.base.ranges import check_ranges
+from ex2.base.ranges import RANGES, check_ranges
 from ex2.texts.readings import Reading
 
 
@@ -85,18 +85,14 @@ class EX2Config:
     dry_run: bool = _option(False, "Print the resolved options, batch arithmetic and memory estimate; load no weights.")
 
     def __post_init__(self) -> None:
-        check_ranges(
-            self,
-            {"images_per_class": (1, None), "eval_samples": (1, None), "eval_batch_size": (1, None), "best_of_n": (2, None),
-             "pairs": (1, None), "split_seed": (0, None)},
-        )  # fmt: skip
+        check_ranges(self, RANGES)
         self.chosen_reading()
         if self.pairs is None and "pair_margin" in self.reward_funcs:
             raise UserError(
                 "reward_funcs=pair_margin compares the two classes of a pair: set pairs (the number of most confused pairs to "
                 "train on) and questions=pairs."
             )
-        if not 0 < self.heldout_fraction < 1:
+        if self.heldout_fraction in (0, 1):
             raise UserError(f"heldout_fraction={self.heldout_fraction} is out of range: it must lie between 0 and 1.")
         if self.reward_scale <= 0:
             raise UserError(f"reward_scale={self.reward_scale} is out of range: it must be positive.")

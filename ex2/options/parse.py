@@ -6,28 +6,22 @@ import argparse
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
+from itertools import zip_longest
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import yaml
 
 from ex2.base.bf16 import cpu_has_bf16
-from ex2.base.errors import UserError
-from ex2.base.ranges import check_ranges
+from ex2.base.errors import UserError, one_line
+from ex2.base.ranges import RANGES, check_ranges
 from ex2.base.shipped import find_config
 from ex2.options.ex2_options import EX2Config
 from ex2.options.run_options import ALGORITHMS, RunOptions
-
-# Options of all three trainers that transformers and TRL take as they come.
-_RANGES: dict[str, tuple[float, float | None]] = {
-    "learning_rate": (0, None), "weight_decay": (0, None), "max_grad_norm": (0, None), "seed": (0, None),
-    "per_device_train_batch_size": (1, None), "per_device_eval_batch_size": (1, None), "steps_per_generation": (1, None),
-    "gradient_accumulation_steps": (1, None), "num_iterations": (1, None), "num_generations": (1, None),
-    "max_completion_length": (1, None), "temperature": (1e-6, None), "beta": (0, None), "epsilon": (0, 1),
-    "save_total_limit": (1, None),
-}  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,6 +54,7 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
     names = {f.name for part in types for f in fields(part) if f.init}
     argv, config = _take_config(list(sys.argv[1:] if argv is None else argv), algorithm, names)
     given = _command_line_names(argv, names) | set(config)
+    _check_given(_numbers_on(argv) | config)
 
     parser_type = type("Parser", (_Parser, TrlParser), {})
     parser = parser_type(dataclass_types=types, description=_description(algorithm), allow_abbrev=False)
@@ -70,8 +65,8 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
         )
     except UserError:
         raise
-    except (ValueError, TypeError) as error:
-        raise UserError(_one_line(error)) from error
+    except (ValueError, TypeError, ArithmeticError, AttributeError, AssertionError) as error:
+        raise UserError(one_line(error)) from error
     if stray:
         raise UserError(
             f"Stray value {stray[0]} on the command line: this option takes one; give a list in a config file."
@@ -127,7 +122,7 @@ def _read_config(
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{where} is no valid YAML: {_one_line(error)}") from error
+        raise UserError(f"{where} is no valid YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{where} must hold option: value lines.")
     base = content.pop("base", None)
@@ -151,9 +146,37 @@ def _refuse_unknown(given: Iterable[str], names: set[str], where: str) -> None:
         raise UserError(f"Unknown option {name} {where}.{hint}")
 
 
+def _numbers_on(argv: Sequence[str]) -> dict[str, str]:
+    """Names and values on the command line where the value is one word."""
+    pairs = zip_longest(argv, argv[1:], fillvalue="")
+    split = (part.split("=", 1) if "=" in part else (part, after) for part, after in pairs if part.startswith("--"))
+    return {name[2:].replace("-", "_"): value for name, value in split}
+
+
+def _check_given(values: Mapping[str, Any]) -> None:
+    """Refuse what is no number or out of range before TRL computes with it."""
+    for name, given in values.items():
+        for value in given if isinstance(given, list) else [given]:
+            if name in RANGES and value is not None:
+                check_ranges(SimpleNamespace(**{name: _number(name, value)}), [name])
+
+
+def _number(name: str, value: Any) -> float | None:
+    """A value as a number; None for a word, which the parser knows what to do with."""
+    if isinstance(value, str):
+        for kind in (int, float):
+            with suppress(ValueError):
+                return kind(value)
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UserError(f"{name}={value} must be a number.")
+    return value
+
+
 def _check_numbers(options: RunOptions) -> None:
     trainer = options.trainer
-    check_ranges(trainer, _RANGES)
+    for part in (options.ex2, options.policy, trainer):
+        check_ranges(part, RANGES)
     if trainer.max_steps != -1:  # else num_train_epochs holds
         check_ranges(trainer, {"max_steps": (1, None)})
     passes = trainer.num_iterations * options.micro_batches_per_rollout
@@ -178,7 +201,3 @@ def _description(algorithm: str) -> str:
         "command line, which wins. "
         f"Example: accelerate launch train/{algorithm}_ex2.py --config configs/quickstart.yaml --learning_rate 1e-4"
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -12,17 +12,20 @@ from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError, first_line
 from ex2.policy.llm import (
     ADAPTER_WEIGHTS,
+    NO_CODE,
     adapter_config,
+    check_head,
     check_lora_targets,
     load_error,
     load_tokenizer,
+    lora_config,
     quantization_config,
     resolve_model,
 )
 from ex2.texts.questions import build_prompt, wants_chat
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import ModelConfig
 
@@ -63,6 +66,8 @@ def inspect_policy(options: RunOptions) -> PolicyFiles:
     model = _without_weights(policy, path)
     if start is None:
         check_lora_targets(policy, model)
+        name = f"lora_target_modules={policy.lora_target_modules}"
+        check_head(_adapted(model, lora_config(policy), name), name)
     else:
         config = adapter_config(start)
         check_adapter_kind(start, config)
@@ -159,7 +164,7 @@ def _without_weights(policy: ModelConfig, path: str) -> PreTrainedModel:
 
     name = policy.model_name_or_path or path
     try:
-        config = AutoConfig.from_pretrained(path, revision=policy.model_revision)
+        config = AutoConfig.from_pretrained(path, revision=policy.model_revision, **NO_CODE)
         model = empty_model(config)
     except (OSError, ValueError) as error:
         raise load_error("model_name_or_path", name, error) from error
@@ -177,13 +182,25 @@ def empty_model(config: Any) -> PreTrainedModel:
 
     # Else DeepSpeed ZeRO-3, where it is on, would share out the weights of this model too.
     with torch.device("meta"), set_zero3_state():
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config, **NO_CODE)
+
+
+def _adapted(model: PreTrainedModel, config: LoraConfig, where: str, hint: str = "") -> PeftModel:
+    """`model`, which is on the `meta` device, with a LoRA adapter; UserError, beginning with `where`, where PEFT refuses."""
+    import torch
+    from peft import get_peft_model
+
+    try:
+        with torch.device("meta"):
+            return get_peft_model(model, config)
+    except (ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
+        raise UserError(f"{where}: {first_line(error)}{hint}") from error
 
 
 def _check_adapter_fits(adapter: str, config: LoraConfig, model: PreTrainedModel, base: str | None) -> None:
     """Compare names and shapes of the adapter's weights with what the base model gives it; PEFT would only warn."""
     from accelerate import PartialState
-    from peft import get_peft_model, get_peft_model_state_dict, load_peft_weights
+    from peft import get_peft_model_state_dict, load_peft_weights
     from safetensors import SafetensorError
 
     made_for = config.base_model_name_or_path
@@ -191,10 +208,9 @@ def _check_adapter_fits(adapter: str, config: LoraConfig, model: PreTrainedModel
     hint = f" It was made for {made_for}." if made_for else ""
     config = copy.deepcopy(config)
     config.base_model_name_or_path = None  # PEFT warns where it writes another name there
-    try:
-        needed = get_peft_model_state_dict(get_peft_model(model, config), save_embedding_layers=False)
-    except ValueError as error:
-        raise UserError(f"{where}: {first_line(error)}{hint}") from error
+    adapted = _adapted(model, config, where, hint)
+    check_head(adapted, f"adapter_name_or_path={adapter}")
+    needed = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     if Path(adapter).is_dir() and not any((Path(adapter) / name).is_file() for name in ADAPTER_WEIGHTS):
         raise UserError(f"{adapter} holds no adapter: {ADAPTER_WEIGHTS[0]} is missing.")
     try:

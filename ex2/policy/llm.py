@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from ex2.base.cache import cache_folder
 from ex2.base.embedded_llm import EMBEDDED, embedded_gguf
 from ex2.base.errors import UserError, first_line
+from ex2.base.files import sweep, temporary_beside
 from ex2.base.hub import looks_like_path, require_repository
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 """Files that PEFT keeps an adapter's weights in, the usual one first."""
+
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+"""Code that comes with a model is never run. Where this is left open, transformers asks, and takes a `y` from standard input."""
 
 # What transformers raises for folders and repositories that are incomplete, damaged or hold another kind of model.
 _LOAD_ERRORS = (OSError, ValueError, SafetensorError)
@@ -86,7 +89,8 @@ def _convert_embedded(cache: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".smollm2-", dir=target.parent))
+    sweep(target.parent)
+    work = temporary_beside(target)
     try:
         read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         # transformers reads a GGUF file but refuses to train or save what came from it: move the weights to a plain model.
@@ -112,7 +116,9 @@ def load_tokenizer(path: str, revision: str = "main") -> PreTrainedTokenizerBase
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left", truncation_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, revision=revision, padding_side="left", truncation_side="left", **NO_CODE
+        )
     except _LOAD_ERRORS as error:
         raise load_error("model_name_or_path", path, error) from error
     if tokenizer.pad_token is None:
@@ -162,7 +168,9 @@ def load_base(
     # PEFT takes a map to the CPU for weights that do not fit on the GPU.
     place = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
     try:
-        return AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=torch_dtype, **place, **options)
+        return AutoModelForCausalLM.from_pretrained(
+            path, revision=revision, dtype=torch_dtype, **NO_CODE, **place, **options
+        )
     except ImportError as error:
         option = f"attn_implementation={options.get('attn_implementation')}"
         raise UserError(f"{option} needs a package that is not installed: {first_line(error)}") from error
@@ -267,6 +275,17 @@ def check_lora_targets(model_config: ModelConfig, model: PreTrainedModel) -> Non
             {name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "weight")}
         )
         raise UserError(f"lora_target_modules={targets} names no part of the model, which has {', '.join(leaves)}.")
+
+
+def check_head(adapted: Any, where: str) -> None:
+    """Raise UserError, beginning with `where`, where a PEFT model adapts the LM head: TRL multiplies with it directly."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if isinstance(adapted.get_output_embeddings(), BaseTunerLayer):
+        raise UserError(
+            f"{where} adapts the LM head, which TRL's trainers multiply with directly: it would never be trained. Name other "
+            "parts; all-linear means all linear layers but that one."
+        )
 
 
 def load_error(option: str, name: str, error: Exception) -> UserError:

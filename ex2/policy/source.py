@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+from safetensors import SafetensorError, safe_open
 
 from ex2.base.embedded_llm import EMBEDDED, EMBEDDED_ID, embedded_installed
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, first_line
+from ex2.base.files import read_settings, sha256
 from ex2.options.ex2_options import EX2Config
 from ex2.policy.llm import ADAPTER_WEIGHTS, adapter_config, load_adapter, load_policy, load_tokenizer, resolve_model
 from ex2.policy.sampler import TextGenerator
+from ex2.rl.checkpoints import MANIFEST, damage
 from ex2.texts.questions import load_questions, wants_chat
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def find_policy(source: str, overrides: dict[str, Any] | None = None) -> PolicyS
     settings: dict[str, Any] = {}
     adapter: Path | None = None
     if (folder / "config.yaml").is_file():
-        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        settings = read_settings(folder / "config.yaml")
         adapter = folder / "adapter"
         if not (adapter / "adapter_config.json").is_file():
             raise UserError(
@@ -164,7 +165,7 @@ def load_generator(
 def _run_settings_above(adapter: Path) -> dict[str, Any]:
     """The options of the run that a checkpoint or adapter folder lies in, if it lies in one."""
     config = adapter.resolve().parent / "config.yaml"
-    return yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return read_settings(config) if config.is_file() else {}
 
 
 def base_of_adapter(adapter: Path) -> str | None:
@@ -174,8 +175,29 @@ def base_of_adapter(adapter: Path) -> str | None:
 
 
 def _digest(adapter: Path) -> str:
-    """First 16 hex digits of the SHA-256 of an adapter's weights."""
+    """First 16 hex digits of the SHA-256 of an adapter's weights.
+
+    Raises:
+        UserError: There are none, they are cut off, or a file has changed since EX2 wrote it.
+    """
     files = [path for name in ADAPTER_WEIGHTS if (path := adapter / name).is_file()]
     if not files:
         raise UserError(f"{adapter} holds no weights: {ADAPTER_WEIGHTS[0]} is missing.")
-    return hashlib.sha256(files[0].read_bytes()).hexdigest()[:16]
+    problem = damage(adapter) if (adapter / MANIFEST).is_file() else _cut_off(files[0])
+    if problem is not None:
+        raise UserError(
+            f"{adapter} is damaged: {problem}. Copy it again, or resume its run (--resume_from_checkpoint true)."
+        )
+    return sha256(files[0])[:16]
+
+
+def _cut_off(weights: Path) -> str | None:
+    """What is wrong with a file of weights that no checksum is known of."""
+    if weights.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(weights, framework="pt") as file:
+            file.keys()
+    except (OSError, SafetensorError) as error:
+        return f"{weights.name} cannot be read ({first_line(error)})"
+    return None

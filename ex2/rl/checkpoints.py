@@ -1,8 +1,8 @@
 """Checkpoints on disk: one takes its place in a single step, and damage done to it later is seen before it is loaded.
 
 A checkpoint is written in `.unfinished/` within the run folder and renamed when all its files are there. Its manifest lists
-them with their sizes. One that goes is first moved to `.unfinished/` too, so that `checkpoint-N` is whole as long as it is
-there. What a killed process leaves in `.unfinished/` is deleted at the next start.
+them with their sizes and checksums. One that goes is first moved to `.unfinished/` too, so that `checkpoint-N` is whole as
+long as it is there. What a killed process leaves in `.unfinished/` is deleted at the next start.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ex2.base.errors import UserError
-from ex2.base.files import to_json, write_atomically
+from ex2.base.files import sha256, to_json, write_atomically
 
 UNFINISHED = ".unfinished"
 MANIFEST = "manifest.json"
@@ -37,10 +37,12 @@ def _has_step(path: Path) -> bool:
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, naming the file; None where it is whole."""
     try:
-        sizes = dict(json.loads((checkpoint / MANIFEST).read_bytes())["sizes"])
+        manifest = json.loads((checkpoint / MANIFEST).read_bytes())
+        sizes = {str(name): int(size) for name, size in manifest["sizes"].items()}
+        digests = dict(manifest.get("sha256", {}))  # checkpoints of EX2 0.1 have none
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is broken"
     for name, size in sizes.items():
         file = checkpoint / name
@@ -48,6 +50,8 @@ def damage(checkpoint: Path) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if name in digests and sha256(file) != digests[name]:
+            return f"{name} has changed since it was written"
     return None
 
 
@@ -84,8 +88,12 @@ def newest_whole(run: Path) -> Path:
 def finish(unfinished: Path, target: Path) -> None:
     """Give a checkpoint that has all its files its manifest and its place."""
     files = sorted(path for path in unfinished.rglob("*") if path.is_file())
-    sizes = {path.relative_to(unfinished).as_posix(): path.stat().st_size for path in files}
-    write_atomically(unfinished / MANIFEST, to_json({"sizes": sizes}))
+    names = {path.relative_to(unfinished).as_posix(): path for path in files}
+    manifest = {
+        "sizes": {name: path.stat().st_size for name, path in names.items()},
+        "sha256": {name: sha256(path) for name, path in names.items()},
+    }
+    write_atomically(unfinished / MANIFEST, to_json(manifest))
     put_in_place(unfinished, target)
 
 
@@ -96,19 +104,25 @@ def put_in_place(unfinished: Path, target: Path) -> None:
     clean_up(target.parent, only_if_empty=True)
 
 
-def rotate(run: Path, limit: int | None, best: Path | None = None) -> None:
+def rotate(run: Path, step: int, limit: int | None, best: Path | None = None) -> None:
     """Delete the oldest checkpoints so that `limit` are left, the newest whole one and `best` among them.
+
+    By their steps, not by clocks, which may go back. Those beyond the step that the run is at go in any case: a run that went on
+    from an earlier checkpoint has left them behind, and must not go on from that past later.
 
     Args:
         run: The run folder.
+        step: The step that the run is at, whose checkpoint is saved.
         limit: How many may stay; None or 0: all.
         best: One that stays in any case.
     """
-    # By the time they were written: a run that goes on from an earlier checkpoint leaves later steps of its past behind.
-    oldest_first = sorted(checkpoints(run).values(), key=lambda path: path.stat().st_mtime_ns)
+    for path in [path for other, path in checkpoints(run).items() if other > step and path != best]:
+        discard(path)
+    oldest_first = list(checkpoints(run).values())
     surplus = len(oldest_first) - (limit or len(oldest_first))
     if surplus > 0:
-        newest = [path for path in oldest_first if damage(path) is None][-1:]
+        whole = (path for path in reversed(oldest_first) if damage(path) is None)
+        newest = [next(whole, None)]
         for path in [path for path in oldest_first if path not in (best, *newest)][:surplus]:
             discard(path)
     clean_up(run, only_if_empty=True)

@@ -79,7 +79,7 @@ class ExactResume(Mixin):
     def _rotate(self, run: Path) -> None:
         if self.args.should_save:
             best = self.state.best_model_checkpoint
-            rotate(run, self.args.save_total_limit, None if best is None else Path(best))
+            rotate(run, self.state.global_step, self.args.save_total_limit, None if best is None else Path(best))
 
     def _write(self, model: torch.nn.Module, trial: Any, unfinished: Path, target: Path) -> None:
         self._saving = True

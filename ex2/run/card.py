@@ -8,6 +8,8 @@ from pathlib import Path
 import yaml
 
 from ex2.base.embedded_llm import public_name
+from ex2.base.files import read_settings
+from ex2.base.shown import markdown, printable
 
 _SHOWN = (
     "model_name_or_path", "vlm", "dataset", "reward_funcs", "reward_normalization", "reward_scale", "questions", "pairs",
@@ -29,13 +31,15 @@ def front_matter(base: str, algorithm: str) -> str:
 
 def run_card(folder: Path) -> str:
     """Markdown card of the run in `folder`, from its config.yaml, environment.json and report, if there is one."""
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config = read_settings(folder / "config.yaml")
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     about_pairs = config.get("pairs") is not None
     report = folder / ("pair_accuracy.md" if about_pairs else "before_after.md")
     command, out = ("describe-pairs", "pairs.json") if about_pairs else ("generate", "descriptions.jsonl")
-    rows = "\n".join(f"| {name} | {config.get(name)} |" for name in _SHOWN)
+    rows = "\n".join(f"| {name} | {markdown(str(config.get(name)))} |" for name in _SHOWN)
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
+    vlm = markdown(environment["vlm"])
+    line = printable(" ".join(f"ex2 {command} {folder} --dataset {environment['dataset']} --out {out}".split()))
     result = (
         report.read_text(encoding="utf-8").replace("\n#", "\n##") if report.is_file() else "No report was asked for."
     )
@@ -43,13 +47,13 @@ def run_card(folder: Path) -> str:
     return f"""---
 {front_matter(public_name(config.get("model_name_or_path")), environment["algorithm"])}---
 
-# {folder.name}: descriptions that {environment["vlm"]} prefers
+# {markdown(folder.name)}: descriptions that {vlm} prefers
 
 A LoRA adapter trained with {environment["algorithm"].upper()} by EX2 so that the base model describes classes in the way the
-vision-language model {environment["vlm"]} scores highest. Its texts show what that model attends to. They are not
+vision-language model {vlm} scores highest. Its texts show what that model attends to. They are not
 facts: check before you rely on one.
 
-    ex2 {command} {folder} --dataset {environment["dataset"]} --out {out}
+    {line}
 
 ## Training
 

@@ -17,9 +17,11 @@ from ex2.data import load_images
 from ex2.options.ex2_options import EX2Config
 from ex2.options.run_options import RunOptions, num_processes
 from ex2.policy.checks import adopt_adapter, check_adapter_kind, check_prompt_format, empty_model
-from ex2.policy.llm import adapter_config, load_tokenizer, lora_config, model_folder
+from ex2.policy.llm import NO_CODE, adapter_config, check_head, load_tokenizer, lora_config, model_folder
 from ex2.rewards import check_rewards
 from ex2.run.cost import GPUS, rollout_work, seconds
+from ex2.run.folder import holds_run
+from ex2.run.rehearsal import rehearse
 from ex2.texts.questions import check_questions, load_questions
 from ex2.vlm import check_spec
 from ex2.zero_shot.confusion import check_pair_count
@@ -74,6 +76,7 @@ def describe(options: RunOptions) -> str:
     subjects, noun = (classes, "classes") if pairs is None else (2 * pairs, "ordered pairs")
     options.check_prompts(subjects * len(questions))
     _check_policy(options)
+    rehearse(options)
     parts = [
         f"Dry run of {options.algorithm.upper()}: nothing is loaded, trained or written.",
         _options_text(options),
@@ -86,7 +89,7 @@ def describe(options: RunOptions) -> str:
         size = str(reason)
     memory, known = _memory_text(options, size)
     parts += [memory, _cost_text(options, size, known, options.planned_samples(subjects * len(questions)))]
-    if (options.output_dir / "config.yaml").is_file() and not options.trainer.resume_from_checkpoint:
+    if holds_run(options.output_dir) and not options.trainer.resume_from_checkpoint:
         parts.append(
             f"Note: output_dir={options.output_dir} already holds a run; starting would need overwrite or resume."
         )
@@ -276,6 +279,7 @@ def policy_size(options: RunOptions) -> PolicySize:
     except ValueError as error:
         name = options.policy.model_name_or_path or EMBEDDED
         raise UserError(f"model_name_or_path={name} does not fit: {first_line(error)}") from error
+    check_head(adapted, f"lora_target_modules={options.policy.lora_target_modules}")
     text = config.get_text_config()
     heads = text.num_attention_heads
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
@@ -322,7 +326,7 @@ def _config(folder: Path | None, name: str, option: str, revision: str = "main")
         except UserError as error:
             raise _Unknown(f"unknown: {error}") from error
     try:
-        return AutoConfig.from_pretrained(str(folder or name), revision=revision, local_files_only=offline)
+        return AutoConfig.from_pretrained(str(folder or name), revision=revision, local_files_only=offline, **NO_CODE)
     except (OSError, ValueError) as error:
         raise UserError(f"{option}: its config.json could not be read: {first_line(error)}") from error
 
@@ -357,7 +361,7 @@ def _text_tower_parameters(spec: str) -> int:
         folder, name = text_tower_folder(), spec
     config = _config(folder, name, f"vlm={spec}")
     with torch.device("meta"):
-        model = AutoModel.from_config(config)
+        model = AutoModel.from_config(config, **NO_CODE)
     return sum(p.numel() for name, p in model.named_parameters() if "vision" not in name and "visual" not in name)
 
 

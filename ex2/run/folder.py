@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +20,13 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from ex2.base.errors import UserError
-from ex2.base.files import to_json, write_atomically
+from ex2.base.files import read_settings, sweep, to_json, write_atomically
+from ex2.base.folders import is_empty
+from ex2.base.locks import alone_in
 from ex2.rewards.monitors import alarms
-from ex2.rl.checkpoints import UNFINISHED
+from ex2.rl.checkpoints import UNFINISHED, checkpoints, clean_up, discard
 from ex2.rl.interruptions import written_by_all
+from ex2.run.processes import on_main_process
 from ex2.run.wandb_run import WANDB_ID
 from ex2.texts.descriptions import Description
 
@@ -38,9 +44,32 @@ _OWN_FILES = (
     "pair_accuracy.*", "learning_curve.png", "bad_step_*.jsonl", "training_args.bin", UNFINISHED, WANDB_ID,
 )  # fmt: skip
 
+_SIGNATURE = b"# Resolved options of this"
+REPLACED, _MOVING = ".replaced", ".replaced.moving"
+
 _MONITORED = "monitors/words"  # only in the row of a rollout's first update
 _SUMMARY = "train_runtime"  # only in the row that the Trainer logs when training ends
 _PACKAGES = ("ex2", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "open_clip_torch", "tokenizers")
+
+
+@contextmanager
+def taken(options: RunOptions) -> Iterator[None]:
+    """Keep `output_dir` for this run, once it has been seen to be free for it; all processes enter it.
+
+    Raises:
+        UserError: As `check_folder`; or another process works in the folder, or it cannot be made.
+    """
+    folder = options.output_dir
+    with ExitStack() as stack:
+
+        def take() -> None:
+            stack.enter_context(alone_in(folder, "output_dir"))
+            sweep(folder)
+            _take_back(folder)
+            check_folder(options)
+
+        on_main_process(take)
+        yield
 
 
 def check_folder(options: RunOptions) -> None:
@@ -51,18 +80,29 @@ def check_folder(options: RunOptions) -> None:
             is to be resumed with other options.
     """
     folder = options.output_dir
-    holds_run = (folder / CONFIG).is_file() and (folder / ENVIRONMENT).is_file()
     if options.resuming:
-        if not holds_run:
+        if not holds_run(folder):
             raise UserError(f"resume_from_checkpoint is set, but output_dir={folder} holds no run.")
-        _check_same(options, yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
-    elif holds_run and not options.ex2.overwrite:
-        raise UserError(
-            f"output_dir={folder} already holds a run. Choose another output_dir, go on with it "
-            "(--resume_from_checkpoint true), or replace it (--overwrite true)."
-        )
-    elif not holds_run and folder.is_dir() and any(folder.iterdir()):
+        _check_same(options, read_settings(folder / CONFIG))
+    elif holds_run(folder):
+        if not options.ex2.overwrite:
+            raise UserError(
+                f"output_dir={folder} already holds a run. Choose another output_dir, go on with it "
+                "(--resume_from_checkpoint true), or replace it (--overwrite true)."
+            )
+    elif folder.exists() and not folder.is_dir():
+        raise UserError(f"output_dir={folder} is a file: name a folder.")
+    elif folder.is_dir() and not is_empty(folder):
         raise UserError(f"output_dir={folder} is not empty and holds no run: choose another folder.")
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds a run, finished or not: its first file is a config.yaml that EX2 has signed."""
+    try:
+        with (folder / CONFIG).open("rb") as file:
+            return file.read(len(_SIGNATURE)) == _SIGNATURE
+    except OSError:
+        return False
 
 
 def _check_same(options: RunOptions, before: dict[str, Any]) -> None:
@@ -79,20 +119,55 @@ def _check_same(options: RunOptions, before: dict[str, Any]) -> None:
         )
 
 
-def clear(folder: Path) -> None:
-    """Make a folder for a new run, without the files of an older run; files of other origin stay."""
+def put_aside(folder: Path) -> None:
+    """Make a folder for a new run; an older run in it moves into `.replaced`, files of other origin stay.
+
+    There it is until the new run has its first checkpoint (`forget_replaced`). A kill at any moment leaves the one or the other:
+    `taken` moves back what had not moved altogether.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for pattern in _OWN_FILES:
-        for path in folder.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+    replaced, moving = folder / REPLACED, folder / _MOVING
+    # Not glob, which passes over links to nowhere.
+    own = [path for path in folder.iterdir() if any(fnmatchcase(path.name, pattern) for pattern in _OWN_FILES)]
+    if replaced.is_dir():  # the run in the folder never had a checkpoint
+        for path in sorted(own, key=lambda path: path.name == CONFIG):
+            _delete(path)
+    elif own:
+        moving.mkdir()
+        for path in own:
+            os.rename(path, moving / path.name)
+        os.rename(moving, replaced)
+
+
+def forget_replaced(folder: Path) -> None:
+    """Delete the run that was put aside: the new one has something to go on from."""
+    discard(folder / REPLACED)
+    clean_up(folder, only_if_empty=True)
+
+
+def _take_back(folder: Path) -> None:
+    """Undo a `put_aside` that was interrupted, or after which no new run was begun; finish one whose new run goes on."""
+    replaced, moving = folder / REPLACED, folder / _MOVING
+    begun = (folder / CONFIG).exists()
+    if begun and replaced.is_dir() and (checkpoints(folder) or (folder / ADAPTER).is_dir()):
+        forget_replaced(folder)
+    for aside in (moving, replaced):
+        if aside.is_dir() and (aside == moving or not begun):
+            for path in sorted(aside.iterdir(), key=lambda path: path.name == CONFIG):
+                os.rename(path, folder / path.name)
+            aside.rmdir()
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def write_config(options: RunOptions) -> None:
-    text = f"# Resolved options of this {options.algorithm.upper()} run\n" + yaml.safe_dump(options.as_dict())
-    (options.output_dir / CONFIG).write_text(text, encoding="utf-8")
+    text = f"{_SIGNATURE.decode()} {options.algorithm.upper()} run\n" + yaml.safe_dump(options.as_dict())
+    write_atomically(options.output_dir / CONFIG, text.encode())
 
 
 def environment(**facts: Any) -> dict[str, Any]:
@@ -183,6 +258,10 @@ class RunLog(TrainerCallback):
         keep_rows(self.path, lambda row: row["step"] <= step and (self.finished or _SUMMARY not in row))
         keep_rows(self.path.with_name(SAMPLES), lambda row: row["step"] < step)
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            forget_replaced(self.path.parent)
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
@@ -264,7 +343,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     if not (folder / CONFIG).is_file():
         raise UserError(f"--run {folder} holds no run: {CONFIG} is missing.")
-    return yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")), read_jsonl(folder / METRICS)
+    return read_settings(folder / CONFIG), read_jsonl(folder / METRICS)
 
 
 def held_equal(settings: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:

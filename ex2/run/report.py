@@ -7,6 +7,7 @@ from typing import Any
 
 from ex2.base.embedded_llm import EMBEDDED
 from ex2.base.files import write_atomically
+from ex2.base.shown import printable
 from ex2.options.run_options import RunOptions
 from ex2.policy.asks import Ask
 from ex2.rewards.similarity import pair_margin, raw_rewards
@@ -147,7 +148,7 @@ def _examples(base: Samples, aligned: Samples) -> str:
 
 def _indented(text: str) -> str:
     """A code block of Markdown, in which nothing that was generated has a meaning."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
+    return "\n".join(f"    {line}" for line in printable(text).splitlines())
 
 
 def _facts(

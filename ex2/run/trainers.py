@@ -52,7 +52,7 @@ class OpenedAnswers(Mixin):
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: Any
     ) -> Tensor:
-        openings = [row["opening"] for row in inputs]
+        openings = [row.get("opening", "") for row in inputs]
         completions = [_opened(opening, said) for opening, said in zip(openings, completions, strict=True)]
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 

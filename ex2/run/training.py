@@ -37,11 +37,12 @@ from ex2.rewards import RewardStats, check_rewards
 from ex2.rewards.build import similarity_rewards
 from ex2.rewards.normalization import reward_groups
 from ex2.rewards.similarity import raw_rewards
-from ex2.rl.checkpoints import UNFINISHED, damage, newest_whole, put_in_place
+from ex2.rl.checkpoints import UNFINISHED, damage, finish, newest_whole
 from ex2.rl.interruptions import LeaveOnSigterm, written_by_all
 from ex2.rl.sharding import loading_whole, whole_weights
 from ex2.run import folder as run_folder
 from ex2.run.card import run_card
+from ex2.run.rehearsal import rehearse
 from ex2.run.report import write_report
 from ex2.run.trainers import EX2Trainer, build_trainer
 from ex2.run.wandb_run import check_wandb, start_wandb
@@ -79,17 +80,22 @@ def run(options: RunOptions) -> Path:
         RunStopped: Numbers that are not finite, a KL above its limit, a full disk or SIGTERM; earlier checkpoints are kept.
     """
     check_launch(options)
-    state = PartialState()
-    if state.is_main_process and (shared := what_processes_share(options)) is not None:
-        logger.warning(shared)
     check_rewards(options.ex2.reward_funcs, options.ex2.reward_normalization)
     questions = load_questions(options.ex2.questions)
     check_questions(questions, about_pairs=options.ex2.pairs is not None)
+    with run_folder.taken(options):
+        return _run(options, questions)
+
+
+def _run(options: RunOptions, questions: Sequence[str]) -> Path:
+    state = PartialState()
+    if state.is_main_process and (shared := what_processes_share(options)) is not None:
+        logger.warning(shared)
     files = inspect_policy(options)
-    run_folder.check_folder(options)
     checkpoint = _checkpoint(options, state)
     check_wandb(options.report_to)
     require_rollout_engine(options, length_for_server(options, questions, files))
+    rehearse(options)
     clock = Clock()
 
     with clock.time("vlm and images"):
@@ -111,9 +117,9 @@ def run(options: RunOptions) -> Path:
         if options.trainer.use_vllm:
             fit_vllm_length(options, longest(prompts["prompt"], generator.tokenizer, options.chat_template_kwargs))
         if state.is_main_process:
-            # Everything the user can mend has been checked: only now is anything deleted or written.
+            # Everything the user can mend has been checked: only now is anything moved or written.
             if checkpoint is None:
-                run_folder.clear(options.output_dir)
+                run_folder.put_aside(options.output_dir)
             run_folder.write_config(options)
             run_folder.write_json(options.output_dir / run_folder.ENVIRONMENT, _environment(options, scorer, pairs))
 
@@ -140,7 +146,8 @@ def run(options: RunOptions) -> Path:
         if state.is_main_process:
             unfinished = options.output_dir / UNFINISHED / run_folder.ADAPTER
             policy.save_pretrained(unfinished, selected_adapters=["default"], state_dict=adapter)
-            put_in_place(unfinished, options.output_dir / run_folder.ADAPTER)
+            finish(unfinished, options.output_dir / run_folder.ADAPTER)
+            run_folder.forget_replaced(options.output_dir)
 
     if options.ex2.before_after:
         with clock.time("sampling the aligned policy"):
@@ -157,7 +164,7 @@ def run(options: RunOptions) -> Path:
                 )
     with written_by_all(run_folder.CARD, options.output_dir):
         if state.is_main_process:
-            (options.output_dir / run_folder.CARD).write_text(run_card(options.output_dir), encoding="utf-8")
+            write_atomically(options.output_dir / run_folder.CARD, run_card(options.output_dir).encode())
     if mirror is not None:
         mirror.finish()  # last, because it waits until everything is uploaded
     return options.output_dir

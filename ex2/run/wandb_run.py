@@ -13,10 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-
 from ex2.base.errors import UserError, first_line
+from ex2.base.files import write_atomically
+from ex2.run.processes import on_main_process
 
 WANDB_ID = "wandb_id.txt"
 
@@ -72,7 +71,7 @@ def _start(id_file: Path, name: str | None) -> None:
 
     kept = id_file.read_text(encoding="utf-8").strip() if id_file.is_file() else ""
     run_id = os.environ.get("WANDB_RUN_ID") or kept or secrets.token_hex(4)
-    id_file.write_text(run_id + "\n", encoding="utf-8")
+    write_atomically(id_file, f"{run_id}\n".encode())
     wandb.init(
         id=run_id,
         resume=os.environ.get("WANDB_RESUME", "allow"),  # type: ignore[arg-type]
@@ -85,23 +84,19 @@ def _on_main_process(action: Callable[[], Any]) -> None:
     """Call wandb on the main process; where it fails, all processes end, and the main one says why."""
     import wandb
 
-    state = PartialState()
-    problem = [""]
-    if state.is_main_process:
+    def call() -> None:
         try:
             action()
         except (wandb.Error, OSError) as error:
-            problem = [first_line(error).rstrip(".")]
             if wandb.run is None:
                 _stop_service()
-    broadcast_object_list(problem)
-    if problem[0]:
-        if not state.is_main_process:
-            raise SystemExit(2)
-        raise UserError(
-            f"report_to=wandb: {problem[0]}. Log in (`wandb login`, or WANDB_API_KEY), check WANDB_BASE_URL and the "
-            "connection, write to disk only (WANDB_MODE=offline; `wandb sync` uploads later), or do without (--report_to none)."
-        )
+            raise UserError(
+                f"report_to=wandb: {first_line(error).rstrip('.')}. Log in (`wandb login`, or WANDB_API_KEY), check "
+                "WANDB_BASE_URL and the connection, write to disk only (WANDB_MODE=offline; `wandb sync` uploads later), or do "
+                "without (--report_to none)."
+            ) from error
+
+    on_main_process(call)
 
 
 def _stop_service() -> None:

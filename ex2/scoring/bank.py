@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
+from ex2.base.shown import printable
 from ex2.data.labelled import SPLITS, LabelledImages, fingerprint_of
 from ex2.data.planted import PlantedImages, plant
 from ex2.data.selection import check_classes, choose_images, some_of
@@ -37,7 +39,11 @@ BROKEN_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, Image.Decompressio
 
 T = TypeVar("T")
 
-_FORMAT = 1  # of the cache file; raise it whenever the meaning of its content changes
+_FORMAT = 2  # of the cache file; raise it whenever the meaning of its content changes
+
+
+_ROOM = 2**26
+"""Bytes of decoded images that wait for their turn, and again in a batch: an image that is larger is alone there."""
 
 
 class Broken(NamedTuple):
@@ -195,7 +201,7 @@ def build_bank(
         seed: Chooses the images, by their ids and not by their order; see `choose_images`.
         max_images_per_class: Most images of a class in each split.
         cache_dir: Folder of the cache files; None is ``default_cache_dir() / "banks"``.
-        batch_size: Images per encoder call. Up to two batches of decoded images are in memory.
+        batch_size: Images per encoder call, fewer where they are large. Up to two batches of decoded images are in memory.
         progress: Whether to draw a progress bar.
 
     Raises:
@@ -290,42 +296,74 @@ def _encode(
     parts = [torch.empty(0, vlm.dim)]
     broken: dict[int, Broken] = {}
     batch: list[Image.Image] = []
+
+    def encode() -> None:
+        if batch:
+            parts.append(vlm.encode_images(batch, batch_size=batch_size).cpu())
+            batch.clear()
+
     with tqdm(total=len(indices), desc="encoding images", unit="image", disable=not progress) as bar:
         for index, image in zip(indices, _decode(images, indices, ahead=batch_size), strict=True):
             if isinstance(image, Broken):
                 broken[index] = image
             else:
+                if sum(map(_bytes, batch)) + _bytes(image) > _ROOM:
+                    encode()
                 batch.append(image)
             if len(batch) == batch_size:
-                parts.append(vlm.encode_images(batch, batch_size=batch_size).cpu())
-                batch = []
+                encode()
             bar.update()
-        if batch:
-            parts.append(vlm.encode_images(batch, batch_size=batch_size).cpu())
+        encode()
     return torch.cat(parts), broken
 
 
 def _decode(images: LabelledImages, indices: Sequence[int], ahead: int) -> Iterator[Image.Image | Broken]:
-    """Images in order, decoded by a few threads (Pillow frees the interpreter) up to ``ahead`` before their turn."""
+    """Images in order, decoded by a few threads (Pillow frees the interpreter) up to ``ahead`` before their turn.
 
-    def decode(index: int) -> Image.Image | Broken:
+    A thread keeps the image that it has decoded until those that wait leave room for it, or its turn comes.
+    """
+    waiting_bytes, turn, over = 0, 0, False
+    changed = threading.Condition()
+
+    def decode(position: int) -> Image.Image | Broken:
+        nonlocal waiting_bytes
         try:
-            return images.load(index)
+            image: Image.Image | Broken = images.load(indices[position])
         except BROKEN_IMAGE as error:
-            return Broken(str(error), passing=isinstance(error, OSError) and error.errno is not None)
+            image = Broken(str(error), passing=isinstance(error, OSError) and error.errno is not None)
+        with changed:
+            changed.wait_for(lambda: over or position == turn or waiting_bytes + _bytes(image) <= _ROOM)
+            waiting_bytes += _bytes(image)
+        return image
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        waiting = deque(pool.submit(decode, index) for index in indices[:ahead])
-        for index in indices[ahead:]:
-            yield waiting.popleft().result()
-            waiting.append(pool.submit(decode, index))
-        while waiting:
-            yield waiting.popleft().result()
+        try:
+            waiting = deque(pool.submit(decode, position) for position in range(min(ahead, len(indices))))
+            for turn in range(len(indices)):
+                with changed:
+                    changed.notify_all()
+                image = waiting.popleft().result()
+                with changed:
+                    waiting_bytes -= _bytes(image)
+                    changed.notify_all()
+                if turn + ahead < len(indices):
+                    waiting.append(pool.submit(decode, turn + ahead))
+                yield image
+        finally:
+            with changed:  # else the pool would wait for threads that wait for their turn
+                over = True
+                changed.notify_all()
+
+
+def _bytes(image: Image.Image | Broken) -> int:
+    return 0 if isinstance(image, Broken) else 3 * image.width * image.height
 
 
 def _warn_of_skipped(dataset: str, skipped: Sequence[str]) -> None:
     if skipped and _process()[0] == 0:
-        logger.warning("dataset %s: %d broken image file(s) skipped: %s.", dataset, len(skipped), some_of(skipped))
+        logger.warning(
+            "dataset %s: %d broken image file(s) skipped: %s.", dataset, len(skipped), printable(some_of(skipped))
+        )
 
 
 def _process() -> tuple[int, int]:
@@ -372,7 +410,7 @@ def _write(path: Path, key: str, bank: ImageBank) -> None:
     content = safetensors.torch.save(tensors, metadata)
     try:
         write_atomically(path, content)
-    except OSError as error:
+    except (OSError, UserError) as error:
         logger.warning("The image bank is not cached: cannot write %s (%s).", path, error)
 
 

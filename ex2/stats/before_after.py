@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from ex2.base.errors import UserError
 from ex2.base.files import to_json, write_atomically
+from ex2.base.shown import markdown
 from ex2.stats.intervals import Interval, cluster_bootstrap_mean, paired_difference
 from ex2.stats.plots import before_after_png
 
@@ -434,26 +434,21 @@ def _one_table(summary: Summary) -> str:
     return "\n".join([*lines[:2], rule, *lines[2:first_difference], rule, *lines[first_difference:]])
 
 
-def _escape(text: str) -> str:
-    """Generated text on one line and without meaning to Markdown or HTML."""
-    return re.sub(r"([\\`*_\[\]|<>#~$&])", r"\\\1", " ".join(text.split()))
-
-
 def _fact(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{_escape(str(key))} {_fact(item)}" for key, item in value.items())
+        return ", ".join(f"{markdown(str(key))} {_fact(item)}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(_fact(item) for item in value)
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "not available"}[value]
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else _escape(str(value))
+    return f"{value:.4g}" if isinstance(value, float) else markdown(str(value))
 
 
 def to_markdown(summary: Summary) -> str:
     """The report as Markdown: table, paired differences, warnings, examples, monitors, facts about the run."""
-    warnings = [f"- {_escape(warning)}" for warning in summary.warnings] or ["None."]
+    warnings = [f"- {markdown(warning)}" for warning in summary.warnings] or ["None."]
     introduction = (
         "Mean cosine similarity between texts and images of their class: the images that the reward used, and held-out "
         f"images that training never saw. Every class counts equally; {_level(summary)} intervals are percentile bootstrap "
@@ -477,17 +472,17 @@ def to_markdown(summary: Summary) -> str:
         "Classes drawn by seed along the alphabet, the first sample of each policy; none was chosen by its score.",
     ]
     for example in summary.examples:
-        parts.append(f"### {_escape(example['class_name'])}")
+        parts.append(f"### {markdown(example['class_name'])}")
         if example["question"]:
-            parts.append(f"Question: {_escape(example['question'])}")
-        rows = [[when, _escape(example[when]), f"{example[f'{when}_heldout']:.4f}"] for when in ("before", "after")]
+            parts.append(f"Question: {markdown(example['question'])}")
+        rows = [[when, markdown(example[when]), f"{example[f'{when}_heldout']:.4f}"] for when in ("before", "after")]
         parts.append("\n".join(["| | text | held-out cosine |", "| :- | :- | -: |", *map(_markdown_row, rows)]))
     if summary.monitors:
-        rows = [[_escape(name), _fact(m.get("first")), _fact(m.get("last"))] for name, m in summary.monitors.items()]
+        rows = [[markdown(name), _fact(m.get("first")), _fact(m.get("last"))] for name, m in summary.monitors.items()]
         table = ["| monitor | first | last |", "| :- | -: | -: |", *map(_markdown_row, rows)]
         parts += ["## Training monitors", "\n".join(table)]
     if summary.meta:
-        parts += ["## Run", "\n".join(f"- {_escape(key)}: {_fact(value)}" for key, value in summary.meta.items())]
+        parts += ["## Run", "\n".join(f"- {markdown(key)}: {_fact(value)}" for key, value in summary.meta.items())]
     return "\n\n".join(parts) + "\n"
 
 

@@ -213,7 +213,7 @@ def _write(path: Path, key: str, sums: torch.Tensor) -> None:
     sums = sums.cpu()
     try:
         write_atomically(path, safetensors.torch.save({"sums": sums}, {"checksum": _checksum(key, sums)}))
-    except OSError as error:
+    except (OSError, UserError) as error:
         logger.warning("The class vectors are not cached: cannot write %s (%s).", path, error)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ex2.base.files import to_json, write_atomically
+from ex2.base.shown import to_csv
 from ex2.scoring.bank import ImageBank
 from ex2.scoring.scorer import TextScorer
 from ex2.stats.plots import sweep_png
@@ -102,8 +103,8 @@ class Comparison:
 
         files = {
             "predictions.parquet": self.predicted().to_parquet(index=False),
-            "per_class.csv": self.per_class().to_csv(index=False).encode(),
-            "results.csv": pd.DataFrame(self.rows).to_csv(index=False).encode(),
+            "per_class.csv": to_csv(self.per_class()),
+            "results.csv": to_csv(pd.DataFrame(self.rows)),
             "results.json": to_json({"meta": dict(meta), "systems": self.rows}),
         }
         if len({row["k"] for row in self.rows} - {None}) > 1:

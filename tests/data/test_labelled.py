@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 from ex2.base.errors import UserError
 from ex2.data import LabelledImages, list_datasets, load_images
 from ex2.data.benchmarks import BENCHMARKS
-from ex2.data.labelled import class_name_of, fingerprint_of
+from ex2.data.labelled import class_name_of, fingerprint_of, open_image
 
 
 def save(path: Path, colour: tuple[int, ...] = (10, 20, 30), size: tuple[int, int] = (4, 3)) -> Path:
@@ -238,3 +238,21 @@ def test_importing_the_readers_imports_no_torch() -> None:
     code = "import sys, ex2.data, ex2.data.pictograms, ex2.data.selection; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [
+        ((4000, 3000), (2000, 1500)),
+        ((9000, 8200), (1125, 1025)),
+        ((2047, 4000), (2047, 4000)),
+        ((640, 480), (640, 480)),
+    ],
+)
+def test_a_large_jpeg_is_decoded_at_a_smaller_size(
+    tmp_path: Path, size: tuple[int, int], decoded: tuple[int, int]
+) -> None:
+    Image.new("RGB", size, "teal").save(tmp_path / "photo.jpg", quality=30)
+    assert open_image(tmp_path / "photo.jpg").size == decoded
+    Image.new("L", (2100, 2100)).save(tmp_path / "drawing.png")
+    assert open_image(tmp_path / "drawing.png").size == (2100, 2100)

@@ -309,6 +309,18 @@ def test_the_card_shows_the_runs_own_results(bundle: Bundle) -> None:
         in card
     )
     assert "| crane | a\\|b c |" in card
+    hostile = "![x](http://a.b) <img src=x>\u202e"
+    facts = bundle.facts | {
+        "name": hostile,
+        "base_model": {"name": hostile, "revision": "main", "licence": hostile},
+        "vlm": {"name": hostile, "fingerprint": "f" * 64},
+        "dataset": {"name": hostile, "classes": 4},
+        "training": {"algorithm": "ppo", "reward_funcs": [hostile]},
+    }
+    safe = bundle_card(facts, [replace(bundle.records[0], class_name=hostile, text=hostile)])
+    body = safe.split("---", 2)[2]
+    assert body.count(r"\!\[x\](http://a.b) \<img src=x\>\[U+202E\]") == 8
+    assert "![" not in body
     assert "Licence of the base model: not known here: see the card of the base model." in card
 
 
@@ -344,3 +356,30 @@ def test_licence_of_a_base_model(tmp_path: Path, card: str | None, licence: str 
     assert licence_of("HuggingFaceTB/SmolLM2-135M-Instruct") == "apache-2.0"
     assert licence_of("nobody/has-this") is None
     assert licence_of("/nowhere/at/all") is None
+
+
+@pytest.mark.parametrize("name", ["merged", "adapter/more"])
+def test_a_link_to_a_folder_is_not_followed(folder: Path, name: str) -> None:
+    """What lies behind it is in no manifest: hidden files are not listed, and a link is no file."""
+    (folder / ".x").mkdir()
+    (folder / ".x" / "config.json").write_text("{}")
+    (folder / name).symlink_to(folder / ".x")
+    with pytest.raises(UserError, match=f"{name} is a link to a folder, for whose files no checksum stands"):
+        read_bundle(folder)
+
+
+def test_files_that_are_links_are_what_their_checksums_say(folder: Path, tmp_path: Path) -> None:
+    """The hub's cache is made of links to files."""
+    name = folder / "adapter" / "adapter_model.safetensors"
+    name.rename(tmp_path / "blob")
+    name.symlink_to(tmp_path / "blob")
+    read_bundle(folder)
+    (tmp_path / "blob").write_bytes(b"other")
+    with pytest.raises(UserError, match="has changed since it was exported"):
+        read_bundle(folder)
+
+
+def test_a_link_beside_a_bundle_is_not_replaced_with_it(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    (folder / "notes").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="holds notes beside a bundle"):
+        write_bundle(bundle, folder, overwrite=True)

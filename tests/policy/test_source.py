@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,33 @@ def test_the_base_of_a_run_is_the_revision_that_it_was_trained_on(
     find_policy(config["model_name_or_path"]).base_path(None)
     base = config["model_name_or_path"]
     assert asked == [(base, "v2"), (base, "v2"), (base, "main")]
+
+
+@pytest.mark.parametrize("damage", ["cut off", "flipped"])
+@pytest.mark.parametrize("name", ["adapter", "checkpoint-4"])
+def test_a_damaged_adapter_is_seen_before_it_is_used(
+    damage: str, name: str, trained_run: Path, tmp_path: Path, refused: Callable[[list[str]], str]
+) -> None:
+    shutil.copytree(trained_run, tmp_path / "run")
+    weights = tmp_path / "run" / name / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 64
+    weights.write_bytes(content[:-100] if damage == "cut off" else content)
+    source = tmp_path / "run" if name == "adapter" else tmp_path / "run" / name
+    commands = [["generate", str(source), "--out", str(tmp_path / "texts.jsonl")]]
+    if name == "adapter":
+        commands += [["export", str(source), "--out", str(tmp_path / "bundle"), "--no_descriptions"]]
+    for line in commands:
+        assert f"{weights.parent} is damaged: adapter_model.safetensors has " in refused(line)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_an_adapter_without_checksums_is_read_unless_it_is_cut_off(trained_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(trained_run / "adapter", folder)
+    (folder / "manifest.json").unlink()
+    assert find_policy(str(folder)).fingerprint == find_policy(str(trained_run)).fingerprint
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"is damaged: adapter_model\.safetensors cannot be read"):
+        find_policy(str(folder))

@@ -65,6 +65,29 @@ def test_damage_names_the_file(tmp_path: Path, name: str) -> None:
     assert damage(checkpoint) == f"{name} is missing"
 
 
+@pytest.mark.parametrize("name", ["adapter.safetensors", "optimizer.pt", "shards/rank_0.pt"])
+def test_flipped_bytes_are_seen(tmp_path: Path, name: str) -> None:
+    checkpoint = write(tmp_path, 3)
+    content = bytearray((checkpoint / name).read_bytes())
+    content[2] ^= 1
+    (checkpoint / name).write_bytes(content)
+    assert damage(checkpoint) == f"{name} has changed since it was written"
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"sizes": 3}', '{"sizes": {"a": null}}', '{"sizes": {}, "sha256": 1}', "[" * 5000]
+)
+def test_a_manifest_of_another_shape_is_broken(tmp_path: Path, content: str) -> None:
+    (write(tmp_path, 3) / MANIFEST).write_text(content)
+    assert damage(tmp_path / "checkpoint-3") == f"{MANIFEST} is broken"
+
+
+def test_a_checkpoint_without_checksums_is_read(tmp_path: Path) -> None:
+    manifest = write(tmp_path, 3) / MANIFEST
+    manifest.write_text(json.dumps({"sizes": json.loads(manifest.read_text())["sizes"]}))
+    assert damage(tmp_path / "checkpoint-3") is None
+
+
 def test_the_newest_whole_checkpoint_is_taken_by_its_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for step in (90, 100, 110):
         write(tmp_path, step)
@@ -116,24 +139,33 @@ def test_rotation_keeps_the_newest_and_the_best(
 ) -> None:
     for step in (1, 2, 3, 4):
         write(tmp_path, step)
-    rotate(tmp_path, limit, None if best is None else tmp_path / f"checkpoint-{best}")
+    rotate(tmp_path, 4, limit, None if best is None else tmp_path / f"checkpoint-{best}")
     assert list(checkpoints(tmp_path)) == left
     assert not (tmp_path / UNFINISHED).exists()
 
 
-def test_rotation_goes_by_the_time_of_writing(tmp_path: Path) -> None:
-    for step in (2, 8, 9):
+def test_rotation_goes_by_the_step_whatever_the_clock_says(tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        os.utime(write(tmp_path, step), (100 - step, 100 - step))
+    rotate(tmp_path, 6, 2)
+    assert list(checkpoints(tmp_path)) == [4, 6]
+
+
+@pytest.mark.parametrize(("limit", "best", "left"), [(None, None, [2, 4]), (1, None, [4]), (3, 9, [2, 4, 9])])
+def test_a_past_that_the_run_has_left_goes(
+    tmp_path: Path, limit: int | None, best: int | None, left: list[int]
+) -> None:
+    for step in (2, 8, 9, 4):  # the run went on from checkpoint-2
         write(tmp_path, step)
-    os.utime(write(tmp_path, 4), (20, 20))  # the run went on from checkpoint-2
-    rotate(tmp_path, 2)
-    assert list(checkpoints(tmp_path)) == [4, 9]
+    rotate(tmp_path, 4, limit, None if best is None else tmp_path / f"checkpoint-{best}")
+    assert list(checkpoints(tmp_path)) == left
 
 
 def test_rotation_spares_the_one_that_is_whole(tmp_path: Path) -> None:
     for step in (2, 4, 6):
         write(tmp_path, step)
     (tmp_path / "checkpoint-6" / "optimizer.pt").unlink()
-    rotate(tmp_path, 1)
+    rotate(tmp_path, 6, 1)
     assert list(checkpoints(tmp_path)) == [4]
 
 

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from ex2.base.errors import UserError
 from ex2.launch import main
@@ -122,8 +123,10 @@ def file_operations(short: Arguments, tmp_path_factory: pytest.TempPathFactory) 
 
 
 STAGES = 7
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a forked process cannot use the GPU of its parent")
 
 
+@no_gpu
 @pytest.mark.parametrize("stage", range(STAGES))
 def test_killed_at_each_stage_of_a_save(
     stage: int, file_operations: list[str], short: Arguments, whole: Path, tmp_path: Path
@@ -148,6 +151,7 @@ def test_killed_at_each_stage_of_a_save(
     goes_on(short, folder, whole)
 
 
+@no_gpu
 @pytest.mark.parametrize("seconds", [0.05, 0.4])
 def test_killed_at_some_moment(seconds: float, short: Arguments, whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"

@@ -180,6 +180,8 @@ def test_an_hf_vlm_in_a_folder_is_counted_without_its_image_tower(arguments: Arg
         ({"reward_funcs": ["cosin"]}, "Did you mean cosine"),
         ({"dataset": "folder:/no/folder"}, "does not exist"),
         ({"lora_target_modules": ["query"]}, "query"),
+        ({"lora_target_modules": ["lm_head"]}, "adapts the LM head"),
+        ({"eval_strategy": "steps"}, "The PPO trainer refuses these options"),
         ({"adapter_name_or_path": "/tmp"}, "holds no adapter"),
         ({"prompt_format": "chat"}, "prompt_format=plain"),
         ({"steps_per_generation": 100}, "different prompts"),

@@ -15,6 +15,7 @@ from ex2.base.errors import UserError
 from ex2.options.parse import parse_options
 from ex2.options.run_options import RunOptions
 from ex2.run import folder as run_folder
+from tests.kills import killed_before
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def options(arguments: Callable[..., list[str]], tmp_path: Path) -> RunOptions:
 def start(options: RunOptions) -> None:
     """What a run writes before it trains."""
     run_folder.check_folder(options)
-    run_folder.clear(options.output_dir)
+    run_folder.put_aside(options.output_dir)
     run_folder.write_config(options)
     run_folder.write_json(options.output_dir / "environment.json", {})
 
@@ -54,15 +55,106 @@ def test_overwriting_takes_away_the_run_and_nothing_else(options: RunOptions) ->
     options.ex2.overwrite = True
     run_folder.check_folder(options)
     assert (options.output_dir / "samples.jsonl").exists()  # checking deletes nothing
-    run_folder.clear(options.output_dir)
-    left = sorted(path.relative_to(options.output_dir).as_posix() for path in options.output_dir.rglob("*"))
-    assert left == ["notes", "notes/day.txt", "thesis.tex"]
+    run_folder.put_aside(options.output_dir)
+    aside = options.output_dir / run_folder.REPLACED
+    assert (aside / "checkpoint-4/adapter/weights").exists()
+    run_folder.forget_replaced(options.output_dir)
+    assert tree(options.output_dir) == ["notes", "notes/day.txt", "thesis.tex"]
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_a_link_in_a_run_is_no_stumbling_block(options: RunOptions, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "weights").touch()
+    for _ in range(3):  # the second time the failed attempt is deleted, the old run stays aside
+        start_again(options)
+        (options.output_dir / "checkpoint-2").symlink_to(tmp_path / "elsewhere")
+        (options.output_dir / "samples.jsonl").symlink_to(tmp_path / "nowhere")
+    run_folder.forget_replaced(options.output_dir)
+    assert tree(options.output_dir) == ["checkpoint-2", "config.yaml", "environment.json", "samples.jsonl"]
+    assert (tmp_path / "elsewhere" / "weights").exists()
+
+
+def start_again(options: RunOptions) -> None:
+    options.ex2.overwrite = True
+    start(options)
+
+
+def test_the_old_run_stays_until_the_new_one_has_a_checkpoint(options: RunOptions) -> None:
+    start(options)
+    (options.output_dir / "adapter").mkdir()
+    start_again(options)
+    start_again(options)  # the first attempt had no checkpoint
+    assert tree(options.output_dir) == [
+        ".replaced", ".replaced/adapter", ".replaced/config.yaml", ".replaced/environment.json", "config.yaml",
+        "environment.json",
+    ]  # fmt: skip
+    state: Any = SimpleNamespace(is_world_process_zero=True, global_step=2, max_steps=4)
+    run_folder.RunLog(options).on_save(options.trainer, state, None)  # type: ignore[arg-type]
+    assert tree(options.output_dir) == ["config.yaml", "environment.json"]
+
+
+def test_a_kill_leaves_the_old_run_or_the_new(options: RunOptions) -> None:
+    """At any moment the old run is whole, in its place or aside, and the same command takes up what is there."""
+    start(options)
+    old = {"adapter/weights", "checkpoint-4/adapter", "samples.jsonl", "config.yaml", "environment.json"}
+    folder, operation = options.output_dir, 1
+    for name in old - {"config.yaml", "environment.json"}:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    options.ex2.overwrite = True
+
+    def replace() -> None:
+        with run_folder.taken(options):
+            run_folder.put_aside(folder)
+            run_folder.write_config(options)
+
+    while killed_before(operation, replace, str(folder)):
+        with run_folder.taken(options):  # the next start
+            place = folder / run_folder.REPLACED if (folder / run_folder.REPLACED).is_dir() else folder
+            assert old <= set(tree(place))
+            assert run_folder.holds_run(folder)
+        operation += 1
+    assert operation > 8
+    assert ".ex2" not in "".join(tree(folder))
+
+
+def test_a_start_that_was_killed_is_a_run(options: RunOptions) -> None:
+    def begin() -> None:
+        with run_folder.taken(options):
+            run_folder.put_aside(options.output_dir)
+            run_folder.write_config(options)
+            run_folder.write_json(options.output_dir / "environment.json", {})
+
+    operation = 1
+    while killed_before(operation, begin, str(options.output_dir)):
+        options.ex2.overwrite = True
+        with run_folder.taken(options):
+            pass
+        operation += 1
+    assert operation > 5
+
+
+def test_two_processes_do_not_share_a_folder(options: RunOptions) -> None:
+    options.ex2.overwrite = True
+    with run_folder.taken(options):
+        with (
+            pytest.raises(UserError, match=r"^output_dir .*/run is in use by process \d+ on "),
+            run_folder.taken(options),
+        ):
+            pass
+        start(options)
+    assert tree(options.output_dir) == ["config.yaml", "environment.json"]
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "config.yaml"])
 def test_a_folder_that_holds_no_run_is_refused(options: RunOptions, name: str) -> None:
     options.output_dir.mkdir()
-    (options.output_dir / name).touch()
+    (options.output_dir / name).write_text("vlm: pictogram\n")
+    (options.output_dir / "environment.json").write_text("{}")  # of another program
     for overwrite in (False, True):
         options.ex2.overwrite = overwrite
         with pytest.raises(UserError, match="is not empty and holds no run: choose another folder"):

@@ -589,6 +589,55 @@ def test_failed_write_leaves_the_old_file(folder: Path, cache: Path, monkeypatch
     assert the_file(cache).read_bytes() == damaged  # and no temporary file beside it
 
 
+def test_large_images_are_bound_by_their_bytes(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image in memory is one that was loaded and not yet encoded."""
+    monkeypatch.setattr(ex2.scoring.bank, "_ROOM", 3 * 3 * 40 * 40)  # three of the large ones
+    root = tmp_path / "mixed"
+    for name in ("ant", "bee"):
+        (root / name).mkdir(parents=True)
+        for i in range(20):
+            size = (40, 40) if i % 2 else (200, 200) if i == 10 else (4, 4)
+            Image.new("RGB", size, (10 * i, 90, 30)).save(root / name / f"{i:02}.png")
+    loaded, most, vlm = 0, 0, FakeVLM()
+    original, encode = LabelledImages.load, FakeVLM.encode_images
+
+    def load(self: LabelledImages, i: int) -> Image.Image:
+        nonlocal loaded, most
+        image = original(self, i)
+        loaded += 1
+        most = max(most, loaded)
+        return image
+
+    def encode_images(self: FakeVLM, images: Sequence[Image.Image], batch_size: int = 64) -> torch.Tensor:
+        nonlocal loaded
+        assert len(images) == 1 or sum(3 * image.width * image.height for image in images) <= 3 * 3 * 40 * 40
+        time.sleep(0.02)  # the threads decode what they may
+        loaded -= len(images)
+        return encode(self, images, batch_size)
+
+    monkeypatch.setattr(LabelledImages, "load", load)
+    monkeypatch.setattr(FakeVLM, "encode_images", encode_images)
+    bank = build(root, cache, vlm)
+    assert len(bank) == 40
+    assert (
+        most <= 2 * 6 + (os.cpu_count() or 1) + 2
+    )  # six fit of the mixture of large and small, twice, and one a thread
+
+
+def test_an_encoder_that_fails_does_not_leave_threads_waiting(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ex2.scoring.bank, "_ROOM", 1)
+    folder = write_folder(tmp_path / "set", {"ant": 30, "bee": 30})
+
+    def fail(self: FakeVLM, images: Sequence[Image.Image], batch_size: int = 64) -> torch.Tensor:
+        raise UserError("no memory")
+
+    monkeypatch.setattr(FakeVLM, "encode_images", fail)
+    with pytest.raises(UserError, match="no memory"):
+        build(folder, cache)
+
+
 def test_file_half_written_by_a_killed_process_is_ignored(folder: Path, cache: Path) -> None:
     """A process that dies just before it renames the finished file leaves a temporary file, and no cache file."""
     code = f"""

@@ -62,7 +62,7 @@ class SentenceFeatures:
             raise UserError(f"judge local: {error}") from None
         self.device = torch.device(device)
         self._exact = exact
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         encoder = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
         unused = ("pooler.", "embeddings.position_ids")
         weights = {

@@ -1,0 +1,86 @@
+"""One process at a time for each output: a lock that dies with its holder, and one line that names the holder."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ex2.base.errors import UserError
+
+LOCK = ".ex2.lock"
+"""Name of the lock within a folder."""
+
+
+@contextmanager
+def alone_in(folder: Path, option: str) -> Iterator[None]:
+    """Keep other EX2 processes out of a folder, which is made where there is none and goes again where it stays empty.
+
+    Args:
+        folder: Output folder.
+        option: What the user calls it, for the message.
+
+    Raises:
+        UserError: Another process works in it, or it cannot be made.
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option} {folder} cannot be made ({error.strerror}): name another folder.") from error
+    try:
+        with _held(folder / LOCK, f"{option} {folder}"):
+            yield
+    finally:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+@contextmanager
+def alone_at(path: Path, option: str) -> Iterator[None]:
+    """Keep other EX2 processes from a file, or from a folder that is replaced as a whole.
+
+    Raises:
+        UserError: Another process writes it, or its folder takes no files.
+    """
+    target = Path(os.path.realpath(path))  # two links to one file are one output
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option} {path} cannot be written ({error.strerror}): name another one.") from error
+    with _held(target.with_name(f".ex2-{target.name[:60]}.lock"), f"{option} {path}"):
+        yield
+
+
+@contextmanager
+def _held(lock_file: Path, what: str) -> Iterator[None]:
+    """Hold a lock file, which names the holder while it is held, and is taken away in the end."""
+    note = f"process {os.getpid()} on {platform.node()}".encode()
+
+    def sign(descriptor: int) -> None:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, note, 0)
+
+    lock = FileLock(lock_file, timeout=0, on_acquired=sign)
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = ""
+        with suppress(OSError):
+            holder = lock_file.read_text(encoding="utf-8", errors="replace")
+        raise UserError(
+            f"{what} is in use by {holder or 'another process'}: wait until it has ended, or name another one."
+        ) from None
+    except OSError as error:
+        raise UserError(f"{what} cannot be written ({error.strerror}): name another one.") from error
+    try:
+        yield
+    finally:
+        # While it is held: whoever has opened it by now sees that the file is gone, and starts over.
+        lock_file.unlink(missing_ok=True)
+        lock.release()

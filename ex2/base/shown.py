@@ -1,0 +1,46 @@
+"""Foreign text (class names, descriptions, file names) where people read it: terminal, Markdown and spreadsheets."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_FORMULA = ("=", "+", "-", "@")
+
+
+def printable(text: str) -> str:
+    """Text whose characters that move the cursor, start a terminal's commands or turn the direction stand as code points.
+
+    Line breaks stay, and so do letters of all scripts, which have their direction without such marks.
+    """
+    return "".join(f"[U+{ord(c):04X}]" if _hidden(c) else c for c in text)
+
+
+def _hidden(character: str) -> bool:
+    return character in _TURNING or (character != "\n" and unicodedata.category(character) in ("Cc", "Cs"))
+
+
+def say(text: str = "") -> None:
+    """Print text that may hold foreign parts."""
+    print(printable(text))
+
+
+def markdown(text: str) -> str:
+    """Text on one line and without meaning to Markdown or HTML."""
+    return re.sub(r"([\\`*_\[\]|<>#~$&!])", r"\\\1", printable(" ".join(text.split())))
+
+
+def to_csv(table: pd.DataFrame) -> bytes:
+    """A table as CSV in UTF-8: texts are `printable`, with an apostrophe before what a spreadsheet would take for a formula."""
+
+    def cell(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return f"'{printable(value)}" if value.startswith(_FORMULA) else printable(value)
+
+    return table.map(cell).to_csv(index=False).encode()

@@ -1,0 +1,137 @@
+"""Commands that were killed: the same command again ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from ex2.base.folders import UNFINISHED
+from ex2.base.locks import alone_at, alone_in
+from ex2.cli import main
+from ex2.texts.descriptions import Description, write_descriptions
+from tests.kills import killed_before
+
+NAMES = ("cat", "eagle", "ear of corn", "whale")
+
+
+@pytest.fixture
+def descriptions(class_folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "texts.jsonl"
+    texts = ("It has a long tail.", "A photo of a {}.", "It is used at home.")
+    write_descriptions(
+        path,
+        [
+            Description(
+                f"folder:{class_folder}", i, name, "q", text.format(name), "m", 0, {}, extra={"vlm": "pictogram"}
+            )
+            for i, name in enumerate(NAMES)
+            for text in texts
+        ],
+    )
+    return path
+
+
+def once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a function do its work at the first call only: what is tested is how results are written."""
+    from pkgutil import resolve_name
+
+    function, results = resolve_name(name), []
+
+    def kept(*args: object, **options: object) -> object:
+        if not results:
+            results.append(function(*args, **options))
+        return results[0]
+
+    monkeypatch.setattr(name, kept)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in (".html", ".svg", ".png")  # times
+    }
+
+
+@pytest.fixture
+def lines(descriptions: Path, class_folder: Path) -> dict[str, list[str]]:
+    data = ["--dataset", f"folder:{class_folder}"]
+    return {
+        "classify": ["classify", "--vlm", "pictogram", *data, "--descriptions", str(descriptions)],
+        "analyze": ["analyze", str(descriptions)],
+    }
+
+
+@pytest.mark.parametrize("command", ["classify", "analyze"])
+def test_a_killed_command_is_taken_up_again(
+    command: str,
+    lines: dict[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("ex2.commands.classify.open_scorer", "ex2.zero_shot.systems.compare", "ex2.commands.analyze.open_scorer",
+                 "ex2.analysis.pipeline.analyse", "ex2.analysis.study_plots.draw", "ex2.analysis.report.render"):  # fmt: skip
+        once(name, monkeypatch)
+    line, expected, out = lines[command], tmp_path / "expected", tmp_path / "out"
+    main([*line, "--out", str(expected)])
+    operation, step = 1, 3 if command == "classify" else 37
+    while killed_before(operation, lambda: main([*line, "--out", str(out)]), str(out)):
+        operation += step
+    assert contents(out) == contents(expected)
+
+
+def test_an_unfinished_analysis_is_not_compared(tmp_path: Path, refused: Callable[[list[str]], str]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text('{"tables": [], "meta": {}}')
+    (tmp_path / "b" / UNFINISHED).write_text("analysis")
+    line = refused(["compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert line.endswith(f"{tmp_path / 'b'} holds an analysis that was not finished: run `ex2 analyze` again.")
+
+
+@pytest.mark.parametrize(
+    ("line", "lock"),
+    [
+        (["generate", "smollm2", "--out", "OUT.jsonl"], alone_at),
+        (["describe-pairs", "smollm2", "--out", "OUT.json"], alone_at),
+        (["score", "OUT.jsonl", "--vlm", "pictogram", "--dataset", "pictograms"], alone_at),
+        (["export", "run", "--out", "OUT"], alone_at),
+        (["analyze", "texts.jsonl", "--out", "OUT"], alone_in),
+        (["classify", "--vlm", "pictogram", "--dataset", "pictograms", "--out", "OUT"], alone_in),
+        (["compare", "a", "b", "--out", "OUT"], alone_in),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_second_process_is_told_of_the_first(
+    line: list[str],
+    lock: Callable[[Path, str], AbstractContextManager[None]],
+    tmp_path: Path,
+    refused: Callable[[list[str]], str],
+) -> None:
+    line = [part.replace("OUT", str(tmp_path / "out")) for part in line]
+    held = Path(next(part for part in line if part.startswith(str(tmp_path))))
+    if line[0] == "describe-pairs":
+        held = held.with_suffix(".jsonl")  # where the answers are kept as they come
+    with lock(held, "--out"):
+        assert f"--out {held} is in use by process {os.getpid()} on " in refused(line)
+
+
+@pytest.mark.parametrize("command", ["generate", "describe-pairs", "judge", "score"])
+def test_an_output_that_cannot_be_written_is_seen_before_the_work(
+    command: str, tmp_path: Path, refused: Callable[[list[str]], str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "labels.jsonl").write_text('{"class_name": "owl", "text": "It flies.", "category": "visual"}\n')
+    out = tmp_path / "file" / "out.json"
+    line = {
+        "generate": ["generate", "smollm2", "--dataset", "pictograms"],
+        "describe-pairs": ["describe-pairs", "smollm2"],
+        "judge": ["judge", "--labels", str(tmp_path / "labels.jsonl")],
+        "score": ["score", str(tmp_path / "labels.jsonl"), "--vlm", "pictogram", "--dataset", "pictograms"],
+    }[command]
+    assert f"--out {out} lies below {tmp_path / 'file'}, which is a file" in refused([*line, "--out", str(out)])

@@ -1,0 +1,62 @@
+"""Kills before a chosen file operation, in a forked process: quick, as nothing is imported again."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+_OPERATIONS = (
+    "os.open",
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.link",
+    "os.truncate",
+    "shutil.rmtree",
+    "open",
+)
+
+
+def killed_before(operation: int, action: Callable[[], object], within: str) -> bool:
+    """Run `action` in a child that dies before its nth operation that changes something below the folder `within`.
+
+    Returns:
+        Whether it died there; False: it ended by itself before.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of later Pythons, where libraries have started threads
+        child = os.fork()
+    if child == 0:
+        seen = 0
+
+        def watch(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal seen
+            if event not in _OPERATIONS or not any(within in str(part) for part in arguments[:2]):
+                return
+            if event in ("open", "os.open") and not _writes(arguments):
+                return
+            seen += 1
+            if seen == operation:
+                os._exit(9)
+
+        status = 1
+        try:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 1)
+                os.dup2(nowhere.fileno(), 2)
+            sys.addaudithook(watch)
+            action()
+            status = 0
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9), f"the command failed with status {status}"
+    return status == 9
+
+
+def _writes(arguments: tuple[object, ...]) -> bool:
+    flags = arguments[2]
+    return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
