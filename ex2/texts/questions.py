@@ -2,8 +2,8 @@
 
 A question is a template with one `{}` for the class name; behind ` -> ` may stand an opening, which the answer is made to begin
 with and which the policy goes on from: "How can you recognize a {}? -> You know a {} by its". The `short` set asks for
-descriptions only, the `looks` set for what is seen, with openings to which neither the name nor the kind of thing is an answer;
-the `study` set has 25 wordings of many kinds, as many as the EX2 paper
+descriptions only, the `looks` set for what is seen, the `opened` set for the same with openings to which neither the name nor
+the kind of thing is an answer; the `study` set has 25 wordings of many kinds, as many as the EX2 paper
 asks for each class, in EX2's own words: some of them mention a photo, because the paper's do, and whether that invites
 photo-page text is one of the things to study. The questions of the `pairs` set also have one `{other}`: they ask about a
 class in contrast with another one.
@@ -51,6 +51,16 @@ QUESTION_SETS: dict[str, tuple[str, ...]] = {
         "Write a caption for a {}.",
     ),
     "looks": (
+        "What does a {} look like?",
+        "Describe the looks of a {}.",
+        "What color is a {}?",
+        "Which parts does a {} have?",
+        "What is the shape of a {}?",
+        "What do you see first when you see a {}?",
+        "How can you recognize a {}?",
+        "Describe a {} to someone who wants to draw it.",
+    ),
+    "opened": (
         "What does a {} look like? -> A {} has",
         "How can you recognize a {}? -> You know a {} by its",
         "Which parts does a {} have? -> You can see its",

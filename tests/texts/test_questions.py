@@ -26,7 +26,7 @@ from ex2.texts.questions import (
 
 
 def test_every_question_has_one_place_for_the_class() -> None:
-    assert set(QUESTION_SETS) == {"short", "looks", "study", "pairs"}
+    assert set(QUESTION_SETS) == {"short", "looks", "opened", "study", "pairs"}
     assert len(QUESTION_SETS["study"]) == 25
     for questions in QUESTION_SETS.values():
         assert all(split_question(question)[0].count("{}") == 1 for question in questions)
@@ -72,7 +72,7 @@ def test_faulty_files_are_refused(tmp_path: Path, content: str, words: str) -> N
 
 
 def test_unknown_sets_name_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"questions=shrot is neither.*short, looks, study.*Did you mean short\?"):
+    with pytest.raises(UserError, match=r"questions=shrot is neither.*short, looks, opened, study.*Did you mean short\?"):
         load_questions("shrot")
 
 
