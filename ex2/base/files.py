@@ -41,9 +41,11 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
             file.write(data)
             file.flush()
             if before is not None:
-                with suppress(PermissionError):  # only root gives files away
+                # Only root gives files away, and some file systems know no owners or modes.
+                with suppress(OSError):
                     os.fchown(file.fileno(), before.st_uid, before.st_gid)
-                os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+                with suppress(OSError):
+                    os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
@@ -88,13 +90,13 @@ def _ordinary(path: Path) -> os.stat_result | None:
 _HOST = "".join(c if c.isalnum() else "-" for c in platform.node())[:32]
 
 
-def temporary_beside(path: Path, kind: str = "tmp") -> Path:
+def temporary_beside(path: Path) -> Path:
     """A hidden name in the folder of `path` that no other process takes: a rename is atomic only within one file system.
 
     `sweep` takes away what a killed process left under it. Not made of the file's name, which may be as long as names can be.
     """
     # Processes of machines that share a file system may have equal ids: hence the host, and the random part.
-    return path.with_name(f".ex2-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.{kind}")
+    return path.with_name(f".ex2-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def is_temporary(path: Path) -> bool:
@@ -102,9 +104,9 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(".ex2-") and path.name.endswith(".tmp")
 
 
-def sweep(folder: Path, kind: str = "tmp") -> None:
+def sweep(folder: Path) -> None:
     """Delete the temporary files and folders that killed processes of this machine left in `folder`."""
-    for path in folder.glob(f".ex2-{_HOST}-*-*.{kind}"):
+    for path in folder.glob(f".ex2-{_HOST}-*-*.tmp"):
         process = path.name.split("-")[-2]
         if process.isdecimal() and int(process) != os.getpid() and not psutil.pid_exists(int(process)):
             if path.is_dir() and not path.is_symlink():

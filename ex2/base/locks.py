@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import platform
 from collections.abc import Iterator
@@ -11,6 +13,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ex2.base.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 LOCK = ".ex2.lock"
 """Name of the lock within a folder."""
@@ -27,7 +33,7 @@ def alone_in(folder: Path, option: str) -> Iterator[None]:
     Raises:
         UserError: Another process works in it, or it cannot be made.
     """
-    made = not folder.exists()
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -36,9 +42,9 @@ def alone_in(folder: Path, option: str) -> Iterator[None]:
         with _held(folder / LOCK, f"{option} {folder}"):
             yield
     finally:
-        if made:
-            with suppress(OSError):
-                folder.rmdir()
+        with suppress(OSError):  # folders that something was written into stay
+            for parent in made:
+                parent.rmdir()
 
 
 @contextmanager
@@ -49,12 +55,18 @@ def alone_at(path: Path, option: str) -> Iterator[None]:
         UserError: Another process writes it, or its folder takes no files.
     """
     target = Path(os.path.realpath(path))  # two links to one file are one output
+    made = [folder for folder in target.parents if not folder.exists()]  # the innermost first
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{option} {path} cannot be written ({error.strerror}): name another one.") from error
-    with _held(target.with_name(f".ex2-{target.name[:60]}.lock"), f"{option} {path}"):
-        yield
+    try:
+        with _held(target.with_name(f".ex2-{target.name[:60]}.lock"), f"{option} {path}"):
+            yield
+    finally:
+        with suppress(OSError):  # folders that something was written into stay
+            for folder in made:
+                folder.rmdir()
 
 
 @contextmanager
@@ -69,6 +81,7 @@ def _held(lock_file: Path, what: str) -> Iterator[None]:
     lock = FileLock(lock_file, timeout=0, on_acquired=sign)
     try:
         lock.acquire()
+        locked = True
     except Timeout:
         holder = ""
         with suppress(OSError):
@@ -77,10 +90,14 @@ def _held(lock_file: Path, what: str) -> Iterator[None]:
             f"{what} is in use by {holder or 'another process'}: wait until it has ended, or name another one."
         ) from None
     except OSError as error:
-        raise UserError(f"{what} cannot be written ({error.strerror}): name another one.") from error
+        if error.errno not in _NO_LOCKS:
+            raise UserError(f"{what} cannot be written ({error.strerror}): name another one.") from error
+        logger.warning("%s lies on a file system without locks: two processes at once would not notice.", what)
+        locked = False
     try:
         yield
     finally:
         # While it is held: whoever has opened it by now sees that the file is gone, and starts over.
         lock_file.unlink(missing_ok=True)
-        lock.release()
+        if locked:
+            lock.release()

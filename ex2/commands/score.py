@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ex2.base.device import torch_device
+from ex2.base.errors import UserError
 from ex2.base.shown import say
 from ex2.commands.common import SPLITS, bank_options, open_scorer, output_file
 
@@ -32,8 +33,14 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Score and print the means."""
-    with output_file(arguments.out or arguments.descriptions):
-        _score(arguments)
+    if not arguments.descriptions.is_file():
+        raise UserError(f"{arguments.descriptions} is no file: give the descriptions that `ex2 generate` wrote.")
+    if arguments.out is None:
+        with output_file(arguments.descriptions, "DESCRIPTIONS"):
+            _score(arguments)
+    else:
+        with output_file(arguments.out):
+            _score(arguments)
 
 
 def _score(arguments: argparse.Namespace) -> None:

@@ -87,6 +87,8 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         UserError: As `check_free`; the disk refuses.
     """
+    if _old(out).is_dir() and not out.exists():  # a kill between the two renames of an exchange
+        os.rename(_old(out), out)
     check_free(out, overwrite=overwrite)
     out = out.resolve()
     work = temporary_beside(out)
@@ -96,7 +98,6 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         work.mkdir()
         yield work
         _put_in_place(work, out)
-        sweep(out.parent, "old")  # not before: of a kill between two renames it is the one bundle that is whole
     except OSError as error:
         raise UserError(f"--out {out} could not be written, and is as it was before: {error}") from error
     finally:
@@ -107,7 +108,8 @@ def _put_in_place(work: Path, out: Path) -> None:
     if not out.exists():
         os.rename(work, out)
         return
-    old = temporary_beside(out, "old")
+    old = _old(out)
+    shutil.rmtree(old, ignore_errors=True)
     os.rename(out, old)
     try:
         os.rename(work, out)
@@ -115,6 +117,11 @@ def _put_in_place(work: Path, out: Path) -> None:
         os.rename(old, out)
         raise
     shutil.rmtree(old, ignore_errors=True)  # the new bundle is in place, whatever happens to the old one
+
+
+def _old(out: Path) -> Path:
+    """Where a bundle waits for the moment in which another takes its place."""
+    return out.with_name(f".ex2-{out.name[:200]}.old")
 
 
 def _parse_manifest(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from ex2.base.files import read_settings, sha256
 from ex2.options.ex2_options import EX2Config
 from ex2.policy.llm import ADAPTER_WEIGHTS, adapter_config, load_adapter, load_policy, load_tokenizer, resolve_model
 from ex2.policy.sampler import TextGenerator
-from ex2.rl.checkpoints import MANIFEST, damage
+from ex2.rl.checkpoints import MANIFEST
 from ex2.texts.questions import load_questions, wants_chat
 
 if TYPE_CHECKING:
@@ -178,17 +179,26 @@ def _digest(adapter: Path) -> str:
     """First 16 hex digits of the SHA-256 of an adapter's weights.
 
     Raises:
-        UserError: There are none, they are cut off, or a file has changed since EX2 wrote it.
+        UserError: There are none, they are cut off, or have changed since EX2 wrote them.
     """
     files = [path for name in ADAPTER_WEIGHTS if (path := adapter / name).is_file()]
     if not files:
         raise UserError(f"{adapter} holds no weights: {ADAPTER_WEIGHTS[0]} is missing.")
-    problem = damage(adapter) if (adapter / MANIFEST).is_file() else _cut_off(files[0])
+    digest, listed = sha256(files[0]), _listed(adapter, files[0].name)
+    problem = _cut_off(files[0]) if listed is None else None if listed == digest else f"{files[0].name} has changed"
     if problem is not None:
         raise UserError(
             f"{adapter} is damaged: {problem}. Copy it again, or resume its run (--resume_from_checkpoint true)."
         )
-    return sha256(files[0])[:16]
+    return digest[:16]
+
+
+def _listed(adapter: Path, name: str) -> str | None:
+    """The checksum that EX2 wrote for a file beside the adapter; what else is there may be edited."""
+    try:
+        return str(json.loads((adapter / MANIFEST).read_bytes())["sha256"][name])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _cut_off(weights: Path) -> str | None:

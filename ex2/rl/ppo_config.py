@@ -47,7 +47,7 @@ class PPOConfig(GRPOConfig):
         default=None,
         metadata={
             "help": "Texts a forward pass of policy and reference over a rollout, which keeps no activations and so has room for "
-            "more than training; null: per_device_train_batch_size. Larger is faster on a GPU."
+            "more than training; null: the batch size of training, or of evaluation. Larger is faster on a GPU."
         },
     )
     group_baseline: bool = field(

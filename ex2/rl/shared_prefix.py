@@ -61,7 +61,7 @@ def packed(texts: Texts, alike: Tensor) -> tuple[dict[str, Tensor], States]:
 
     position, row = position[kept], row[kept]
     # The first row that has a token laid it down for all rows that are alike up to there.
-    sees = (position.unsqueeze(1) >= position) & ((row.unsqueeze(1) == row) | (alike[row][:, row] > position))
+    sees = (position.unsqueeze(1) >= position) & ((row.unsqueeze(1) == row) | (alike[:, row] > position)[row])
     arguments = {
         "input_ids": tokens[kept].unsqueeze(0),
         "position_ids": position.unsqueeze(0),

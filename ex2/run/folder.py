@@ -45,7 +45,8 @@ _OWN_FILES = (
 )  # fmt: skip
 
 _SIGNATURE = b"# Resolved options of this"
-REPLACED, _MOVING = ".replaced", ".replaced.moving"
+# With an underscore, because transformers uploads no folder that begins with one.
+REPLACED, _MOVING = "_replaced", "_replaced.moving"
 
 _MONITORED = "monitors/words"  # only in the row of a rollout's first update
 _SUMMARY = "train_runtime"  # only in the row that the Trainer logs when training ends
@@ -120,7 +121,7 @@ def _check_same(options: RunOptions, before: dict[str, Any]) -> None:
 
 
 def put_aside(folder: Path) -> None:
-    """Make a folder for a new run; an older run in it moves into `.replaced`, files of other origin stay.
+    """Make a folder for a new run; an older run in it moves into `_replaced`, files of other origin stay.
 
     There it is until the new run has its first checkpoint (`forget_replaced`). A kill at any moment leaves the one or the other:
     `taken` moves back what had not moved altogether.

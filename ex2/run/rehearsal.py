@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -20,6 +21,7 @@ from transformers.integrations.liger import apply_liger_kernel
 from ex2.base.errors import UserError, first_line
 from ex2.base.hub import require_account
 from ex2.options.run_options import RunOptions
+from ex2.policy.sampler import rng_devices
 from ex2.run.trainers import TRAINERS
 
 _RANK = 64
@@ -107,7 +109,7 @@ def _text(error: Exception) -> str:
 def _random_numbers_kept() -> Iterator[None]:
     """Trainers seed all generators; here they go on afterwards as if nothing had been."""
     python, numbers = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(rng_devices(PartialState().device)):
         yield
     random.setstate(python)
     np.random.set_state(numbers)

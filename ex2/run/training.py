@@ -191,7 +191,7 @@ def _checkpoint(options: RunOptions, state: PartialState) -> Path | None:
     path = newest_whole(options.output_dir) if wanted.lower() == "true" else Path(wanted)
     if not path.is_dir():
         raise UserError(f"resume_from_checkpoint={wanted} is not a folder.")
-    if (problem := damage(path)) is not None:
+    if wanted.lower() != "true" and (problem := damage(path)) is not None:
         raise UserError(
             f"resume_from_checkpoint={wanted} is no whole checkpoint: {problem}. Give another one, or `true` for the newest "
             "whole one."

@@ -138,7 +138,7 @@ def read_templates(path: Path, option: str, kind: str) -> tuple[str, ...]:
     if not templates:
         raise UserError(f"{option} has no {kind}s: write one a line, with {{}} for the class name.")
     for template in templates:
-        if split_question(template)[0].count("{}") != 1:
+        if (split_question(template)[0] if kind == "question" else template).count("{}") != 1:
             raise UserError(f"{option}: the {kind} {template!r} needs exactly one {{}} in place of the class name.")
         if templates.count(template) > 1:
             raise UserError(f"{option}: the {kind} {template!r} stands there more than once.")
@@ -195,7 +195,9 @@ def opening_of(question: str, class_name: str, other_name: str | None = None) ->
 
 
 def opened(opening: str, text: str) -> str:
-    """An answer with its opening. Some tokenizers drop the space that a text goes on with: it is put back."""
+    """An answer with its opening; nothing said stays nothing. The space that some tokenizers drop in between is put back."""
+    if not text.strip():
+        return text
     goes_on = not opening or re.match(r"[\s.,;:!?)'’-]", text)
     return f"{opening}{'' if goes_on else ' '}{text}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import platform
 import signal
@@ -88,3 +90,23 @@ def test_a_folder_below_a_file_is_one_line(tmp_path: Path) -> None:
         ):
             pass
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_folders_that_were_made_for_nothing_go_again(tmp_path: Path) -> None:
+    for function in (alone_in, alone_at):
+        with pytest.raises(UserError, match="^no such run$"), function(tmp_path / "rnus" / "a" / "b", "--out"):
+            raise UserError("no such run")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_written_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with caplog.at_level(logging.WARNING), alone_in(tmp_path / "out", "--out"):
+        (tmp_path / "out" / "text").touch()
+    assert f"--out {tmp_path / 'out'} lies on a file system without locks" in caplog.text
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["text"]

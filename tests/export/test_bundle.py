@@ -167,6 +167,18 @@ def test_a_failed_exchange_puts_the_old_bundle_back(
     assert len(list(folder.parent.iterdir())) == 1
 
 
+def test_a_kill_in_the_exchange_leaves_the_old_bundle_to_the_next_export(bundle: Bundle, folder: Path) -> None:
+    """Of this bundle, not of another one in the same folder."""
+    for name in (folder.name, "other"):
+        shutil.copytree(folder, folder.with_name(f".ex2-{name}.old"))
+    before = contents(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match="overwrite"):
+        write_bundle(bundle, folder)
+    assert contents(folder) == before
+    assert folder.with_name(".ex2-other.old").is_dir()
+
+
 def test_another_bundle_is_replaced_only_on_demand(bundle: Bundle, folder: Path) -> None:
     with pytest.raises(
         UserError, match=r"already holds a bundle: choose another folder, or replace it \(--overwrite\)"

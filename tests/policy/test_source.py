@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,15 @@ def test_a_damaged_adapter_is_seen_before_it_is_used(
     for line in commands:
         assert f"{weights.parent} is damaged: adapter_model.safetensors has " in refused(line)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_what_lies_beside_an_adapter_s_weights_may_be_edited(trained_run: Path, tmp_path: Path) -> None:
+    """The base moved, or somebody wrote a README; of a checkpoint only the adapter was copied."""
+    adapter = shutil.copytree(trained_run / "adapter", tmp_path / "adapter")
+    (adapter / "README.md").write_text("Mine.\n")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"revision": None}))
+    assert find_policy(str(adapter)).fingerprint == find_policy(str(trained_run)).fingerprint
 
 
 def test_an_adapter_without_checksums_is_read_unless_it_is_cut_off(trained_run: Path, tmp_path: Path) -> None:

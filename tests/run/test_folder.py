@@ -89,7 +89,7 @@ def test_the_old_run_stays_until_the_new_one_has_a_checkpoint(options: RunOption
     start_again(options)
     start_again(options)  # the first attempt had no checkpoint
     assert tree(options.output_dir) == [
-        ".replaced", ".replaced/adapter", ".replaced/config.yaml", ".replaced/environment.json", "config.yaml",
+        "_replaced", "_replaced/adapter", "_replaced/config.yaml", "_replaced/environment.json", "config.yaml",
         "environment.json",
     ]  # fmt: skip
     state: Any = SimpleNamespace(is_world_process_zero=True, global_step=2, max_steps=4)

@@ -72,7 +72,9 @@ def test_faulty_files_are_refused(tmp_path: Path, content: str, words: str) -> N
 
 
 def test_unknown_sets_name_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"questions=shrot is neither.*short, looks, opened, study.*Did you mean short\?"):
+    with pytest.raises(
+        UserError, match=r"questions=shrot is neither.*short, looks, opened, study.*Did you mean short\?"
+    ):
         load_questions("shrot")
 
 
@@ -141,6 +143,11 @@ def test_an_opening_is_where_the_answer_begins() -> None:
 def test_an_answer_goes_on_from_its_opening(said: str, answer: str) -> None:
     assert opened("An ant has", said) == answer
     assert opened("", said) == said
+
+
+def test_nothing_said_stays_nothing() -> None:
+    assert opened("Its colors are", "") == ""
+    assert opened("Its colors are", " \n").strip() == ""
 
 
 def test_openings_in_files_may_hold_names_too(tmp_path: Path) -> None:
