@@ -283,7 +283,7 @@ def shared_prefix(checks: Checks) -> None:
         with small_trainer(checks.policy(checks.device, dtype), checks.vlm(), **one) as trainer:
             trained = draw_trained(trainer.model, torch.Generator().manual_seed(1))
             batch = {name: value.to(checks.device) for name, value in shared_batch().items()}
-            trainer._shares_prefix = True
+            trainer._shares_prefix = trainer._checked_prefix = True
             found = scores_and_gradient(trainer, batch, trained)
             trainer._shares_prefix = False
             apart = scores_and_gradient(trainer, batch, trained)

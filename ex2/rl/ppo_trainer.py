@@ -131,7 +131,7 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, FrozenBase, ExactRes
 
     def _layout(self, texts: Texts) -> tuple[dict[str, Tensor], States]:
         """The tokens of one forward pass, with what prompts share once where that is right and pays."""
-        if self._shares_prefix and self._within_window(texts):
+        if self._shares_prefix and self._checked_prefix and self._within_window(texts):
             alike = shared_lengths(texts)
             if packing_saves(texts, alike, self._text_config.hidden_size):
                 return packed(texts, alike)
@@ -141,6 +141,11 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, FrozenBase, ExactRes
         """Whether texts fit into a sliding window, if any: a mask of tokens by tokens replaces its own."""
         width = texts.prompt_ids.size(1) + texts.completion_ids.size(1)
         return bool(width < (getattr(self._text_config, "sliding_window", None) or math.inf))
+
+    def _all_within_window(self, texts: Texts) -> bool:
+        """The same on all processes, which must make the same passes where weights are sharded."""
+        within = torch.tensor(float(self._within_window(texts)), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(within, reduction="sum") == self.accelerator.num_processes)
 
     def _check_shared_prefix(self, texts: Texts) -> None:
         """Share no prefix where that changes log-probs: the backbone's layers see more than tokens, mask and positions say.
@@ -230,7 +235,7 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, FrozenBase, ExactRes
         checkpointing = self.args.gradient_checkpointing_kwargs
         assert not isinstance(checkpointing, str), "transformers turns the option's JSON text into a dict"
         with torch.no_grad(), disable_gradient_checkpointing(self.model, checkpointing):
-            if self._shares_prefix and not self._checked_prefix and self._within_window(texts):
+            if self._shares_prefix and not self._checked_prefix and self._all_within_window(texts):
                 self._check_shared_prefix(texts.rows(0, batch_size))
             old = self._score(self.model, texts, batch_size)
             return old, old.logps if self.args.beta == 0.0 else self._reference_logps(texts, batch_size)

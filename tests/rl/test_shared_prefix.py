@@ -297,10 +297,10 @@ def test_texts_are_scored_at_the_positions_they_were_sampled_at(
     # GPT-2's layers hold their weights the other way round.
     adapter = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", fan_in_fan_out=packs)
     trainer = make_trainer(model=get_peft_model(model.eval(), adapter), prompts=SYSTEM)
+    assert sampled_gap(trainer) < 1e-4  # rows apart, as nothing has been checked yet
+    trainer._checked_prefix = True
     assert sampled_gap(trainer) < 1e-4
-    trainer._shares_prefix = False
-    assert sampled_gap(trainer) < 1e-4
-    trainer._shares_prefix = packs
+    trainer._checked_prefix = False
     shapes = layouts(trainer, monkeypatch)
     trainer.train()
     assert ({rows for rows, _ in shapes} == {1}) is packs
