@@ -364,7 +364,9 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, FrozenBase, ExactRes
                 "clip_ratio/value": value_clipped,
                 "approx_kl": F.kl_k3(old_logps, policy.logps),
             }
-            means = dict(zip(terms, self._global_masked_means(list(terms.values()), mask), strict=True))
+            # Of the rollout's tokens a micro-batch has its share on average: so means do not depend on how it is dealt out.
+            share = inputs["num_items_in_batch"] / self.args.steps_per_generation if mode == "train" else None
+            means = dict(zip(terms, self._global_masked_means(list(terms.values()), mask, share), strict=True))
             for name, value in means.items():
                 self._metrics[mode][name].append(value)
             if mode == "train" and self.args.target_kl is not None:
@@ -373,11 +375,11 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, FrozenBase, ExactRes
 
     # ---------------------------------------------------------------- numbers over all processes
 
-    def _global_masked_means(self, tensors: list[Tensor], mask: Tensor) -> list[float]:
-        """Mean of each (B, T) tensor over the masked positions of all processes, in one reduction."""
+    def _global_masked_means(self, tensors: list[Tensor], mask: Tensor, tokens: Tensor | None = None) -> list[float]:
+        """Sum of each (B, T) tensor over the masked positions of all processes, over `tokens` (None: how many there are)."""
         sums = torch.stack([(x.float() * mask).sum() for x in tensors] + [mask.sum().float()])
         totals = self.accelerator.reduce(sums, reduction="sum")
-        return (totals[:-1] / totals[-1].clamp(min=1)).tolist()
+        return (totals[:-1] / (totals[-1] if tokens is None else tokens).clamp(min=1)).tolist()
 
     def _global_masked_mean(self, x: Tensor, mask: Tensor) -> float:
         return self._global_masked_means([x], mask)[0]
