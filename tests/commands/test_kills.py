@@ -117,8 +117,17 @@ def test_a_second_process_is_told_of_the_first(
     held = Path(next(part for part in line if part.startswith(str(tmp_path))))
     if line[0] == "describe-pairs":
         held = held.with_suffix(".jsonl")  # where the answers are kept as they come
-    with lock(held, "--out"):
-        assert f"--out {held} is in use by process {os.getpid()} on " in refused(line)
+    if line[0] == "score":
+        held.touch()
+    option = "DESCRIPTIONS" if line[0] == "score" else "--out"
+    with lock(held, option):
+        assert f"{option} {held} is in use by process {os.getpid()} on " in refused(line)
+
+
+def test_a_mistyped_file_leaves_no_folder(tmp_path: Path, refused: Callable[[list[str]], str]) -> None:
+    line = ["score", str(tmp_path / "rnus" / "texts.jsonl"), "--vlm", "pictogram", "--dataset", "pictograms"]
+    assert "is no file: give the descriptions that `ex2 generate` wrote." in refused(line)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["generate", "describe-pairs", "judge", "score"])
