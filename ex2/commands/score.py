@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Score and print the means."""
     if not arguments.descriptions.is_file():
-        raise UserError(f"{arguments.descriptions} is no file: give the descriptions that `ex2 generate` wrote.")
+        raise UserError(f"{arguments.descriptions}: no such file; `ex2 generate` writes files of descriptions")
     if arguments.out is None:
         with output_file(arguments.descriptions, "DESCRIPTIONS"):
             _score(arguments)

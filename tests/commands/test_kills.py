@@ -126,7 +126,7 @@ def test_a_second_process_is_told_of_the_first(
 
 def test_a_mistyped_file_leaves_no_folder(tmp_path: Path, refused: Callable[[list[str]], str]) -> None:
     line = ["score", str(tmp_path / "rnus" / "texts.jsonl"), "--vlm", "pictogram", "--dataset", "pictograms"]
-    assert "is no file: give the descriptions that `ex2 generate` wrote." in refused(line)
+    assert "texts.jsonl: no such file; " in refused(line)
     assert list(tmp_path.iterdir()) == []
 
 
