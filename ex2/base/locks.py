@@ -33,18 +33,8 @@ def alone_in(folder: Path, option: str) -> Iterator[None]:
     Raises:
         UserError: Another process works in it, or it cannot be made.
     """
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{option} {folder} cannot be made ({error.strerror}): name another folder.") from error
-    try:
-        with _held(folder / LOCK, f"{option} {folder}"):
-            yield
-    finally:
-        with suppress(OSError):  # folders that something was written into stay
-            for parent in made:
-                parent.rmdir()
+    with _made(folder, f"{option} {folder} cannot be made"), _held(folder / LOCK, f"{option} {folder}"):
+        yield
 
 
 @contextmanager
@@ -55,18 +45,25 @@ def alone_at(path: Path, option: str) -> Iterator[None]:
         UserError: Another process writes it, or its folder takes no files.
     """
     target = Path(os.path.realpath(path))  # two links to one file are one output
-    made = [folder for folder in target.parents if not folder.exists()]  # the innermost first
+    lock_file = target.with_name(f".ex2-{target.name[:60]}.lock")
+    with _made(target.parent, f"{option} {path} cannot be written"), _held(lock_file, f"{option} {path}"):
+        yield
+
+
+@contextmanager
+def _made(folder: Path, failure: str) -> Iterator[None]:
+    """Make a folder where there is none; it and what was made above it go again where they stay empty."""
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]  # the innermost first
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{option} {path} cannot be written ({error.strerror}): name another one.") from error
+        raise UserError(f"{failure} ({error.strerror}): name another one.") from error
     try:
-        with _held(target.with_name(f".ex2-{target.name[:60]}.lock"), f"{option} {path}"):
-            yield
+        yield
     finally:
         with suppress(OSError):  # folders that something was written into stay
-            for folder in made:
-                folder.rmdir()
+            for parent in made:
+                parent.rmdir()
 
 
 @contextmanager
