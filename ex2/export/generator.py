@@ -74,12 +74,12 @@ class DescriptionGenerator:
         merged, base_revision = folder / MERGED, "main"
         if base_model is None and merged.is_dir():
             path = str(merged)
-            model: Any = load_base(path, dtype="auto", device=device)
+            model: Any = load_base(path, dtype="auto", device=device, bf16=options["bf16"])
         else:
             if base_model is None:
                 base_model, base_revision = base_of_adapter(folder / ADAPTER), bundle.facts["base_model"]["revision"]
             path = resolve_model(base_model, cache_dir, base_revision, option="base_model")
-            base = load_base(path, revision=base_revision, dtype=options["dtype"], device=device)
+            base = load_base(path, revision=base_revision, dtype=options["dtype"], device=device, bf16=options["bf16"])
             model = load_adapter(base, str(folder / ADAPTER))
         tokenizer = load_tokenizer(path, base_revision)
         generator = TextGenerator(

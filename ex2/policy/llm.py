@@ -127,9 +127,16 @@ def load_tokenizer(path: str, revision: str = "main") -> PreTrainedTokenizerBase
 
 
 def load_policy(
-    model_config: ModelConfig, path: str, adapter: str | None = None, *, device: str | torch.device = "cpu"
+    model_config: ModelConfig,
+    path: str,
+    adapter: str | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    bf16: bool = False,
 ) -> PreTrainedModel:
     """The base model in the configured precision on `device`, with `adapter` on it (trainable) where one is given.
+
+    `bf16` as for `load_base`.
 
     Raises:
         UserError: Quantisation without bitsandbytes or a GPU, an adapter folder without an adapter, or no way to the hub.
@@ -139,6 +146,7 @@ def load_policy(
         revision=model_config.model_revision,
         dtype=model_config.dtype,
         device=device,
+        bf16=bf16,
         attn_implementation=model_config.attn_implementation,
         quantization_config=quantization_config(model_config),
     )
@@ -151,9 +159,12 @@ def load_base(
     revision: str = "main",
     dtype: str | None = "float32",
     device: str | torch.device = "cpu",
+    bf16: bool = False,
     **options: Any,
 ) -> PreTrainedModel:
     """The base model in `path` (folder or hub id) without adapter; `options` go to transformers.
+
+    `bf16` says that it will run under autocast to bfloat16: on a CPU linear layers then hold their weights so.
 
     Weights go to `device` one after the other: many processes on a machine need not hold a copy each in its memory first, and
     quantised weights cannot be moved afterwards.
@@ -168,7 +179,7 @@ def load_base(
     # PEFT takes a map to the CPU for weights that do not fit on the GPU.
     place = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             path, revision=revision, dtype=torch_dtype, **NO_CODE, **place, **options
         )
     except ImportError as error:
@@ -176,6 +187,23 @@ def load_base(
         raise UserError(f"{option} needs a package that is not installed: {first_line(error)}") from error
     except _LOAD_ERRORS as error:
         raise load_error("model_name_or_path", path, error) from error
+    if bf16 and torch.device(device).type == "cpu":
+        linear_in_bfloat16(model)
+    return model
+
+
+def linear_in_bfloat16(model: PreTrainedModel) -> None:
+    """Hold the weights of linear layers, the LM head among them, in bfloat16; embeddings and norms stay as they are.
+
+    Under autocast the numbers are the same. It would cast frozen weights anew at every call, since its cache holds trained ones
+    only, and for a token of a few texts that takes as long as multiplying.
+    """
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            # A parameter of its own: an LM head may share its weight with the embeddings.
+            module.weight = torch.nn.Parameter(module.weight.detach().to(torch.bfloat16), requires_grad=False)
 
 
 def load_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool = False) -> Any:

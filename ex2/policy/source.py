@@ -99,12 +99,13 @@ class PolicySource:
         path = self.base_path(cache_dir)
         asking = self._asking(path)  # its errors come before any weight is loaded
         loading = ModelConfig(**{k: self.settings[k] for k in _LOADING if k in self.settings})
-        model: Any = load_policy(loading, path, device=device)
+        bf16 = bool(self.settings.get("bf16", False))
+        model: Any = load_policy(loading, path, device=device, bf16=bf16)
         if self.adapter is not None:
             model = load_adapter(model, str(self.adapter))
         return TextGenerator(
             model=model.eval(),
-            bf16=bool(self.settings.get("bf16", False)),
+            bf16=bf16,
             name=self.name,
             **asking,
         )

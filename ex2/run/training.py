@@ -238,15 +238,18 @@ def _pairs(options: RunOptions, scorer: TextScorer) -> list[tuple[int, int]] | N
 
 @loading_whole()
 def _policy(options: RunOptions, files: PolicyFiles) -> TextGenerator:
+    bf16 = bool(options.trainer.bf16)
     return TextGenerator(
-        model=load_policy(options.policy, files.path, options.ex2.adapter_name_or_path, device=PartialState().device),
+        model=load_policy(
+            options.policy, files.path, options.ex2.adapter_name_or_path, device=PartialState().device, bf16=bf16
+        ),
         tokenizer=files.tokenizer,
         chat=files.chat,
         system_prompt=options.ex2.system_prompt,
         chat_template_kwargs=options.chat_template_kwargs,
         max_new_tokens=options.max_new_tokens,
         temperature=options.trainer.temperature,
-        bf16=bool(options.trainer.bf16),
+        bf16=bf16,
     )
 
 
