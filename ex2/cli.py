@@ -28,7 +28,7 @@ from ex2.commands import (
     verify_goldens,
 )
 from ex2.commands import list as list_names
-from ex2.launch import hide_renamed_options, use_cores_well
+from ex2.launch import keep_quiet, use_cores_well
 from ex2.launch import main as start_training
 
 
@@ -45,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the `ex2` command with `argv` (None: the command line); exit status 2 for what the user can mend."""
     use_cores_well()
-    hide_renamed_options()
+    keep_quiet()
     try:
         parser = _parser()
         arguments, unknown = parser.parse_known_args(argv)

@@ -17,7 +17,7 @@ def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
     Exit status 2 for what the user can mend, 1 for a run that had to stop, 143 for one that SIGTERM stopped.
     """
     use_cores_well()
-    hide_renamed_options()
+    keep_quiet()
     try:
         from ex2.options.parse import parse_options
 
@@ -43,8 +43,14 @@ def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
         sys.exit(stop.status)
 
 
-def hide_renamed_options() -> None:
-    """Keep transformers from telling users that an option which EX2 sets under its present name will have another one."""
+def keep_quiet() -> None:
+    """Leave out what users can do nothing about; call it before libraries are imported.
+
+    transformers says that an option which EX2 sets under its present name will have another one, and where there is no terminal
+    it fills logs with bars that last for a second.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings(
         "ignore", message=r"`(is_)?gradient_checkpointing\w*` is deprecated", category=FutureWarning
     )

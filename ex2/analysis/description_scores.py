@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from tqdm import tqdm
 
+from ex2.base.progress import progress_bar
 from ex2.rewards.monitors import hub_score
 from ex2.scoring.scorer import TextScorer
 from ex2.stats.intervals import Interval, cluster_bootstrap_mean, cluster_means
@@ -92,7 +92,7 @@ def _score(
     scored: list[Description] = []
     hub = dict.fromkeys(splits, 0.0)
     truncated = 0
-    with tqdm(total=len(records), desc="scoring", unit="text", disable=not progress) as bar:
+    with progress_bar(len(records), "scoring", "text", disable=not progress) as bar:
         for start in range(0, len(records), _CHUNK):
             chunk = records[start : start + _CHUNK]
             texts = [record.text for record in chunk]

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
 from ex2.base.errors import UserError
+from ex2.base.progress import progress_bar
 from ex2.policy.asks import Ask, about, sampling_seed
 from ex2.texts.descriptions import Description, append_descriptions, read_descriptions
 
@@ -130,7 +129,7 @@ def write_answers(plan: Plan, path: Path, done: set[int], generator: Generator, 
     whether or not writing it was interrupted.
     """
     blank = 0
-    with tqdm(total=len(plan), initial=len(done), desc="generating", unit="text") as bar:
+    with progress_bar(len(plan), "generating", "text", initial=len(done)) as bar:
         for positions, texts in sampled(plan, generator, done):
             records = [plan.record(i, text) for i, text in zip(positions, texts, strict=True) if text]
             records = records if score is None or not records else score(records)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +94,8 @@ def _convert_embedded(cache: Path) -> Path:
     sweep(target.parent)
     work = temporary_beside(target)
     try:
-        read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        with redirect_stderr(StringIO()):  # transformers paints a bar that no setting of its own turns off
+            read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         # transformers reads a GGUF file but refuses to train or save what came from it: move the weights to a plain model.
         read.config.quantization_config = None
         del read.config.quantization_config

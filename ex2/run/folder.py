@@ -23,6 +23,7 @@ from ex2.base.errors import UserError
 from ex2.base.files import read_settings, sweep, to_json, write_atomically
 from ex2.base.folders import is_empty
 from ex2.base.locks import alone_in
+from ex2.base.progress import progress_bar
 from ex2.rewards.monitors import alarms
 from ex2.rl.checkpoints import UNFINISHED, checkpoints, clean_up, discard
 from ex2.rl.interruptions import written_by_all
@@ -249,9 +250,14 @@ class RunLog(TrainerCallback):
             if state.is_world_process_zero:
                 self._drop_rows_after(state.global_step)
         if state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="update")
+            done, planned = self._rollouts_at(state.global_step), self._rollouts_at(state.max_steps)
+            self.bar = progress_bar(planned, "training", "rollout", initial=done)
             self.rollouts = [row for row in read_jsonl(self.path) if _MONITORED in row]
             self.warned = set(alarms(self.rollouts))
+
+    def _rollouts_at(self, step: int) -> int:
+        """How many rollouts `step` updates take, the last one begun counted as a whole."""
+        return -(-step // self.updates_per_rollout)
 
     def _drop_rows_after(self, step: int) -> None:
         """Leave out rows of steps that a resumed run runs again, and the summary of a run that goes on after its end."""
@@ -265,7 +271,7 @@ class RunLog(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
+            self.bar.update(state.global_step // self.updates_per_rollout - self.bar.n)
 
     def on_log(
         self,
@@ -277,10 +283,9 @@ class RunLog(TrainerCallback):
     ) -> None:
         if logs is None or (self.finished and _SUMMARY in logs):  # a finished run that was resumed keeps its summary
             return
-        rollouts = -(-state.global_step // self.updates_per_rollout)
         row = {
             "step": state.global_step,
-            "sampled_texts": rollouts * self.samples_per_rollout,
+            "sampled_texts": self._rollouts_at(state.global_step) * self.samples_per_rollout,
             "seconds": round(time.perf_counter() - self.started, 2),
             **{name: value for name, value in logs.items() if isinstance(value, (int, float))},
         }
@@ -296,7 +301,7 @@ class RunLog(TrainerCallback):
                     self.bar.write(f"warning: step {state.global_step}: {message}", file=sys.stderr)
         if self.bar is not None:
             shown = {label: f"{row[name]:.3g}" for label, name in self._SHOWN.items() if name in row}
-            self.bar.set_postfix(shown)
+            self.bar.set_postfix(shown, refresh=False)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

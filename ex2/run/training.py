@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from tqdm import tqdm
 from trl.models import unwrap_model_for_generation
 
 from ex2.base.cache import cache_folder
 from ex2.base.embedded_llm import EMBEDDED
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
+from ex2.base.progress import progress_bar
 from ex2.data import load_images
 from ex2.options.combinations import check_launch, what_processes_share
 from ex2.options.run_options import RunOptions, num_processes
@@ -304,7 +304,7 @@ def _sample(
     batches = generator.sample(
         [*(asks[i] for i in mine), *spare], seed=seed + 10_000 * rank, batch_size=options.ex2.eval_batch_size
     )
-    with tqdm(total=len(mine), desc=f"sampling the {desc}", unit="text", disable=not state.is_main_process) as bar:
+    with progress_bar(len(mine), f"sampling the {desc}", "text", disable=not state.is_main_process) as bar:
         for batch in batches:
             texts += zip(mine[len(texts) :], batch, strict=False)
             bar.update(len(texts) - bar.n)

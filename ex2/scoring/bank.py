@@ -22,10 +22,10 @@ from typing import NamedTuple, TypeVar
 import safetensors.torch
 import torch
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
+from ex2.base.progress import progress_bar
 from ex2.base.shown import printable
 from ex2.data.labelled import SPLITS, LabelledImages, fingerprint_of
 from ex2.data.planted import PlantedImages, plant
@@ -302,7 +302,7 @@ def _encode(
             parts.append(vlm.encode_images(batch, batch_size=batch_size).cpu())
             batch.clear()
 
-    with tqdm(total=len(indices), desc="encoding images", unit="image", disable=not progress) as bar:
+    with progress_bar(len(indices), "encoding images", "image", disable=not progress) as bar:
         for index, image in zip(indices, _decode(images, indices, ahead=batch_size), strict=True):
             if isinstance(image, Broken):
                 broken[index] = image

@@ -17,10 +17,10 @@ from typing import Literal
 
 import safetensors.torch
 import torch
-from tqdm import tqdm
 
 from ex2.base.errors import UserError
 from ex2.base.files import read_json, write_atomically
+from ex2.base.progress import progress_bar
 from ex2.data.labelled import fingerprint_of
 from ex2.data.selection import some_of
 from ex2.scoring.scorer import TextScorer
@@ -194,7 +194,7 @@ def _encode(
         members.setdefault(text, []).append(group)
     distinct = sorted(members, key=len)  # long texts beside long ones: the least padding
     sums = torch.zeros(count, scorer.bank.embeddings.shape[1], device=scorer.vlm.device)
-    with tqdm(total=len(distinct), desc=desc, unit="text", disable=not progress) as bar:
+    with progress_bar(len(distinct), desc, "text", disable=not progress) as bar:
         for start in range(0, len(distinct), _CHUNK):
             chunk = distinct[start : start + _CHUNK]
             rows = [row for row, text in enumerate(chunk) for _ in members[text]]

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
-from tqdm import tqdm
 
 from ex2.base.errors import UserError
+from ex2.base.progress import progress_bar
 from ex2.texts.pairs import PairTexts
 from ex2.zero_shot.vectors import TOP, Predictions, TextSums, predict, ranked
 
@@ -118,7 +118,7 @@ def _scores(candidates: Tensor, images: Tensor, sums: PairSums, progress: bool) 
     classes, entries = candidates.flatten().sort(stable=True)
     of_image = entries // k
     dots, norms = torch.empty(2, len(entries), device=images.device)
-    with tqdm(total=len(entries), desc=f"follow-up, K = {k}", unit="candidate", disable=not progress, delay=1) as bar:
+    with progress_bar(len(entries), f"follow-up, K = {k}", "candidate", disable=not progress, delay=1) as bar:
         for start in range(0, len(entries), _BLOCK):
             block = slice(start, start + _BLOCK)
             pairs = sums.table[classes[block].unsqueeze(1), candidates.index_select(0, of_image[block])]
