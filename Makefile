@@ -1,5 +1,6 @@
 # Two commands do everything on a fresh machine:
 #   make quickstart   set up, train on the embedded models and images, analyse and classify with the descriptions
+#                     (again: what is done is kept; `make quickstart OVERWRITE=true` trains anew)
 #   make test         set up, run the tests
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,18 +13,9 @@ REQUIREMENTS := pyproject.toml constraints.txt requirements-embedded.txt
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-RUN := runs/quickstart
+OVERWRITE ?= false
 quickstart: $(VENV)/.run  ## Set up, train the embedded job, analyse and classify with its descriptions.
-	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		train/ppo_ex2.py --config configs/quickstart.yaml --overwrite true
-	rm -f $(RUN)/aligned.jsonl $(RUN)/base.jsonl
-	$(BIN)/ex2 generate $(RUN) --out $(RUN)/aligned.jsonl
-	$(BIN)/ex2 generate $(RUN) --base --out $(RUN)/base.jsonl
-	$(BIN)/ex2 analyze $(RUN)/aligned.jsonl --base $(RUN)/base.jsonl --out $(RUN)/analysis
-	@for names in without with; do echo; echo "Descriptions $$names the class name:"; \
-		$(BIN)/ex2 classify --vlm pictogram --dataset pictograms --descriptions $(RUN)/base.jsonl $(RUN)/aligned.jsonl \
-		--names $$names --out $(RUN)/accuracy_$$names || exit 1; done
-	@echo "Report: $(RUN)/analysis/report.html; training: $(RUN)/before_after.md, before_after.png, learning_curve.png"
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/ex2 study --config configs/quickstart.yaml --overwrite $(OVERWRITE)
 
 test: $(VENV)/.dev  ## Set up and run the tests.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal

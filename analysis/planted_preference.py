@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pipeline import ROOT, train_generate_analyze
+from one_study import ROOT, study
 
 from ex2.analysis.study import Study
 from ex2.base.files import write_atomically
@@ -30,14 +30,12 @@ from ex2.texts.categories import CATEGORIES
 def run_one(out: Path, kind: str, seed: int, extra: list[str]) -> None:
     """Train, generate, analyse; what is there already is kept."""
     start = time.perf_counter()
-    train_generate_analyze(
+    study(
         out / f"{kind}_{seed}",
         [
-            "--config", str(ROOT / "configs" / "planted.yaml"), "--dataset", f"planted:{kind}",
+            "--config", str(ROOT / "configs" / "planted.yaml"), "--dataset", f"planted:{kind}", "--samples", "2",
             "--seed", str(seed), "--split_seed", str(seed), *extra,
         ],
-        generate=["--samples", "2", "--seed", str(seed)],
-        analyze=["--seed", str(seed)],
         environment={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
     )  # fmt: skip
     print(f"{kind}, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)

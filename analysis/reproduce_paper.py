@@ -1,4 +1,4 @@
-"""The paper's grid, VLMs x datasets: train, generate and analyse each cell, and fill one table. Resumable.
+"""The paper's grid, VLMs x datasets: study each cell, and fill one table. Resumable.
 
     python analysis/reproduce_paper.py --data /data --out runs/paper
     python analysis/reproduce_paper.py --data /data --out runs/paper --vlms clip_b32 align --datasets cub \\
@@ -13,14 +13,13 @@ OUT/paper.csv and OUT/paper.md; compare VLMs on one dataset with `ex2 compare OU
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
-from pipeline import ROOT, train_generate_analyze
+from one_study import ROOT, study
 
 from ex2.analysis.study import Study
 from ex2.base.errors import UserError
@@ -93,7 +92,7 @@ def main() -> None:
     parser.add_argument("--vlms", nargs="+", metavar="NAME", help="only these; default: all of the grid")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="only these; default: all of the grid")
     parser.add_argument("--algorithm", default="ppo", choices=("ppo", "grpo", "rloo"), help="default: ppo, the paper's")
-    parser.add_argument("--launcher", default=sys.executable, help="what starts the training script; default: python")
+    parser.add_argument("--launcher", help="what starts the training script; default: it runs in one process")
     parser.add_argument("--samples", type=int, default=1, help="answers to each question about each class; default: 1")
     parser.add_argument("--judge", default="local", help="see `ex2 list judges`; default: local")
     parser.add_argument("--table_only", action="store_true", help="make the table of the cells that are finished")
@@ -109,14 +108,14 @@ def main() -> None:
         folder = args.out / f"{vlm}_{dataset}"
         if not args.table_only:
             print(f"[{number}/{len(cells)}] {vlm} on {dataset}: {folder}", flush=True)
-            train_generate_analyze(
+            launcher = [] if args.launcher is None else ["--launcher", args.launcher]
+            study(
                 folder,
-                ["--config", config, "--dataset", place, *extra],
-                algorithm=args.algorithm,
-                launcher=shlex.split(args.launcher),
-                generate=["--samples", str(args.samples)],
-                analyze=["--judge", args.judge],
-            )
+                [
+                    "--config", config, "--dataset", place, "--algorithm", args.algorithm, "--judge", args.judge,
+                    "--samples", str(args.samples), *launcher, *extra,
+                ],
+            )  # fmt: skip
         if (folder / "analysis" / "summary.json").is_file():
             rows.append(row_of(vlm, dataset, Study.read(folder / "analysis")))
             table = pd.DataFrame(rows)

@@ -24,6 +24,7 @@ from ex2.commands import (
     judge,
     pair_accuracy,
     score,
+    study,
     train,
     verify_goldens,
 )
@@ -47,13 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_cores_well()
     keep_quiet()
     try:
-        parser = _parser()
-        arguments, unknown = parser.parse_known_args(argv)
-        if unknown and not hasattr(arguments, "further"):
-            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-        arguments.further = unknown  # `ex2 train` passes them on
-        check_ranges(arguments, RANGES, "--{} {}")
-        arguments.command(arguments)
+        _run(argv)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
         os.dup2(
@@ -66,6 +61,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
+
+
+def _run(argv: Sequence[str] | None) -> None:
+    """Parse a command line and run its command."""
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown and not hasattr(arguments, "further"):
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    arguments.further = unknown  # `ex2 train` and `ex2 study` pass them on
+    check_ranges(arguments, RANGES, "--{} {}")
+    arguments.command(arguments)
 
 
 class _Version(argparse.Action):
@@ -96,10 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="ex2",
         description="EX2 makes vision-language models say what they pay attention to.",
-        epilog="Example: ex2 train quickstart; ex2 generate runs/quickstart --out descriptions.jsonl",
+        epilog="Example: ex2 study --vlm hf:openai/clip-vit-base-patch32 --dataset folder:photos --out runs/photos",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the versions of EX2 and its libraries")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    study.add(commands, start_training, _run)
     train.add(commands, start_training)
     for command in (
         generate, describe_pairs, pair_accuracy, score, analyze, compare, classify, export, verify_goldens, judge,

@@ -58,8 +58,8 @@ def test_the_grid_fills_its_table_and_is_resumable(tiny_llm: Path, class_folder:
 
     # What is finished stays as it is; a file of descriptions that was cut off is completed, and is the same again.
     run = out / "small_four"
-    before = {name: (run / name).read_bytes() for name in ("descriptions.jsonl", "adapter/adapter_model.safetensors")}
-    (run / "descriptions.jsonl").write_bytes(before["descriptions.jsonl"][:-40])
+    before = {name: (run / name).read_bytes() for name in ("aligned.jsonl", "adapter/adapter_model.safetensors")}
+    (run / "aligned.jsonl").write_bytes(before["aligned.jsonl"][:-40])
     again = script("reproduce_paper.py", *line, "--reward_normalization", "zscore")
     assert again.returncode == 0, again.stderr
     assert {name: (run / name).read_bytes() for name in before} == before

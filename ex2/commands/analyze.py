@@ -15,6 +15,7 @@ from ex2.base.shown import printable, say
 from ex2.commands.common import bank_options, open_scorer
 
 if TYPE_CHECKING:
+    from ex2.analysis.study import Study
     from ex2.texts.descriptions import Description
 
 
@@ -97,9 +98,7 @@ def _analyse(arguments: argparse.Namespace) -> None:
     scorer = open_scorer(arguments, settings, vlm, images, device)
     base = _base(arguments.base, run_folder, dataset, images.class_names)
 
-    from ex2.analysis.findings import format_preference
     from ex2.analysis.pipeline import analyse
-    from ex2.analysis.probe import format_probe
     from ex2.analysis.report import write_report
 
     study = analyse(
@@ -126,7 +125,17 @@ def _analyse(arguments: argparse.Namespace) -> None:
     with being_written(arguments.out, ANALYSIS):
         study.write(arguments.out)
         report = write_report(study, arguments.out, images if isinstance(images, LabelledImages) else None)
-    say(f"\n{study.summary['verdict']}")
+    say()
+    say_findings(study)
+    say(f"\nReport: {report}")
+
+
+def say_findings(study: Study) -> None:
+    """Print what an analysis found: verdict with its table, probe, three classes before and after, warnings."""
+    from ex2.analysis.findings import format_preference
+    from ex2.analysis.probe import format_probe
+
+    say(study.summary["verdict"])
     say(format_preference(study.tables["preference"], study.tables["shares"]))
     if "probe" in study.summary:
         say(f"\n{study.summary['probe']['sentence']}")
@@ -137,7 +146,6 @@ def _analyse(arguments: argparse.Namespace) -> None:
         say()
     for warning in study.summary["warnings"]:
         say(f"warning: {warning}")
-    say(f"\nReport: {report}")
 
 
 def _only(name: str, path: Path, values: Sequence[str], wanted: str | None, several: bool = False) -> str:

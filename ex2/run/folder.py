@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -85,7 +85,7 @@ def check_folder(options: RunOptions) -> None:
     if options.resuming:
         if not holds_run(folder):
             raise UserError(f"resume_from_checkpoint is set, but output_dir={folder} holds no run.")
-        _check_same(options, read_settings(folder / CONFIG))
+        check_same(options, read_settings(folder / CONFIG), "Go on with the options that it was begun with")
     elif holds_run(folder):
         if not options.ex2.overwrite:
             raise UserError(
@@ -107,8 +107,17 @@ def holds_run(folder: Path) -> bool:
         return False
 
 
-def _check_same(options: RunOptions, before: dict[str, Any]) -> None:
-    """Refuse to resume a run whose rewards, prompts or policy would be others than before."""
+def check_same(options: RunOptions, before: dict[str, Any], cure: str) -> None:
+    """Refuse to go on with a run whose rewards, prompts or policy would be others than before.
+
+    Args:
+        options: What is asked for.
+        before: Options that the run was begun with.
+        cure: What the user can do.
+
+    Raises:
+        UserError: Another run, with the options that differ.
+    """
     now = options.as_dict()
     differences = [
         f"{name} was {before[name]}, is {now[name]}"
@@ -116,9 +125,7 @@ def _check_same(options: RunOptions, before: dict[str, Any]) -> None:
         if name in before and before[name] != now[name]
     ]
     if differences:
-        raise UserError(
-            f"resume_from_checkpoint: output_dir={options.output_dir} holds another run: {'; '.join(differences)}."
-        )
+        raise UserError(f"output_dir={options.output_dir} holds another run: {'; '.join(differences)}. {cure}.")
 
 
 def put_aside(folder: Path) -> None:
@@ -315,21 +322,22 @@ class RunLog(TrainerCallback):
             self.bar = None
 
 
-def base_descriptions(folder: Path, dataset: str, class_names: Sequence[str]) -> list[Description]:
+def base_descriptions(folder: Path, dataset: str, class_names: Sequence[str] | Mapping[int, str]) -> list[Description]:
     """The untrained policy's texts about single classes that a run keeps, without blank ones; none where it kept none.
 
     Args:
         folder: Run folder.
         dataset: Name of the dataset that the run described.
-        class_names: Its class names.
+        class_names: Its class names by class id; texts about others are left out.
     """
     if not (folder / BASE_SAMPLES).is_file():
         return []
+    names = dict(enumerate(class_names)) if isinstance(class_names, Sequence) else class_names
     return [
         Description(
             dataset=dataset,
             class_id=row["class_id"],
-            class_name=class_names[row["class_id"]],
+            class_name=names[row["class_id"]],
             question=row["question"],
             text=row["text"],
             model="base",
@@ -337,7 +345,7 @@ def base_descriptions(folder: Path, dataset: str, class_names: Sequence[str]) ->
             scores={},
         )
         for row in read_jsonl(folder / BASE_SAMPLES)
-        if row["text"].strip() and "other_id" not in row
+        if row["text"].strip() and "other_id" not in row and row["class_id"] in names
     ]
 
 

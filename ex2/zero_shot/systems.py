@@ -116,26 +116,27 @@ class Comparison:
 
     def table(self) -> str:
         """The results in percent, as monospace text."""
-        width = max(len(row["system"]) for row in self.rows)
-        lines = [
-            f"{'system':<{width}}   top-1   top-5     NLL   mean per class [95 %]     minus template [95 %]  fixed  broken"
-            "       n  true in K"
-        ]
-        for row in self.rows:
-            mean = "{:6.2f} [{:6.2f}, {:6.2f}]".format(
-                *(100 * row[f"per_class_{end}"] for end in ("mean", "low", "high"))
-            )
-            gain = "{:+6.2f} [{:+6.2f}, {:+6.2f}]".format(
-                *(100 * row[f"gain_{end}"] for end in ("mean", "low", "high"))
-            )
-            if row["system"] == "template":
-                gain = ""
-            nll = f"{row['nll']:6.3f}" if row["nll"] is not None else ""
-            cells = [f"{100 * row['top1']:6.2f}", f"{100 * row['top5']:6.2f}", f"{nll:>6}", mean, f"{gain:>24}"]
-            cells += [f"{row['fixed']:5d}", f"{row['broken']:6d}", f"{row['n']:6d}"]
-            among = "" if row["among_k"] is None else f"{100 * row['among_k']:9.2f}"
-            lines.append("  ".join([f"{row['system']:<{width}}", *cells, among]).rstrip())
-        return "\n".join(lines)
+        return format_table(self.rows)
+
+
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of `Comparison`, or of the results.json that it writes, in percent, as monospace text."""
+    width = max(len(row["system"]) for row in rows)
+    lines = [
+        f"{'system':<{width}}   top-1   top-5     NLL   mean per class [95 %]     minus template [95 %]  fixed  broken"
+        "       n  true in K"
+    ]
+    for row in rows:
+        mean = "{:6.2f} [{:6.2f}, {:6.2f}]".format(*(100 * row[f"per_class_{end}"] for end in ("mean", "low", "high")))
+        gain = "{:+6.2f} [{:+6.2f}, {:+6.2f}]".format(*(100 * row[f"gain_{end}"] for end in ("mean", "low", "high")))
+        if row["system"] == "template":
+            gain = ""
+        nll = f"{row['nll']:6.3f}" if row["nll"] is not None else ""
+        cells = [f"{100 * row['top1']:6.2f}", f"{100 * row['top5']:6.2f}", f"{nll:>6}", mean, f"{gain:>24}"]
+        cells += [f"{row['fixed']:5d}", f"{row['broken']:6d}", f"{row['n']:6d}"]
+        among = "" if row["among_k"] is None else f"{100 * row['among_k']:9.2f}"
+        lines.append("  ".join([f"{row['system']:<{width}}", *cells, among]).rstrip())
+    return "\n".join(lines)
 
 
 def with_controls(

@@ -1,0 +1,233 @@
+"""`ex2 study`: from images to an answer in one command; each step is a command of its own, and what is done is not repeated."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ex2.base.errors import UserError
+from ex2.base.files import read_settings
+from ex2.base.folders import unfinished
+from ex2.base.shipped import shipped
+from ex2.base.shown import say
+from ex2.commands.analyze import say_findings
+from ex2.commands.train import training_line
+from ex2.options.run_options import ALGORITHMS
+
+if TYPE_CHECKING:
+    from ex2.options.run_options import RunOptions
+
+Start = Callable[[str, list[str]], None]
+Command = Callable[[Sequence[str]], None]
+
+_STEPS = 5
+
+
+def add(commands: Any, start: Start, command: Command) -> None:
+    """Describe the command to the parser.
+
+    Args:
+        commands: Where commands are added.
+        start: The training entry point, which lies above this room.
+        command: Runs another `ex2` command, likewise.
+    """
+    parser = commands.add_parser(
+        "study",
+        help="from images to an answer: train, generate, analyse and classify in one folder",
+        usage="ex2 study [NAME_OR_FILE] [--vlm V] [--dataset D] [--out DIR] [--judge J] [--any_option value ...]",
+        description="Train an LLM on what a vision-language model likes to read about your images, let it describe their\n"
+        "classes, and report what the VLM prefers: text by text, by category, and in zero-shot classification.\n"
+        "NAME_OR_FILE is a training config (`ex2 list configs`), quickstart if none is named; further options are training\n"
+        "options and win over it. All files go to one folder. Run the same command again after an interruption: what is done\n"
+        "is kept, what was interrupted goes on.",
+        epilog="Examples:\n"
+        "  ex2 study                                                          # the embedded models and images\n"
+        "  ex2 study --vlm hf:openai/clip-vit-base-patch32 --dataset folder:photos --out runs/photos\n"
+        "  ex2 study pictograms --seed 1 --out runs/seed1\n"
+        "  ex2 study quickstart --dry_run true                                # what it would take; loads no weights\n"
+        '  ex2 study modern/smollm3_3b --dataset hf:cifar100 --launcher "accelerate launch --num_processes 4" --out runs/cifar',
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder of the study, the same as --output_dir; default: the config's"
+    )
+    parser.add_argument("--algorithm", choices=ALGORITHMS, default="ppo", help="default: ppo")
+    parser.add_argument(
+        "--launcher",
+        metavar="COMMAND",
+        help='starts the training in several processes, such as "accelerate launch --config_file FILE"; default: this process',
+    )
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="answers to each question; default: 1")
+    parser.add_argument("--judge", default="local", metavar="SPEC", help="see `ex2 list judges`; default: local")
+    parser.set_defaults(command=lambda arguments: run(arguments, start, command), further=[])
+
+
+def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
+    """Do what is not done yet, and say what was found."""
+    from ex2.options.parse import parse_options
+
+    line = _with_config(arguments.further)
+    if arguments.out is not None:
+        if any(part.split("=")[0] in ("--output_dir", "--output-dir") for part in line):
+            raise UserError("--out and --output_dir are the same: leave one out.")
+        line += ["--output_dir", arguments.out]
+    options = parse_options(arguments.algorithm, line)
+    if options.ex2.dry_run:
+        start(arguments.algorithm, line)
+        return
+    if options.ex2.pairs is not None:
+        raise UserError("pairs: a study is about single classes; for pairs see docs/pairs.md.")
+    folder = options.output_dir
+    aligned, base = folder / "aligned.jsonl", folder / "base.jsonl"
+
+    if _is_trained(options):
+        _say_step(1, "training: done before")
+    else:
+        _say_step(1, f"training ({arguments.algorithm.upper()})")
+        for path in (aligned, base):
+            path.unlink(missing_ok=True)  # by the policy of before
+        _train(arguments, [*line, *_going_on(options)], start)
+
+    _say_step(2, "descriptions by the aligned policy")
+    samples = ["--samples", str(arguments.samples)]
+    command(["generate", str(folder), *samples, "--out", str(aligned)])
+    _say_step(3, "descriptions by the untrained policy")
+    if not _take_kept_texts(folder, aligned, base):
+        command(["generate", str(folder), "--base", *samples, "--out", str(base)])
+
+    _say_step(4, "analysis: what is said, and what it adds")
+    analysis = folder / "analysis"
+    if not _is_fresh(analysis / "summary.json", aligned, base) or _judge(analysis) != arguments.judge:
+        with redirect_stdout(StringIO()):  # the answer says it; progress and errors go to standard error
+            command(["analyze", str(aligned), "--base", str(base), "--run", str(folder), "--judge", arguments.judge,
+                     "--out", str(analysis)])  # fmt: skip
+    tables = {}
+    if not options.ex2.dataset.startswith("planted:"):  # which has no images
+        _say_step(5, "zero-shot classification of held-out images")
+        tables = {names: folder / f"accuracy_{names}" / "results.json" for names in ("without", "with")}
+    for names, table in tables.items():
+        if not _is_fresh(table, aligned, base):
+            with redirect_stdout(StringIO()):
+                command(["classify", *_image_options(options), "--descriptions", str(base), str(aligned), "--names", names,
+                         "--out", str(table.parent)])  # fmt: skip
+    _say_answer(folder, tables)
+
+
+def _with_config(further: list[str]) -> list[str]:
+    """The training options, with the quickstart's below them where no config is named."""
+    named = any(part.split("=")[0] == "--config" for part in further)
+    return training_line(further if named or (further and not further[0].startswith("-")) else ["quickstart", *further])
+
+
+def _say_step(number: int, what: str) -> None:
+    say(f"\n[{number}/{_STEPS}] {what}")
+    sys.stdout.flush()  # before what the step writes to standard error
+
+
+def _train(arguments: argparse.Namespace, line: list[str], start: Start) -> None:
+    """Train in this process, or under a launcher; errors are said by whoever trains."""
+    if arguments.launcher is None:
+        start(arguments.algorithm, line)
+        return
+    script = shipped("train") / f"{arguments.algorithm}_ex2.py"
+    status = subprocess.run([*shlex.split(arguments.launcher), str(script), *line], check=False).returncode
+    if status:
+        raise UserError(f"--launcher {arguments.launcher}: the training ended with status {status}.")
+
+
+def _is_trained(options: RunOptions) -> bool:
+    """Whether the folder holds this run, finished.
+
+    Raises:
+        UserError: It holds another one.
+    """
+    from ex2.run.folder import CARD, CONFIG, check_same, holds_run
+
+    folder = options.output_dir
+    if options.ex2.overwrite or not holds_run(folder):
+        return False
+    before = read_settings(folder / CONFIG)
+    check_same(options, before, "Name another folder (--out), or replace it (--overwrite true)")
+    as_long = all(before.get(name) == options.as_dict()[name] for name in ("max_steps", "num_train_epochs"))
+    return as_long and (folder / CARD).is_file()  # the card is the last thing that a run writes
+
+
+def _going_on(options: RunOptions) -> list[str]:
+    """How training takes up what the folder holds."""
+    from ex2.rl.checkpoints import checkpoints
+    from ex2.run.folder import holds_run
+
+    if options.ex2.overwrite or options.resuming or not holds_run(options.output_dir):
+        return []
+    return ["--resume_from_checkpoint", "true"] if checkpoints(options.output_dir) else ["--overwrite", "true"]
+
+
+def _take_kept_texts(folder: Path, aligned: Path, base: Path) -> bool:
+    """Write the untrained policy's texts that the run keeps, of each class as many as the aligned policy wrote.
+
+    Returns:
+        Whether the run keeps enough of them.
+    """
+    from ex2.run.folder import base_descriptions
+    from ex2.texts.descriptions import read_descriptions, write_descriptions
+
+    said = read_descriptions(aligned)
+    names = {record.class_id: record.class_name for record in said}
+    wanted, taken = Counter(record.class_id for record in said), Counter[int]()
+    kept = []
+    for record in base_descriptions(folder, said[0].dataset, names):
+        if taken[record.class_id] < wanted[record.class_id]:
+            taken[record.class_id] += 1
+            kept.append(record)
+    if taken != wanted:
+        return False
+    if not base.is_file() or read_descriptions(base) != kept:  # else what was made of it stays
+        write_descriptions(base, kept)
+    return True
+
+
+def _is_fresh(made: Path, *sources: Path) -> bool:
+    """Whether a command has finished writing the folder of `made`, after `sources`."""
+    return (
+        made.is_file()
+        and unfinished(made.parent) is None
+        and made.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
+    )
+
+
+def _judge(analysis: Path) -> str:
+    """The judge of an analysis, as it was asked for."""
+    from ex2.analysis.study import Study
+
+    return str(Study.read(analysis).summary["judge"]).partition("@")[0]
+
+
+def _image_options(options: RunOptions) -> list[str]:
+    """The VLM and the images of a run, split as in training, as options of other commands."""
+    names = ("vlm", "dataset", "vlm_dtype", "heldout_fraction", "split_seed", "images_per_class", "cache_dir")
+    values = {name: getattr(options.ex2, name) for name in names}
+    return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
+
+
+def _say_answer(folder: Path, tables: Mapping[str, Path]) -> None:
+    """Print what the study found, from its files: what the VLM prefers, examples, accuracies, and where to read on."""
+    from ex2.analysis.study import Study
+    from ex2.zero_shot.systems import format_table
+
+    say()
+    say_findings(Study.read(folder / "analysis"))
+    for names, table in tables.items():
+        say(f"\nZero-shot classification with descriptions {names} the class name, in percent:")
+        say(format_table(json.loads(table.read_text(encoding="utf-8"))["systems"]))
+    say(
+        f"\nReport: {folder / 'analysis' / 'report.html'}; training: {folder / 'before_after.md'}, {folder / 'before_after.png'}"
+    )
+    say(f"Next: `ex2 export {folder} --descriptions {folder / 'aligned.jsonl'} --out bundle` for other libraries.")
