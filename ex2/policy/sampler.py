@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.policy.asks import Ask
 from ex2.policy.prompts import answer, prompt_text
+from ex2.rl.decoding import Decoder
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,7 @@ class TextGenerator:
         """
         import torch
 
-        config = self._generation_config()
+        config, decoder = self._generation_config(), Decoder(self.model)
         for number, start in enumerate(range(0, len(asks), batch_size)):
             batch = asks[start : start + batch_size]
             inputs = self._tokenize(batch).to(self.model.device)
@@ -57,7 +58,7 @@ class TextGenerator:
             own_state = torch.random.fork_rng(rng_devices(self.model.device))
             with torch.no_grad(), own_state, _generating(self.model, config), autocast:
                 torch.manual_seed(seed + number)
-                output = self.model.generate(**inputs, generation_config=config)
+                output = decoder(inputs["input_ids"], inputs["attention_mask"], generation_config=config)
             texts = self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             yield [answer(ask, text) for ask, text in zip(batch, texts, strict=True)]
 

@@ -14,34 +14,42 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StaticCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from ex2.rl.positions import takes_positions
+from ex2.base.errors import first_line
+from ex2.rl.shared_prefix import takes_positions
 
 logger = logging.getLogger(__name__)
 
 _BUCKET = 32  # tokens: prompts of about the same width share a cache, and a graph
-_SETTINGS = {
+_CHECKED = 8  # texts
+_MOST_OFF = 0.2  # nats: rounding in bfloat16 comes to 0.05, a wrong mask or position to more than 1
+
+_FOLLOWED = {
     "bos_token_id", "cache_implementation", "disable_compile", "do_sample", "eos_token_id", "max_length", "max_new_tokens",
-    "pad_token_id", "temperature", "top_k", "top_p", "transformers_version", "use_cache", "_from_model_config",
+    "pad_token_id", "temperature", "transformers_version", "use_cache", "_from_model_config",
 }  # fmt: skip
-"""Settings of a generation that are followed, or mean nothing here; `Decoder` leaves any other to `generate`."""
+"""Settings of a generation that `Decoder` follows, or that mean nothing to it."""
+
+_NEUTRAL = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "num_beams": 1}
+"""What other settings are where they change nothing; with any other value of one, texts are left to `generate`."""
 
 
 class Decoder:
-    """Stands in for the `generate` of a causal LM, with or without adapter.
+    """Stands in for the `generate` of a causal LM, with or without adapter, and calls it for what it cannot do itself.
 
-    Args:
-        model: The model. Where it cannot be sampled in this way (`unfit`), its own `generate` is called.
-        generate: That method.
+    Attributes:
+        problem: Why the model cannot be sampled in this way, None where it can.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.generate = model.generate
         self.problem = unfit(model)
+        self._generate = model.generate
         self._memory: _Memory | None = None
+        self._checked = model.device.type == "cpu"  # where nothing is captured, tests have checked it
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, generation_config: Any, **others: Any) -> Tensor:
         """Prompts and what was sampled after them, (B, W + T): as `generate` returns them.
@@ -50,63 +58,121 @@ class Decoder:
             input_ids: Prompts (B, W), padded on the left.
             attention_mask: 1 on their tokens, (B, W).
             generation_config: How to sample.
-            others: Anything else is left to `generate`.
+            others: What else `generate` was given, which is then called.
         """
-        if others or self.problem or not _plain(generation_config, self.model) or self._too_wide(input_ids, generation_config):
-            return self.generate(
-                input_ids=input_ids, attention_mask=attention_mask, generation_config=generation_config, **others
-            )
-        with torch.no_grad():
-            return torch.cat([input_ids, self._sample(input_ids, attention_mask, generation_config)], dim=1)
+        if not others and self._can(input_ids, generation_config):
+            try:
+                with torch.no_grad():
+                    texts = self._sampled(input_ids, attention_mask, generation_config)
+                if texts is not None:
+                    return torch.cat([input_ids, texts], dim=1)
+            except RuntimeError as error:  # what a layer does may not be captured, or there is no room
+                if not input_ids.is_cuda:
+                    raise
+                self._give_up(first_line(error))
+        return self._generate(
+            input_ids=input_ids, attention_mask=attention_mask, generation_config=generation_config, **others
+        )
 
-    def _too_wide(self, prompts: Tensor, config: Any) -> bool:
-        """Whether texts may grow beyond a sliding window, where a cache of their length is not what layers look at."""
+    def _can(self, prompts: Tensor, config: Any) -> bool:
         window = getattr(self.model.config.get_text_config(), "sliding_window", None)
-        return bool(window) and prompts.shape[1] + config.max_new_tokens >= window
+        return (
+            self.problem is None
+            and _plain(config, self.model)
+            # Beyond a sliding window layers do not see all of a text.
+            and (not window or prompts.shape[1] + config.max_new_tokens < window)
+            # Dropout would be the same at each replay.
+            and not (prompts.is_cuda and self.model.training and _drops(self.model))
+        )
 
-    def _sample(self, prompts: Tensor, mask: Tensor, config: Any) -> Tensor:
-        ends = torch.tensor(_as_list(config.eos_token_id), device=prompts.device)
-        unfinished = torch.ones(len(prompts), dtype=torch.bool, device=prompts.device)
-        columns, alive = [], []
-        for number, logits in enumerate(self._logits(prompts, mask, config.max_new_tokens, columns)):
-            # The operations of `generate` in its order: equal seeds give equal texts.
-            scores = logits.to(torch.float32, copy=True)
-            if config.do_sample:
-                if config.temperature not in (None, 1.0):
-                    scores = scores / config.temperature
-                picked = torch.multinomial(scores.softmax(-1), num_samples=1).squeeze(1)
-            else:
-                picked = scores.argmax(-1)
-            alive.append(unfinished)
-            columns.append(torch.where(unfinished, picked, config.pad_token_id))
-            unfinished = unfinished & ~torch.isin(picked, ends)
-            # Asking a GPU whether all have ended makes it wait, so it is asked seldom.
-            if (not prompts.is_cuda or number % 8 == 7) and not unfinished.any():
-                break
-        return torch.stack(columns, dim=1)[:, : int(torch.stack(alive).any(dim=1).sum())]
+    def _give_up(self, problem: str) -> None:
+        self.problem, self._memory = problem, None
+        logger.warning("Texts are sampled by `generate`, which is slower: %s.", problem)
 
-    def _logits(self, prompts: Tensor, mask: Tensor, tokens: int, columns: list[Tensor]) -> Iterator[Tensor]:
-        """Logits (B, V) of the next token, `tokens` times; before each but the first one, `columns` has a token more."""
+    def _sampled(self, prompts: Tensor, mask: Tensor, config: Any) -> Tensor | None:
+        """New tokens (B, T), padding after a text's end; None where they turn out not to be the model's."""
         # What stands in several rows is taken in once.
         rows, row_of = torch.unique(torch.cat([mask, prompts], dim=1), dim=0, return_inverse=True)
         seen, distinct = rows.split(prompts.shape[1], dim=1)
+        positions = (seen.cumsum(dim=1) - 1).clamp(min=0)
         out = self.model(
-            input_ids=distinct, attention_mask=seen, position_ids=_positions(seen), use_cache=True, logits_to_keep=1
+            input_ids=distinct, attention_mask=seen, position_ids=positions, use_cache=True, logits_to_keep=1
         )
-        yield out.logits[:, -1][row_of]
-        memory = self._memory_for(out.past_key_values, row_of, mask, tokens)
-        for _ in range(tokens - 1):
-            yield memory.step(columns[-1])
-
-    def _memory_for(self, taken_in: DynamicCache, row_of: Tensor, mask: Tensor, tokens: int) -> _Memory:
-        """The memory of the last call where it fits, and else a new one, with the prompts in it."""
-        width = -(-mask.shape[1] // _BUCKET) * _BUCKET
-        shape = (len(mask), width, tokens)
+        taken_in = out.past_key_values
+        if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in taken_in.layers):
+            self.problem = "its layers keep something else than keys and values"
+            return None
+        shape = (len(mask), -(-mask.shape[1] // _BUCKET) * _BUCKET, config.max_new_tokens)
         if self._memory is None or self._memory.shape != shape:
             self._memory = None  # before the next one takes its room
-            self._memory = _Memory(self.model, *shape)
+            self._memory = _Memory(self.model, len(taken_in.layers), *shape)
         self._memory.take(taken_in, row_of, mask)
-        return self._memory
+        texts, logits = _sample(out.logits[:, -1][row_of], self._memory, config, keep=not self._checked)
+        if not self._checked:
+            self._checked = True
+            off = self._off(prompts, mask, texts, logits)
+            if off > _MOST_OFF:
+                self._give_up(f"log-probs of sampled tokens are {off:.2g} nats off those of a forward pass")
+                return None
+        return texts
+
+    def _off(self, prompts: Tensor, mask: Tensor, texts: Tensor, logits: list[Tensor]) -> float:
+        """How far the log-probs of sampled tokens are on average from those of a forward pass over the text, in nats.
+
+        `logits` holds those of the first texts (C, V) at each of T tokens.
+        """
+        off = []
+        for row in range(len(logits[0])):
+            real = torch.cat([mask[row].bool(), torch.ones_like(texts[row]).bool()])
+            tokens = torch.cat([prompts[row], texts[row]])[real][None]
+            exact = self.model(input_ids=tokens).logits[0, -texts.shape[1] - 1 : -1]
+            sampled = torch.stack([step[row] for step in logits[: texts.shape[1]]])
+            logps = [x.float().log_softmax(-1).gather(1, texts[row][:, None]) for x in (exact, sampled)]
+            off.append((logps[0] - logps[1]).abs().mean())
+        return float(torch.stack(off).mean())
+
+
+def _sample(logits: Tensor, memory: _Memory, config: Any, *, keep: bool = False) -> tuple[Tensor, list[Tensor]]:
+    """New tokens (B, T), padding after a text's end, from the logits (B, V) of the first one on.
+
+    Returns:
+        The tokens, and, to `keep`, copies of the logits of the first texts at each of them.
+    """
+    ends = torch.tensor(_as_list(config.eos_token_id), device=logits.device)
+    unfinished = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    columns: list[Tensor] = []
+    kept: list[Tensor] = []
+    alive: list[Tensor] = []
+    for number in range(config.max_new_tokens):
+        if number:
+            logits = memory.step(columns[-1])
+        # The operations of `generate` in its order: equal seeds give equal texts.
+        scores = logits.to(torch.float32, copy=True)
+        if config.do_sample:
+            if config.temperature not in (None, 1.0):
+                scores = scores / config.temperature
+            picked = torch.multinomial(scores.softmax(-1), num_samples=1).squeeze(1)
+        else:
+            picked = scores.argmax(-1)
+        columns.append(torch.where(unfinished, picked, config.pad_token_id))
+        if keep:
+            kept.append(logits[:_CHECKED].clone())
+        alive.append(unfinished)
+        unfinished = unfinished & ~torch.isin(picked, ends)
+        # Asking a GPU whether all have ended makes it wait, so it is asked seldom.
+        if (not logits.is_cuda or number % 8 == 7) and not unfinished.any():
+            break
+    length = int(torch.stack(alive).any(dim=1).sum())
+    return torch.stack(columns, dim=1)[:, :length], kept
+
+
+class _FixedLayer(StaticLayer):
+    """Keys and values in the type of the first ones, as a growing layer keeps them; under autocast others may come."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None
+        assert self.values is not None
+        return super().update(key_states.to(self.keys.dtype), value_states.to(self.values.dtype), *args, **kwargs)
 
 
 class _Memory:
@@ -115,13 +181,11 @@ class _Memory:
     What a step reads and writes stays where it is, so that on CUDA it can be captured once and replayed.
     """
 
-    def __init__(self, model: Any, rows: int, width: int, tokens: int) -> None:
+    def __init__(self, model: Any, layers: int, rows: int, width: int, tokens: int) -> None:
         self.shape = (rows, width, tokens)
         self.model = model
-        config = model.config.get_text_config().to_dict()
-        # Within its window a layer sees all, so that all layers are alike.
-        plain = type(model.config.get_text_config()).from_dict({**config, "sliding_window": None, "layer_types": None})
-        self.cache = StaticCache(config=plain, max_cache_len=width + tokens)
+        self.layers: list[Any] = [_FixedLayer(max_cache_len=width + tokens) for _ in range(layers)]
+        self.cache = Cache(layers=self.layers)
         place: dict[str, Any] = {"device": model.device}
         self.sees = torch.zeros(rows, 1, 1, width + tokens, dtype=torch.bool, **place)
         self.token = torch.zeros(rows, 1, dtype=torch.long, **place)
@@ -130,11 +194,11 @@ class _Memory:
         self.graph: Any = None
         self.column = width
 
-    def take(self, taken_in: DynamicCache, row_of: Tensor, mask: Tensor) -> None:
+    def take(self, taken_in: Any, row_of: Tensor, mask: Tensor) -> None:
         """Start with prompts: their keys and values are in `taken_in`, row `row_of[b]` for text b."""
-        _, width, tokens = self.shape
+        width = self.shape[1]
         first = width - mask.shape[1]
-        for layer, given in zip(self.cache.layers, taken_in.layers, strict=True):
+        for layer, given in zip(self.layers, taken_in.layers, strict=True):
             keys, values = given.keys[row_of], given.values[row_of]
             if not layer.is_initialized:
                 layer.lazy_initialization(keys, values)
@@ -161,7 +225,7 @@ class _Memory:
 
     def _go_to(self, column: int) -> None:
         self.column = column
-        for layer in self.cache.layers:
+        for layer in self.layers:
             layer.cumulative_length.fill_(column)
 
     def _forward(self) -> None:
@@ -199,28 +263,26 @@ def unfit(model: Any) -> str | None:
     """Why a model cannot be sampled by `Decoder`; None where it can."""
     config = model.config.get_text_config()
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if getattr(base, "is_quantized", False) and model.device.type == "cuda":
-        return "quantised layers may wait for the device"
+    if getattr(base, "_is_fsdp_managed_module", False) or is_deepspeed_zero3_enabled():
+        return "its weights are shared out, so that all processes have to take the same steps"
+    if getattr(base, "is_quantized", False):
+        return "its layers are quantised"
     if config._attn_implementation != "sdpa" or getattr(config, "alibi", False) or not takes_positions(base):
-        return "masks and positions cannot be given"
+        return "it does not take masks of tokens by tokens, or positions"
     return None
+
+
+def _drops(model: torch.nn.Module) -> bool:
+    return any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())
 
 
 def _plain(config: Any, model: Any) -> bool:
     """Whether a generation is greedy or samples from the whole distribution, by its own settings and the model's below them."""
-    asked, below = config.to_dict(), model.generation_config.to_diff_dict()
-    changed = set(config.to_diff_dict()) | {name for name in below if asked.get(name) is None}
-    return (
-        not changed - _SETTINGS
-        and config.max_new_tokens is not None
-        and config.pad_token_id is not None
-        and (not config.do_sample or (config.top_k in (None, 0) and config.top_p in (None, 1.0)))
-    )
-
-
-def _positions(mask: Tensor) -> Tensor:
-    """Position of each token of texts padded on the left; 0 on padding."""
-    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+    own = config.to_dict()
+    settings = {name: value for name, value in model.generation_config.to_diff_dict().items() if own.get(name) is None}
+    settings |= config.to_diff_dict()
+    others = {name for name, value in settings.items() if value not in (None, False, _NEUTRAL.get(name))}
+    return not others - _FOLLOWED and config.max_new_tokens is not None and config.pad_token_id is not None
 
 
 def _as_list(ends: int | list[int] | None) -> list[int]:

@@ -12,7 +12,6 @@ accelerate, DeepSpeed and FSDP, and checkpoints. This class replaces what makes 
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import math
@@ -38,7 +37,7 @@ from ex2.rl.precision import SampledAsScored, TrainedInFloat32
 from ex2.rl.resume import ExactResume
 from ex2.rl.rollout import Rollout, Texts
 from ex2.rl.sharding import load_whole_weights, whole_weights
-from ex2.rl.shared_prefix import States, by_prompt, packed, packing_saves, padded, shared_lengths
+from ex2.rl.shared_prefix import States, by_prompt, packed, packing_saves, padded, shared_lengths, takes_positions
 from ex2.rl.value_head import attach_value_head
 from ex2.rl.vllm_weights import FrozenBase
 
@@ -431,11 +430,6 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, FrozenBase, ExactRes
             state = json.loads((Path(checkpoint) / PPO_STATE_FILE).read_text(encoding="utf-8"))
             self.kl_controller.load_state_dict(state["kl_controller"])
             self.value_head.start = state["value_start"]
-
-
-def takes_positions(model: torch.nn.Module) -> bool:
-    """Whether a causal language model can be told its tokens' positions; some, such as BLOOM and Mamba, count for themselves."""
-    return "position_ids" in inspect.signature(type(model).forward).parameters
 
 
 def prompt_by_prompt(batches: list[dict[str, Any]], per_update: int) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""In which precision policies are sampled, and their adapters trained."""
+"""How policies are sampled, and in which precision their adapters are trained."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ import torch
 from accelerate.utils import is_peft_model
 from torch import Tensor
 
+from ex2.rl.decoding import Decoder, decoding
 from ex2.rl.trl_names import Mixin
 
 
 class SampledAsScored(Mixin):
-    """Mixin for TRL's online trainers: sampling multiplies in bfloat16 or float16 where training does.
+    """Mixin for TRL's online trainers: sampling multiplies in bfloat16 or float16 where training does, and by a `Decoder`.
 
     Mixed precision wraps the forward pass of the model that is trained, which `generate` passes by: without this, weights of
     float32 are sampled from in float32, slower, and from another distribution than the one that log-probs are taken of.
     """
 
+    _decoder: Decoder | None = None
+
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        with self.accelerator.autocast():
+        policy = self.accelerator.unwrap_model(self.model)
+        if self._decoder is None:
+            self._decoder = Decoder(policy)
+        with self.accelerator.autocast(), decoding(policy, self._decoder):
             return super()._generate_single_turn(*args, **kwargs)
 
 

@@ -11,6 +11,7 @@ Shapes: B completions, prompts padded on the left to W tokens, completions padde
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -20,6 +21,11 @@ from ex2.rl.rollout import Texts
 
 States = Callable[[Tensor], Tensor]
 """Picks the states (B, T, H) before each completion token from the hidden states of a forward pass."""
+
+
+def takes_positions(model: torch.nn.Module) -> bool:
+    """Whether a causal language model can be told its tokens' positions; some, such as BLOOM and Mamba, count for themselves."""
+    return "position_ids" in inspect.signature(type(model).forward).parameters
 
 
 def padded(texts: Texts, *, with_positions: bool = True) -> tuple[dict[str, Tensor], States]:
