@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import statistics
 import tempfile
 import time
@@ -23,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import random_open_clip
-from benchmarks.gpu._shared import END, PAD, Rows, best_seconds, build, clear, peak_gib, random_policy, wait
+from benchmarks.gpu._shared import PAD, Rows, best_seconds, build, clear, peak_gib, random_policy, wait
+from ex2.rl.decoding import Decoder
 
+NO_TOKEN = 2**31 - 1  # none of any vocabulary
 VARIANTS: dict[str, dict[str, Any]] = {
     "PPO, EX2's settings": {},
     "PPO, rows apart (share_prefix false)": {"share_prefix": False},
@@ -131,112 +132,6 @@ def variants(speed: Speed) -> None:
 # ---------------------------------------------------------------- sampling
 
 
-class GraphSampler:
-    """Samples with a static cache, each token after the first one a replay of one CUDA graph (plain calls on a CPU)."""
-
-    def __init__(self, model: Any, prompt: Any, mask: Any, tokens: int, greedy: bool = False) -> None:
-        import torch
-        from transformers import StaticCache
-
-        self.model, self.prompt, self.mask, self.greedy = model, prompt, mask, greedy
-        self.rows, self.width = prompt.shape
-        self.length = self.width + tokens
-        config = copy.deepcopy(model.config.get_text_config())
-        config.sliding_window = None  # within the window all layers are alike
-        self.cache = StaticCache(config=config, max_cache_len=self.length)
-        # What the graph reads and writes has to stay where it is.
-        place = {"device": prompt.device, "dtype": torch.long}
-        self.sees = torch.zeros(self.rows, 1, 1, self.length, device=prompt.device, dtype=torch.bool)
-        self.token = torch.zeros(self.rows, 1, **place)
-        self.position = torch.zeros(self.rows, 1, **place)
-        self.column = torch.zeros(1, **place)
-        self.output = torch.zeros(self.rows, tokens, **place)
-        self.graph: Any = None
-
-    def __call__(self) -> Any:
-        """New tokens for all prompts, (B, T); the next call writes over them."""
-        import torch
-
-        with torch.no_grad():
-            if self.prompt.is_cuda and self.graph is None:
-                self._capture()
-            self._start()
-            for _ in range(self.output.shape[1] - 1):
-                if self.graph is None:
-                    self._step()
-                else:
-                    self.graph.replay()
-        return self.output
-
-    def _pick(self, logits: Any) -> Any:
-        import torch
-
-        if self.greedy:
-            return logits.argmax(-1, keepdim=True)
-        odds = logits.float().softmax(-1)
-        return (odds / torch.empty_like(odds).exponential_(1)).argmax(-1, keepdim=True)
-
-    def _start(self) -> None:
-        """Take the prompts in, and pick the first token."""
-        import torch
-
-        for layer in self.cache.layers:
-            if layer.is_initialized:
-                layer.cumulative_length.zero_()
-        device, width, length = self.prompt.device, self.width, self.length
-        causal = torch.ones(width, length, dtype=torch.bool, device=device).tril()
-        causal &= torch.arange(length, device=device) < width
-        own = torch.cat([self.mask.bool(), self.mask.new_zeros(self.rows, length - width).bool()], dim=1)
-        full = causal & own[:, None, None, :]
-        full |= torch.eye(width, length, dtype=torch.bool, device=device)  # padding must see something
-        where = (self.mask.cumsum(1) - 1).clamp(min=0)
-        out = self.model(
-            input_ids=self.prompt,
-            attention_mask=full,
-            position_ids=where,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.token.copy_(self._pick(out.logits[:, -1]))
-        self.sees.copy_(own[:, None, None, :])
-        self.position.copy_(where[:, -1:] + 1)
-        self.column.fill_(width)
-        self.output[:, :1] = self.token
-
-    def _step(self) -> None:
-        """Take `token` in at `column`, and replace it by the next one."""
-        self.sees.index_fill_(3, self.column, True)
-        out = self.model(
-            input_ids=self.token,
-            attention_mask=self.sees,
-            position_ids=self.position,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        self.token.copy_(self._pick(out.logits[:, -1]))
-        self.position.add_(1)
-        self.column.add_(1)
-        self.output.index_copy_(1, self.column - self.width, self.token)
-
-    def _capture(self) -> None:
-        """Record one step, after two on a side stream as torch asks for."""
-        import torch
-
-        self._start()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            self._step()
-            self._step()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        self._start()
-        with torch.cuda.graph(graph):
-            self._step()
-        self.graph = graph
-
-
 @contextlib.contextmanager
 def merged(model: Any) -> Iterator[None]:
     """The adapter within the weights; what was there comes back bit for bit."""
@@ -253,13 +148,18 @@ def merged(model: Any) -> Iterator[None]:
                 parameter.data.copy_(kept[name])
 
 
+def settings_for(tokens: int, **settings: Any) -> Any:
+    """Settings of a generation of exactly `tokens` new tokens: nothing ends a text."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(max_new_tokens=tokens, pad_token_id=PAD, eos_token_id=NO_TOKEN, **settings)
+
+
 def generation(model: Any, prompt: Any, mask: Any, tokens: int, **settings: Any) -> Callable[[], Any]:
     """transformers' `generate` for exactly `tokens` new tokens."""
     import torch
-    from transformers import GenerationConfig
 
-    length = {"max_new_tokens": tokens, "min_new_tokens": tokens}
-    config = GenerationConfig(**length, pad_token_id=PAD, eos_token_id=END, **settings)
+    config = settings_for(tokens, **settings)
 
     def work() -> Any:
         with torch.no_grad():
@@ -290,15 +190,18 @@ def ways_of(speed: Speed, model: Any, prompt: Any, mask: Any) -> list[Way]:
         distribution = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
         return generation(model, prompt, mask, speed.tokens, **distribution, **settings)
 
+    def decode(config: Any) -> Callable[[], Any]:
+        sample = Decoder(model)
+        return lambda: sample(input_ids=prompt, attention_mask=mask, generation_config=config)
+
     plain = generate(disable_compile=True)
-    base = model.get_base_model()
+    fixed = decode(settings_for(speed.tokens, do_sample=True, top_k=0, top_p=1.0))
     ways: list[Way] = [
         ("generate, as TRL calls it", plain, False),
         ("generate within autocast", within_autocast(plain, speed.device), False),
-        ("generate, adapter merged", plain, True),
         ("generate, static cache", generate(disable_compile=True, cache_implementation="static"), False),
-        ("static cache + CUDA graph", GraphSampler(base, prompt, mask, speed.tokens), False),
-        ("static cache + CUDA graph, adapter merged", GraphSampler(base, prompt, mask, speed.tokens), True),
+        ("EX2's decoder within autocast", within_autocast(fixed, speed.device), False),
+        ("EX2's decoder, adapter merged", decode(settings_for(speed.tokens, do_sample=True, top_k=0, top_p=1.0)), True),
     ]
     if speed.compiles and len(prompt) == speed.batches[0]:
         ways.append(("generate, static cache, compiled", generate(cache_implementation="static"), False))
@@ -319,14 +222,19 @@ def time_way(speed: Speed, name: str, work: Callable[[], Any], batch: int, weigh
 
 
 def compare_greedy(speed: Speed, model: Any, prompt: Any, mask: Any) -> None:
-    """Does the graph sampler pick the tokens that `generate` picks? In bfloat16 near ties may go either way."""
+    """Does EX2's decoder pick the tokens that `generate` picks? In bfloat16 near ties may go either way."""
     greedy = generation(model, prompt, mask, speed.tokens, do_sample=False, disable_compile=True)
     expected = greedy()[:, prompt.shape[1] :]
-    found = GraphSampler(model.get_base_model(), prompt, mask, speed.tokens, greedy=True)()
-    same = (found == expected).float()
+    decoder = Decoder(model)
+    texts = decoder(
+        input_ids=prompt, attention_mask=mask, generation_config=settings_for(speed.tokens, do_sample=False)
+    )
+    if decoder.problem is not None:
+        raise RuntimeError(f"the decoder gave up: {decoder.problem}")
+    same = (texts[:, prompt.shape[1] :] == expected).float()
     first, all_tokens = float(same[:, 0].mean()), float(same.mean())
     shares = f"first {first:.0%}, all {all_tokens:.0%}"
-    print(f"batch {len(prompt):<4} greedy tokens of the graph sampler equal to generate's: {shares}", flush=True)
+    print(f"batch {len(prompt):<4} greedy tokens of EX2's decoder equal to generate's: {shares}", flush=True)
     speed.found.add(what="greedy tokens equal", batch=len(prompt), first=first, all=all_tokens)
 
 

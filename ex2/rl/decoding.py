@@ -28,7 +28,7 @@ _CHECKED = 8  # texts
 _MOST_OFF = 0.2  # nats: rounding in bfloat16 comes to 0.05, a wrong mask or position to more than 1
 
 _FOLLOWED = {
-    "bos_token_id", "cache_implementation", "disable_compile", "do_sample", "eos_token_id", "max_length", "max_new_tokens",
+    "bos_token_id", "disable_compile", "do_sample", "eos_token_id", "max_length", "max_new_tokens",
     "pad_token_id", "temperature", "transformers_version", "use_cache", "_from_model_config",
 }  # fmt: skip
 """Settings of a generation that `Decoder` follows, or that mean nothing to it."""
@@ -47,7 +47,7 @@ class Decoder:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.problem = unfit(model)
-        self._generate = model.generate
+        self._own_generate = model.generate
         self._memory: _Memory | None = None
         self._checked = model.device.type == "cpu"  # where nothing is captured, tests have checked it
 
@@ -70,7 +70,7 @@ class Decoder:
                 if not input_ids.is_cuda:
                     raise
                 self._give_up(first_line(error))
-        return self._generate(
+        return self._own_generate(
             input_ids=input_ids, attention_mask=attention_mask, generation_config=generation_config, **others
         )
 

@@ -77,7 +77,7 @@ def test_rehearsal(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == logs
     with tarfile.open(tmp_path / "results.tar.gz") as archive:
         assert {"json/decode.json", "json/summary.txt"} <= set(archive.getnames())
-    assert "greedy tokens of the graph sampler equal to generate's: first 100%, all 100%" in result.stdout
+    assert "greedy tokens of EX2's decoder equal to generate's: first 100%, all 100%" in result.stdout
 
 
 def test_a_step_that_fails_loses_no_other_and_ends_with_status_1(tmp_path: Path) -> None:
