@@ -21,7 +21,8 @@ SHOWN = (*CATEGORIES, UNSURE)
 """What a clause or text can be shown as, in the order of tables and plots."""
 
 FEWEST_CLASSES = 8
-"""With fewer, the smallest p of a sign-flip test, 2 / 2**classes, is not below 0.05 once corrected for five categories."""
+"""With fewer, the smallest p of a sign-flip test, 2 / 2**classes, is not below 0.05 once corrected for five categories; where
+more of them occur it takes nine."""
 
 _LEVEL = 0.95
 
@@ -38,9 +39,25 @@ def class_interval(values: Any, clusters: Any, seed: int, level: float = _LEVEL)
     return cluster_bootstrap_mean(values, clusters, level=level, seed=seed).as_dict()
 
 
-def shares(texts: pd.DataFrame, clauses: pd.DataFrame, seed: int) -> pd.DataFrame:
+def mixtures(clauses: pd.DataFrame, keys: Sequence[str] = ("system", "class_id")) -> dict[str, pd.DataFrame]:
+    """What each description and each clause is about, as numbers whose mean is a share.
+
+    A description is about a category to the extent that its clauses are, so that its shares do not depend on their number. Its
+    most likely category would: of clauses drawn from one pool, the more there are, the more often the pool's largest wins.
+
+    Returns:
+        For each level a row a unit with `keys` and the columns `SHOWN`: the shares of the description's clauses, or 1 for the
+        clause's category and 0 for the others.
+    """
+    one_hot = pd.DataFrame({name: (clauses["category"] == name).astype(float) for name in SHOWN})
+    each = pd.concat([clauses[["description", *keys]], one_hot], axis=1)
+    rules = {**dict.fromkeys(keys, "first"), **dict.fromkeys(SHOWN, "mean")}
+    return {"descriptions": each.groupby("description", sort=False).agg(rules), "clauses": each}
+
+
+def shares(clauses: pd.DataFrame, seed: int) -> pd.DataFrame:
     rows = []
-    for level, table in (("descriptions", texts), ("clauses", clauses)):
+    for level, table in mixtures(clauses).items():
         for system, own in table.groupby("system", sort=False):
             for category in SHOWN:
                 rows.append(
@@ -48,36 +65,42 @@ def shares(texts: pd.DataFrame, clauses: pd.DataFrame, seed: int) -> pd.DataFram
                         "level": level,
                         "system": system,
                         "category": category,
-                        **class_interval(own["category"] == category, own["class_id"], seed),
+                        **class_interval(own[category], own["class_id"], seed),
                         "n": len(own),
                     }
                 )
     return pd.DataFrame(rows)
 
 
-def share_change(texts: pd.DataFrame, clauses: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Share in the aligned policy's texts minus share in the base policy's, paired by class; empty without base."""
+def share_change(clauses: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Share in the aligned policy's texts minus share in the base policy's, paired by class; empty without base.
+
+    Categories that no text has did not change for certain, and are none of those that are tested together.
+    """
     columns = ["level", "category", "mean", "low", "high", "p", "p_holm", "classes"]
     rows = []
-    for level, table in (("descriptions", texts), ("clauses", clauses)):
-        by_system = {s: _class_shares(own) for s, own in table.groupby("system", sort=False)}
+    for level, table in mixtures(clauses).items():
+        by_system = {s: own.groupby("class_id")[list(SHOWN)].mean() for s, own in table.groupby("system", sort=False)}
         if "base" not in by_system:
             continue
         difference = (by_system["aligned"] - by_system["base"]).dropna()
         if len(difference) < 2:
             continue
-        tests = [_tested(difference[category].to_numpy(), seed, len(SHOWN)) for category in SHOWN]
-        corrected = holm([test["p"] for test in tests])
+        found = [name for name in SHOWN if any((own[name] > 0).any() for own in by_system.values())]
+        tested = {name: _tested(difference[name].to_numpy(), seed, len(found)) for name in found}
+        corrected = dict(zip(found, holm([test["p"] for test in tested.values()]), strict=True))
+        nothing = {"mean": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
         rows += [
-            {"level": level, "category": category, **test, "p_holm": p, "classes": len(difference)}
-            for category, test, p in zip(SHOWN, tests, corrected, strict=True)
+            {
+                "level": level,
+                "category": name,
+                **tested.get(name, nothing),
+                "p_holm": corrected.get(name, 1.0),
+                "classes": len(difference),
+            }
+            for name in SHOWN
         ]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _class_shares(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a class: the share of each category."""
-    return pd.crosstab(table["class_id"], table["category"], normalize="index").reindex(columns=SHOWN, fill_value=0.0)
 
 
 def _tested(class_values: NDArray[np.float64], seed: int, together: int) -> dict[str, float]:
@@ -87,10 +110,13 @@ def _tested(class_values: NDArray[np.float64], seed: int, together: int) -> dict
     return {**interval.as_dict(), "p": sign_flip_p(class_values, seed=seed)}
 
 
-def shares_by(texts: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    counts = texts.groupby(["system", *keys, "category"], sort=False).size().rename("count").reset_index()
-    counts["share"] = counts["count"] / counts.groupby(["system", *keys])["count"].transform("sum")
-    return counts
+def shares_by(clauses: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Number and share of descriptions of each category; one whose clauses are of several counts in each by its part."""
+    table = mixtures(clauses, ["system", *keys])["descriptions"]
+    counts = table.groupby(["system", *keys], sort=False)[list(SHOWN)].sum().rename_axis(columns="category").stack()
+    found = counts[counts > 0].rename("count").reset_index()
+    found["share"] = found["count"] / found.groupby(["system", *keys])["count"].transform("sum")
+    return found
 
 
 def attribute_shares(clauses: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -237,19 +263,20 @@ def first_and_last(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
     }
 
 
-def hacking_warnings(texts: pd.DataFrame, monitors: Mapping[str, Mapping[str, float]]) -> list[str]:
+def hacking_warnings(
+    texts: pd.DataFrame, monitors: Mapping[str, Mapping[str, float]], unsure: float = 0.0
+) -> list[str]:
     """Signs of reward hacking in words: what a reader must know before believing the findings."""
     warnings = []
     aligned = texts[texts["system"] == "aligned"]
-    spurious = float((aligned["category"] == "spurious").mean())
-    if spurious > 0.5:
+    empty = float(aligned["category"].isin(["spurious", "name_echo"]).mean())
+    if empty > 0.5:
         warnings.append(
-            f"{spurious:.0%} of the descriptions say nothing specific to their class (spurious): the reward was reached without "
-            "describing."
+            f"{empty:.0%} of the descriptions say nothing specific to their class (spurious, or its name again): the reward was "
+            "reached without describing."
         )
-    unsure = float((aligned["category"] == UNSURE).mean())
     if unsure > 0.2:
-        warnings.append(f"The judge is unsure about {unsure:.0%} of the descriptions: read shares with care.")
+        warnings.append(f"The judge is unsure about {unsure:.0%} of the clauses: read shares with care.")
     words = {system: own["text"].str.split().str.len().mean() for system, own in texts.groupby("system")}
     if "base" in words and words["aligned"] < words["base"] / 2:
         warnings.append(

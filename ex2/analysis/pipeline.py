@@ -96,13 +96,14 @@ def analyse(
     texts, clauses = text_table(judged, similarity, seed), clause_table(judged, similarity, seed)
 
     on_step("bootstrap")
+    asked_with = texts["question"].to_numpy()[clauses["description"]]
     tables = {
         "descriptions": texts,
         "clauses": clauses,
-        "shares": shares(texts, clauses, seed),
-        "share_change": share_change(texts, clauses, seed),
-        "shares_by_class": shares_by(texts, ["class_id", "class_name"]),
-        "shares_by_question": shares_by(texts, ["question"]),
+        "shares": shares(clauses, seed),
+        "share_change": share_change(clauses, seed),
+        "shares_by_class": shares_by(clauses, ["class_id", "class_name"]),
+        "shares_by_question": shares_by(clauses.assign(question=asked_with), ["question"]),
         "attributes": attribute_shares(clauses, seed),
         "contributions": contributions(texts, clauses, seed),
         "zero_shot": zero_shot_table(judged[0], similarity, scorer, seed),
@@ -117,7 +118,8 @@ def analyse(
     if metrics:
         tables["learning_curve"] = pd.DataFrame(list(metrics))
     asked: dict[str, Any] = {}
-    warnings = summary.warnings + hacking_warnings(texts, monitors) + question_warnings(texts)
+    unsure = float((clauses.query("system == 'aligned'")["category"] == UNSURE).mean())
+    warnings = summary.warnings + hacking_warnings(texts, monitors, unsure) + question_warnings(texts)
     if probe:
         on_step("direct probe")
         tables |= probe_tables(probe, similarity, scorer, seed)
@@ -131,7 +133,7 @@ def analyse(
         "base_descriptions": len(base),
         "classes": found,
         "classes_of_dataset": len(class_names),
-        "unsure": float((texts.query("system == 'aligned'")["category"] == UNSURE).mean()),
+        "unsure": unsure,
         "verdict": verdict(tables["preference"]),
         "warnings": warnings,
         "tables": sorted(tables),

@@ -270,7 +270,7 @@ def _stacked(shares: pd.DataFrame, key: str) -> dict[str, Any]:
     rows = [
         {
             "name": name,
-            "counts": [int(counts.get((name, system), 0)) for system in systems],
+            "counts": [round(counts.get((name, system), 0)) for system in systems],
             "shares": {category: [wide.loc[name, (system, category)] for system in systems] for category in SHOWN},
         }
         for name in wide.index

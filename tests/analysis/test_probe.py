@@ -192,9 +192,8 @@ def order(*groups: str) -> set[tuple[str, str]]:
         (["visual"], order("visual habitat", "use kind chatter"), "open"),  # as good as habitat
         (["visual"], set(), "open"),
         (["habitat"], order("visual", "habitat use kind", "chatter"), "contradicts"),
-        # Of the two kinds of non-visual facts one may lead, and one that keeps up is enough against a contradiction.
-        (["non_visual"], order("kind", "visual habitat use chatter"), "agrees"),
-        (["non_visual"], order("visual kind", "habitat use chatter"), "open"),
+        (["kind"], order("kind", "visual habitat use chatter"), "agrees"),
+        (["kind"], order("visual kind", "habitat use chatter"), "open"),
         (["non_visual"], order("visual", "kind use", "habitat chatter"), "contradicts"),
         # Each of two categories must lead those that are not preferred; their own order does not matter.
         (["visual", "habitat"], order("habitat", "visual", "use kind chatter"), "agrees"),
@@ -241,8 +240,7 @@ def test_sentences() -> None:
         f"The direct probe agrees: asked directly, the VLM scores visual above {rest}."
     )
     assert answer_to(["habitat", "non_visual"], ALL, found).sentence == (
-        "The direct probe contradicts the verdict: asked directly, the VLM scores visual above habitat and visual above use and "
-        "kind of thing."
+        "The direct probe contradicts the verdict: asked directly, the VLM scores visual above habitat and visual above use."
     )
     assert answer_to(["visual"], ALL, order("visual kind", "habitat use chatter")).sentence == (
         "The direct probe neither confirms nor contradicts the verdict: asked directly, the VLM scores visual and kind of thing "

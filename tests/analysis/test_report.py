@@ -48,12 +48,12 @@ class WordJudge:
 
     def _clause(self, clause: str) -> Judgement:
         for word, place, tags in (
-            ("orange", 0, ("colour",)), ("wings", 0, ("part", "shape")), ("lives", 1, ("place",)), ("eats", 2, ("diet",)),
-            ("beautiful", 3, ("praise",)),
+            ("orange", 0, ("colour",)), ("wings", 0, ("part", "shape")), ("lives", 1, ("place",)), ("eats", 3, ("diet",)),
+            ("beautiful", 4, ("praise",)),
         ):  # fmt: skip
             if word in clause:
-                return Judgement(tuple(0.85 if i == place else 0.05 for i in range(4)), tags)  # type: ignore[arg-type]
-        return Judgement((0.25, 0.25, 0.25, 0.25))
+                return Judgement(tuple(0.75 if i == place else 0.05 for i in range(6)), tags)
+        return Judgement((1 / 6,) * 6)
 
 
 def descriptions(names: Sequence[str], texts: Sequence[str]) -> list[Description]:
@@ -392,7 +392,7 @@ def test_examples_show_texts_with_their_clauses_and_categories(page: Page, study
     assert len(own) == 2
     assert first["text"] in examples
     for row in own.to_dict("records"):
-        assert f"{row['clause']} {row['category']} 85 %" in examples.replace("\N{NO-BREAK SPACE}", " ")
+        assert f"{row['clause']} {row['category']} 75 %" in examples.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_every_table_is_listed_with_its_files(study: Study, page: Page, tmp_path: Path) -> None:

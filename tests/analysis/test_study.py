@@ -178,8 +178,8 @@ class FirstWordJudge:
         first = clause.split()[0]
         tags = ("colour",) if "red" in clause else ()
         if first not in CATEGORIES:
-            return Judgement((0.25, 0.25, 0.25, 0.25), tags)
-        return Judgement(tuple(0.85 if name == first else 0.05 for name in CATEGORIES), tags)  # type: ignore[arg-type]
+            return Judgement(tuple(1 / len(CATEGORIES) for _ in CATEGORIES), tags)
+        return Judgement(tuple(0.75 if name == first else 0.05 for name in CATEGORIES), tags)
 
 
 ALIGNED = [
@@ -237,17 +237,19 @@ def shares(study: Study, table: str = "shares", **where: str) -> dict[str, float
 
 
 def test_shares_of_descriptions_by_hand(study: Study) -> None:
-    # Visual: of the ant's texts 2 of 2 (two visual clauses outweigh one of habitat), the bee's 1 of 2, the cow's 0 of 1.
-    aligned = {"visual": (1 + 0.5 + 0) / 3, "habitat": 0, "non_visual": 0, "spurious": 1 / 3, "unsure": 0.5 / 3}
+    # Visual: of the ant's texts 1 and 2 clauses of 3 (the other is of habitat), of the bee's 1 and 0, of the cow's 0.
+    none = dict.fromkeys(SHOWN, 0.0)
+    aligned = none | {"visual": (5 / 6 + 1 / 2) / 3, "habitat": 1 / 6 / 3, "spurious": 1 / 3, "unsure": 1 / 2 / 3}
     assert shares(study, level="descriptions", system="aligned") == pytest.approx(aligned)
-    base = {"visual": (0 + 0.5 + 0) / 3, "habitat": (1 + 0.5 + 0) / 3, "non_visual": 1 / 3, "spurious": 0, "unsure": 0}
+    base = none | {"visual": (0 + 0.5 + 0) / 3, "habitat": (1 + 0.5 + 0) / 3, "non_visual": 1 / 3}
     assert shares(study, level="descriptions", system="base") == pytest.approx(base)
-    assert study.summary["unsure"] == 1 / 5  # of texts, not of classes
+    assert study.summary["unsure"] == 1 / 7  # of clauses, not of classes
 
 
 def test_shares_of_clauses_by_hand(study: Study) -> None:
     # Of the ant's four clauses three are visual and one is of habitat; the others have one clause a text.
-    aligned = {"visual": (0.75 + 0.5) / 3, "habitat": 0.25 / 3, "non_visual": 0, "spurious": 1 / 3, "unsure": 0.5 / 3}
+    aligned = dict.fromkeys(SHOWN, 0.0)
+    aligned |= {"visual": (0.75 + 0.5) / 3, "habitat": 0.25 / 3, "spurious": 1 / 3, "unsure": 0.5 / 3}
     assert shares(study, level="clauses", system="aligned") == pytest.approx(aligned)
     for system in ("aligned", "base"):
         for level in ("descriptions", "clauses"):
@@ -255,15 +257,15 @@ def test_shares_of_clauses_by_hand(study: Study) -> None:
 
 
 def test_change_is_paired_over_the_classes_of_both(study: Study) -> None:
-    # Ant and bee are in both. Visual: 1 - 0 and 0.5 - 0.5; habitat: 0 - 1 and 0 - 0.5; unsure: 0 and 0.5.
+    # Ant and bee are in both. Visual: 5/6 - 0 and 1/2 - 1/2; habitat: 1/6 - 1 and 0 - 1/2; unsure: 0 and 1/2.
     change = study.tables["share_change"]
     texts = change[change["level"] == "descriptions"].set_index("category")
-    expected = {"visual": 0.5, "habitat": -0.75, "non_visual": 0, "spurious": 0, "unsure": 0.25}
+    expected = dict.fromkeys(SHOWN, 0.0) | {"visual": 5 / 12, "habitat": -2 / 3, "unsure": 0.25}
     assert texts["mean"].to_dict() == pytest.approx(expected)
     assert set(change["classes"]) == {2}
-    assert (texts.loc["habitat", "low"], texts.loc["habitat", "high"]) == (-1.0, -0.5)
-    # Flips of (-1, -0.5) sum to +-1.5 and +-0.5: half of them are as far from 0. Of (1, 0) all are.
-    assert texts["p"].to_dict() == {"visual": 1, "habitat": 0.5, "non_visual": 1, "spurious": 1, "unsure": 1}
+    assert (texts.loc["habitat", "low"], texts.loc["habitat", "high"]) == pytest.approx((-5 / 6, -1 / 2))
+    # Flips of (-5/6, -1/2) sum to +-4/3 and +-1/3: half of them are as far from 0. Of (5/6, 0) all are.
+    assert texts["p"].to_dict() == dict.fromkeys(SHOWN, 1.0) | {"habitat": 0.5}
     assert set(texts["p_holm"]) == {1.0}
     clauses = shares(study, "share_change", level="clauses")
     assert clauses["visual"] == pytest.approx((0.75 - 0 + 0.5 - 0.5) / 2)
@@ -286,8 +288,8 @@ def test_every_table_has_its_rows(study: Study) -> None:
         "clauses": (1 + 3 + 1 + 1 + 1) + 5,
         "shares": 2 * 2 * len(SHOWN),  # levels, systems
         "share_change": 2 * len(SHOWN),
-        "shares_by_class": (1 + 2 + 1) + (1 + 2 + 1),  # categories of ant, bee, cow; base: of ant, bee, dog
-        "shares_by_question": (3 + 1) + 3,  # aligned: three categories, and visual for the other question; base: three
+        "shares_by_class": (2 + 2 + 1) + (1 + 2 + 1),  # categories of ant, bee, cow; base: of ant, bee, dog
+        "shares_by_question": (3 + 2) + 3,  # aligned: three categories, two for the other question; base: three
         "attributes": 27 * 2,
         "contributions": (4 + 2 + 1) * len(CATEGORIES),
         "zero_shot": 1 + 1 + 2,  # template, all, and the categories of whole aligned texts: visual and spurious
@@ -508,11 +510,11 @@ def test_verdict_in_words() -> None:
 
 def test_verdict_never_denies_what_its_table_shows() -> None:
     """A category whose two means are above 0, though not for certain, may not be said to have gained or added nothing."""
-    within_chance = preference_of(change=[0.12, -0.1, 0.02, -0.04], adds=[0.004, 0.01, 0.001, -0.002])
+    within_chance = preference_of(change=[0.12, -0.1, -0.1, 0.02, -0.04, 0], adds=[0.004, 0.01, -0.1, 0.001, -0.002, 0])
     assert verdict(within_chance) == (
         f"{NOTHING_FOUND.removesuffix('.')}, beyond chance. Undecided: visual and non-visual did both, but within chance."
     )
-    untested = preference_of(change=[0.3, -0.1, -0.1, -0.1], adds=[np.nan, -0.01, 0.01, 0.0])
+    untested = preference_of(change=[0.3, -0.1, -0.1, -0.1, -0.1, -0.1], adds=[np.nan, -0.01, 0.01, 0.0, 0.0, 0.0])
     assert verdict(untested) == (
         f"{NOTHING_FOUND} Not tested: visual gained share, but stands beside other clauses in no class."
     )
@@ -549,14 +551,18 @@ def test_signs_of_reward_hacking() -> None:
     sound = pd.concat([texts_of(["visual"] * 5 + ["spurious"] * 5, 5), texts_of(["visual"] * 3, 10, "base")])
     unmoved = {"hub_score": {"first": 0.1, "last": 0.12}, "duplicate_rate": {"first": 0.9, "last": 0.2}}
     assert hacking_warnings(sound, unmoved) == []  # each of these at or below its limit
-    hacked = pd.concat([texts_of(["spurious"] * 6 + ["unsure"] * 4, 4), texts_of(["visual"] * 3, 10, "base")])
+    hacked = pd.concat(
+        [texts_of(["spurious"] * 4 + ["name_echo"] * 2 + ["visual"] * 4, 4), texts_of(["visual"] * 3, 10, "base")]
+    )
     monitors = {
         name: {"first": 0.0, "last": 0.25} for name in ("duplicate_rate", "boilerplate_rate", "truncated_share")
     }
-    found = hacking_warnings(hacked, monitors)
+    found = hacking_warnings(hacked, monitors, unsure=0.4)
     assert len(found) == 6
-    assert found[0].startswith("60% of the descriptions say nothing specific to their class (spurious)")
-    assert found[1] == "The judge is unsure about 40% of the descriptions: read shares with care."
+    assert found[0].startswith(
+        "60% of the descriptions say nothing specific to their class (spurious, or its name again)"
+    )
+    assert found[1] == "The judge is unsure about 40% of the clauses: read shares with care."
     assert found[2] == "Descriptions shrank from 10.0 to 4.0 words: the policy learned to say less."
     assert found[3] == "The monitor duplicate_rate rose from 0.000 to 0.250 in training: texts repeat each other."
     # Monitors that are not numbers say nothing.
