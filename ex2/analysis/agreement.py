@@ -173,7 +173,7 @@ def format_agreement(result: Agreement) -> str:
     """The numbers and the confusion table as monospace text."""
 
     def ends(value: Interval) -> str:
-        return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+        return value.shown(".3f")
 
     answers = [*CATEGORIES, UNSURE]
     width = max(map(len, answers)) + 2

@@ -158,7 +158,7 @@ def _contributions(table: pd.DataFrame) -> Figure | None:
     _name_rows(axes, list(CATEGORIES))
     axes.margins(x=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("cosine added beyond the other clauses,\nmean over classes, simultaneous 95 % interval")
+    axes.set_xlabel("cosine about the class beyond other clauses,\nmean over classes, simultaneous 95 % interval")
     return figure
 
 

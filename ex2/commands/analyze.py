@@ -55,7 +55,9 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--vlm", metavar="SPEC", help="see `ex2 list vlms`; default: the VLM of the descriptions")
     parser.add_argument("--dataset", help="see `ex2 list datasets`; default: the dataset of the descriptions")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of bootstrap and controls; default: 0")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of what is drawn for the controls; default: 0"
+    )
     parser.add_argument(
         "--exact",
         action="store_true",
@@ -97,10 +99,10 @@ def _analyse(arguments: argparse.Namespace) -> None:
     scorer = open_scorer(arguments, settings, vlm, images, device)
     base = _base(arguments.base, run_folder, dataset, images.class_names)
 
-    from ex2.analysis.findings import format_preference
     from ex2.analysis.pipeline import analyse
     from ex2.analysis.probe import format_probe
     from ex2.analysis.report import write_report
+    from ex2.analysis.verdict import format_preference
 
     study = analyse(
         records,
@@ -126,7 +128,9 @@ def _analyse(arguments: argparse.Namespace) -> None:
     with being_written(arguments.out, ANALYSIS):
         study.write(arguments.out)
         report = write_report(study, arguments.out, images if isinstance(images, LabelledImages) else None)
-    say(f"\n{study.summary['verdict']}")
+    say()
+    for sentence in study.summary["verdict"]:
+        say(sentence)
     say(format_preference(study.tables["preference"], study.tables["shares"]))
     if "probe" in study.summary:
         say(f"\n{study.summary['probe']['sentence']}")

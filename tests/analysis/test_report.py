@@ -236,7 +236,7 @@ def test_top_names_vlm_dataset_judge_and_counts(page: Page, study: Study) -> Non
 def test_verdict_and_every_warning_come_first(page: Page, study: Study) -> None:
     section = page.sections["verdict"].replace("\N{NO-BREAK SPACE}", " ")
     assert study.summary["warnings"], "this study has warnings"
-    for sentence in (study.summary["verdict"], study.summary["probe"]["sentence"], *study.summary["warnings"]):
+    for sentence in (*study.summary["verdict"], study.summary["probe"]["sentence"], *study.summary["warnings"]):
         assert sentence in section
 
 
@@ -270,8 +270,9 @@ def test_every_number_shown_is_the_tables(page: Page, study: Study) -> None:
     ):
         assert shown[0] == study_plots.spoken(row["category"])
         assert_shows(shown[1], row, "change_", 100, 1)
-        assert_shows(shown[3], row, "contribution_")
-        assert shown[5] == ("yes" if row["preferred"] else "no")
+        for place, quantity in ((3, "added_"), (5, "contribution_"), (7, "general_")):
+            assert_shows(shown[place], row, quantity)
+        assert shown[9] == row["finding"].replace("_", " ")
 
     shares = tables["shares"].set_index(["level", "category", "system"])
     lines = iter(page.rows("Category shares")[1:])
@@ -296,7 +297,7 @@ def test_every_number_shown_is_the_tables(page: Page, study: Study) -> None:
     lines = iter(page.rows("Contribution tests")[1:])
     seen = set()
     for line in lines:
-        test = next(name for name in report.TESTS if line[0].startswith(name))
+        test = max((name for name in report.TESTS if line[0].startswith(name)), key=len)
         seen.add(test)
         for category in CATEGORIES:
             _, interval, p, p_holm, classes, n = next(lines)
@@ -624,7 +625,7 @@ def test_without_base_metrics_tags_and_facts(study: Study) -> None:
         return study.tables[name].query("system == 'aligned'").reset_index(drop=True)
 
     preference = study.tables["preference"].assign(
-        **{f"change_{key}": np.nan for key in ("mean", "low", "high", "p_holm")}, preferred=False
+        **{f"change_{key}": np.nan for key in ("mean", "low", "high", "p_holm")}, finding="unknown", preferred=False
     )
     bare = changed(
         study,
