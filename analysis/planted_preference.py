@@ -24,6 +24,7 @@ from one_study import ROOT, study
 
 from ex2.analysis.study import Study
 from ex2.base.files import write_atomically
+from ex2.data.planted import PLANTED
 from ex2.texts.categories import CATEGORIES
 
 
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/planted"), help="folder of the runs; default: runs/planted"
     )
-    parser.add_argument("--kinds", nargs="+", default=list(CATEGORIES), choices=CATEGORIES, help="default: all four")
+    parser.add_argument("--kinds", nargs="+", default=list(PLANTED), choices=PLANTED, help="default: all four")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="of the planted runs; default: 0 1 2")
     parser.add_argument("--random_seeds", nargs="*", type=int, default=list(range(6)), help="default: 0 to 5")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each; default: 2")

@@ -24,7 +24,7 @@ from one_study import ROOT, study
 from ex2.analysis.study import Study
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
-from ex2.texts.categories import CATEGORIES
+from ex2.texts.categories import CATEGORIES, INFORMATIVE
 
 
 def read_grid(path: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -59,12 +59,10 @@ def row_of(vlm: str, dataset: str, study: Study) -> dict[str, Any]:
     shares = (
         study.tables["shares"].query("system == 'aligned' and level == 'descriptions'").set_index("category")["mean"]
     )
-    informative = sum(shares[name] for name in CATEGORIES[:3])
+    informative = sum(shares[name] for name in INFORMATIVE)
     row: dict[str, Any] = {"vlm": vlm, "dataset": dataset, **{f"share_{name}": shares[name] for name in shares.index}}
     # The paper's two findings: how much is spurious, and how much of what informs is not visual.
-    row["non_visual_of_informative"] = (
-        (shares["habitat"] + shares["non_visual"]) / informative if informative else float("nan")
-    )
+    row["non_visual_of_informative"] = 1 - shares["visual"] / informative if informative else float("nan")
     row["preferred"] = " ".join(study.tables["preference"].query("preferred")["category"]) or "-"
     for control in ("template", "base", "best_of_n"):
         gain = study.summary.get(f"aligned_minus_{control}", {}).get("heldout", {})

@@ -32,7 +32,7 @@ from _common import train_run
 from numpy.typing import NDArray
 
 from ex2.base.files import write_atomically
-from ex2.stats.intervals import Interval, cluster_bootstrap_mean
+from ex2.stats.intervals import Interval, cluster_interval
 
 CONFIGS = {"ppo": "quickstart.yaml", "grpo": "quickstart_grpo.yaml", "rloo": "quickstart_rloo.yaml"}
 LABELS = {"ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO", "best_of_n": "best of N"}
@@ -106,7 +106,7 @@ def best_of_n(base: Sequence[BaseTexts], budget: float) -> list[tuple[float, Int
             for texts in base
             for i in range(len(counts[0]))
         ]
-        points.append((tokens, cluster_bootstrap_mean(values, list(range(len(counts[0]))) * len(base))))
+        points.append((tokens, cluster_interval(values, list(range(len(counts[0]))) * len(base))))
     return points
 
 
@@ -155,7 +155,7 @@ def curve(runs: Sequence[Trained], start: float, budget: float, blocks: int) -> 
         gains = np.concatenate([run.gains[mask] for run, mask in zip(runs, inside, strict=True)])
         ids = np.concatenate([run.class_ids[mask] for run, mask in zip(runs, inside, strict=True)])
         if len(np.unique(ids)) > 1:
-            gain = cluster_bootstrap_mean(gains, ids)
+            gain = cluster_interval(gains, ids)
             points.append((float(high), Interval(start + gain.mean, start + gain.low, start + gain.high)))
     return points
 
@@ -212,7 +212,7 @@ def final_cosine(run: Path, system: str) -> str:
     if not report.is_file():
         return ""
     value = json.loads(report.read_text(encoding="utf-8"))[system]["heldout"]
-    return f"{value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
+    return Interval.of(value).shown(".4f")
 
 
 def table(out: Path, curves: Curves, monitors: Monitors, start: float, seeds: Sequence[int]) -> str:
@@ -223,7 +223,7 @@ def table(out: Path, curves: Curves, monitors: Monitors, start: float, seeds: Se
     for name, points in curves.items():
         tokens, value = points[-1]
         run, system = (name, "aligned") if name in CONFIGS else ("ppo", "best_of_n")
-        cells = [LABELS[name], f"{tokens:.0f}", f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]"]
+        cells = [LABELS[name], f"{tokens:.0f}", value.shown(".4f")]
         cells += [final_cosine(out / f"{run}_{seed}", system) for seed in seeds]
         cells += [f"{monitors[monitor][name][-1][1]:.3g}" if name in CONFIGS else "" for monitor in MONITORS]
         lines.append(f"| {' | '.join(cells)} |")

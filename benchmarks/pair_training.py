@@ -21,7 +21,7 @@ from _common import train_run
 from numpy.typing import NDArray
 
 from ex2.base.files import write_atomically
-from ex2.stats.intervals import Interval, cluster_bootstrap_mean
+from ex2.stats.intervals import Interval, cluster_interval
 
 TRAINED = "aligned"
 
@@ -40,7 +40,7 @@ def read(runs: Sequence[Path]) -> Accuracies:
 
 def over_pairs(values: NDArray[np.float64]) -> Interval:
     """Mean of (seeds, pairs) with its interval over pairs."""
-    return cluster_bootstrap_mean(values.ravel(), np.tile(np.arange(values.shape[1]), len(values)))
+    return cluster_interval(values.ravel(), np.tile(np.arange(values.shape[1]), len(values)))
 
 
 def table(accuracies: Accuracies, seeds: Sequence[int]) -> str:
@@ -50,8 +50,8 @@ def table(accuracies: Accuracies, seeds: Sequence[int]) -> str:
     for name, values in accuracies.items():
         mean, gain = over_pairs(values), over_pairs(accuracies[TRAINED] - values)
         cells = [name, *(f"{value:.3f}" for value in values.mean(axis=1))]
-        cells += [f"{mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}]"]
-        cells += ["" if name == TRAINED else f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"]
+        cells += [mean.shown(".3f")]
+        cells += ["" if name == TRAINED else gain.shown("+.3f")]
         lines.append(f"| {' | '.join(cells)} |")
     pairs = next(iter(accuracies.values())).shape[1]
     return "\n".join([*lines, "", f"Held-out images of {pairs} pairs; intervals (95 %) resample pairs."])

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ex2.base.errors import UserError
 from ex2.stats.intervals import Interval, expanded_tail
-from ex2.texts.categories import CATEGORIES
+from ex2.texts.categories import CATEGORIES, Judgement, Passage, of_text
+from ex2.texts.tautologies import is_bare
 
 UNSURE = "unsure"
 _BINS = 10  # of the calibration error
@@ -50,6 +51,28 @@ class Agreement:
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON: what is not known (F1 of a category that never occurs) is None."""
         return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def knows_four(labels: Sequence[str]) -> bool:
+    """Whether labels are of the four categories that were told apart before `kind` and `name_echo` had names of their own."""
+    return not {"kind", "name_echo"} & set(labels)
+
+
+def in_four_categories(passage: Passage, clauses: Sequence[Judgement]) -> Judgement:
+    """What a text is about, in the four categories: saying the name again counts as spurious, and so does a bare kind
+    ("A tern is a bird."), which fits many classes; a narrower kind ("a long-range airliner") is a non-visual fact.
+
+    Args:
+        passage: The text's clauses.
+        clauses: Their judgements.
+    """
+    moved = []
+    for text, judgement in zip(passage.clauses, clauses, strict=True):
+        p = dict(zip(CATEGORIES, judgement.probabilities, strict=True))
+        p["spurious"] += p.pop("name_echo")
+        p["spurious" if is_bare(text, passage.class_name) else "non_visual"] += p.pop("kind")
+        moved.append(Judgement(tuple(p.get(name, 0.0) for name in CATEGORIES), judgement.tags))
+    return of_text(moved)
 
 
 def _plain(value: Any) -> Any:
@@ -150,7 +173,7 @@ def format_agreement(result: Agreement) -> str:
     """The numbers and the confusion table as monospace text."""
 
     def ends(value: Interval) -> str:
-        return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+        return value.shown(".3f")
 
     answers = [*CATEGORIES, UNSURE]
     width = max(map(len, answers)) + 2

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from ex2.analysis.findings import SHOWN, added_contrast
+from ex2.analysis.findings import SHOWN, about_class, contrast, estimate, matched
 from ex2.analysis.study import Study
 from ex2.base.errors import UserError
-from ex2.stats.intervals import cluster_bootstrap_mean, holm, sign_flip_p
+from ex2.stats.intervals import holm, mean_interval
 from ex2.texts.categories import CATEGORIES, TAGS
 
 _LEVEL = 0.95
@@ -76,10 +75,11 @@ def _class_measures(study: Study) -> dict[str, pd.DataFrame]:
     """One table a measure: classes (by name, as ids may differ) in rows, categories or tags in columns."""
     clauses = study.tables["clauses"]
     aligned = clauses[clauses["system"] == "aligned"]
-    contrast = {name: added_contrast(clauses, name, by="class_name") for name in CATEGORIES}
+    about = matched(clauses, about_class(clauses))
+    contrasts = {name: contrast(clauses, about, clauses["category"] == name, by="class_name") for name in CATEGORIES}
     measures = {
         "share_of_clauses": _category_shares(aligned),
-        "contribution": pd.DataFrame(contrast, columns=list(CATEGORIES)),
+        "contribution": pd.DataFrame(contrasts, columns=list(CATEGORIES)),
         "share_of_tags": _tag_shares(aligned),
     }
     changes = _changes(study)
@@ -117,14 +117,11 @@ def _family(first: str, second: str, measure: str, differences: pd.DataFrame, se
     rows, p_values = [], []
     for name in tested:
         values = differences[name].dropna().to_numpy()
-        interval = cluster_bootstrap_mean(values, np.arange(len(values)), level=level, seed=seed)
-        p_values.append(sign_flip_p(values, seed=seed))
+        found = estimate(values, level)
+        p_values.append(found["p"])
         rows.append(
-            {
-                "first": first, "second": second, "measure": measure, "name": name, **interval.as_dict(),
-                "p": p_values[-1], "classes": len(values),
-            }
-        )  # fmt: skip
+            {"first": first, "second": second, "measure": measure, "name": name, **found, "classes": len(values)}
+        )
     return [{**row, "p_holm": p} for row, p in zip(rows, holm(p_values) if rows else [], strict=True)]
 
 
@@ -142,10 +139,7 @@ def _flips(changes: Mapping[str, pd.DataFrame | None], seed: int) -> pd.DataFram
     ends: dict[str, dict[str, Any]] = {}
     for study, table in changes.items():
         if table is not None and len(table) > 1:
-            ends[study] = {
-                name: cluster_bootstrap_mean(table[name].to_numpy(), np.arange(len(table)), seed=seed)
-                for name in table.columns
-            }
+            ends[study] = {name: mean_interval(table[name].to_numpy()) for name in table.columns}
     rows = [
         {
             "name": name, "rose_for": up, "rise": ends[up][name].mean, "fell_for": down, "fall": ends[down][name].mean,

@@ -9,6 +9,7 @@ Text by text and clause by clause, each test changes one thing and keeps the res
     clause_drop     the description against itself without one clause
     added           the class name with one clause against the class name alone; names and word order are equal for all
                     clauses, so this compares what clauses of different categories are worth
+    added_elsewhere the same two texts with images of the other classes: what of `added` is not about the class
 
 All numbers are differences of mean cosines with the images of a class. Text encoder passes are shared: every distinct text is
 encoded once.
@@ -32,7 +33,7 @@ from ex2.texts.class_names import strip_name
 from ex2.texts.questions import TEMPLATE
 
 TEXT_TESTS = ("gain", "specificity", "stripped", "shuffle_drop")
-CLAUSE_TESTS = ("clause_drop", "added")
+CLAUSE_TESTS = ("clause_drop", "added", "added_elsewhere")
 
 Array = NDArray[np.float64]
 
@@ -177,6 +178,7 @@ def clause_tests(
     return {
         "clause_drop": np.where(of_clause, similarity.own(whole, ids) - similarity.own(without, ids), np.nan),
         "added": similarity.own(clauses, ids) - similarity.own(named, ids),
+        "added_elsewhere": similarity.others(clauses, ids) - similarity.others(named, ids),
     }
 
 

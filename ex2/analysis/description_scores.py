@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,7 @@ import torch
 from ex2.base.progress import progress_bar
 from ex2.rewards.monitors import hub_score
 from ex2.scoring.scorer import TextScorer
-from ex2.stats.intervals import Interval, cluster_bootstrap_mean, cluster_means
+from ex2.stats.intervals import Interval, bracket, cluster_interval, cluster_means
 from ex2.texts.descriptions import Description
 
 SCORE_OF = {"reward": "reward_cosine", "heldout": "heldout_cosine"}
@@ -67,7 +68,7 @@ def format_scores(summary: ScoreSummary) -> str:
     """The summary as a monospace table, one row a split."""
     rows = [("images", "mean cosine", "95 % interval", "hub score", "n", "distinct", "truncated")]
     for split, value in summary.cosine.items():
-        interval = f"[{value.low:.4f}, {value.high:.4f}]" if summary.classes > 1 else "needs 2 classes"
+        interval = bracket(value.low, value.high, ".4f") if summary.classes > 1 else "needs 2 classes"
         counts = (f"{summary.n}", f"{summary.distinct:.3f}", f"{summary.truncated:.3f}")
         rows.append((split, f"{value.mean:.4f}", interval, f"{summary.hub[split]:.4f}", *counts))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -79,9 +80,8 @@ def format_scores(summary: ScoreSummary) -> str:
 
 def _mean(values: list[float], class_ids: list[int]) -> Interval:
     if len(set(class_ids)) > 1:
-        return cluster_bootstrap_mean(values, class_ids)
-    mean = float(cluster_means(values, class_ids)[1][0])
-    return Interval(mean, mean, mean)
+        return cluster_interval(values, class_ids)
+    return Interval(float(cluster_means(values, class_ids)[1][0]), math.nan, math.nan)
 
 
 def _score(

@@ -14,6 +14,7 @@ from ex2.analysis.contribution import Similarity, all_texts
 from ex2.analysis.controls import control_scores, control_table, control_texts
 from ex2.analysis.findings import (
     UNSURE,
+    attribute_contributions,
     attribute_shares,
     contributions,
     first_and_last,
@@ -24,16 +25,17 @@ from ex2.analysis.findings import (
     share_change,
     shares,
     shares_by,
-    verdict,
 )
 from ex2.analysis.judging import judge_all
 from ex2.analysis.probe import DECIDES, above, answer_to, probe_tables
 from ex2.analysis.study import Study
 from ex2.analysis.tables import clause_table, text_table, zero_shot_table
+from ex2.analysis.verdict import verdict
 from ex2.base.errors import UserError
 from ex2.scoring.scorer import TextScorer
-from ex2.stats.before_after import summarise
+from ex2.stats.before_after import outcome, summarise
 from ex2.texts.categories import Judge
+from ex2.texts.collapse import signs_of_collapse
 from ex2.texts.descriptions import Description
 from ex2.texts.probe import ProbeSentence, check_probe, kinds_of
 
@@ -63,7 +65,7 @@ def analyse(
         probe: Written sentences that ask the VLM directly (`read_probe`, `shipped_probe`); without them nothing is said about it.
         metrics: Rows of the run's metrics, for the learning curve and the monitors.
         meta: Facts about the study that the report shows.
-        seed: Of the bootstrap and the random controls.
+        seed: Of what is drawn: random controls, texts that are taken apart, examples.
         exact: Encode in float32 also where the processor is faster in bfloat16.
         progress: Whether to draw progress bars.
         on_step: Told what is being done next.
@@ -95,32 +97,44 @@ def analyse(
     )
     texts, clauses = text_table(judged, similarity, seed), clause_table(judged, similarity, seed)
 
-    on_step("bootstrap")
+    on_step("intervals and tests")
+    asked_with = texts["question"].to_numpy()[clauses["description"]]
     tables = {
         "descriptions": texts,
         "clauses": clauses,
-        "shares": shares(texts, clauses, seed),
-        "share_change": share_change(texts, clauses, seed),
-        "shares_by_class": shares_by(texts, ["class_id", "class_name"]),
-        "shares_by_question": shares_by(texts, ["question"]),
-        "attributes": attribute_shares(clauses, seed),
-        "contributions": contributions(texts, clauses, seed),
-        "zero_shot": zero_shot_table(judged[0], similarity, scorer, seed),
+        "shares": shares(clauses),
+        "share_change": share_change(clauses),
+        "shares_by_class": shares_by(clauses, ["class_id", "class_name"]),
+        "shares_by_question": shares_by(clauses.assign(question=asked_with), ["question"]),
+        "attributes": attribute_shares(clauses),
+        "contributions": contributions(texts, clauses),
+        "attribute_contributions": attribute_contributions(clauses),
+        "zero_shot": zero_shot_table(judged[0], similarity, scorer),
     }
-    tables["preference"] = preference_table(tables["share_change"], tables["contributions"])
+    collapse = signs_of_collapse(*([(r.class_name, r.text) for r in records] for records in (aligned, base)))
+    tables["preference"] = preference_table(tables["share_change"], tables["contributions"], collapsed=bool(collapse))
     on_step("controls")
     as_written, nameless = control_scores(control_texts(judged, class_names, similarity, seed), class_names, similarity)
     monitors = first_and_last(metrics)
-    summary = summarise(as_written, class_names, nameless=nameless, meta=dict(meta or {}), monitors=monitors, seed=seed)
+    summary = summarise(
+        as_written,
+        class_names,
+        nameless=nameless,
+        meta=dict(meta or {}),
+        monitors=monitors,
+        collapse=collapse,
+        seed=seed,
+    )
     assert summary.nameless is not None
     tables["controls"], tables["controls_nameless"] = control_table(summary), control_table(summary.nameless)
     if metrics:
         tables["learning_curve"] = pd.DataFrame(list(metrics))
     asked: dict[str, Any] = {}
-    warnings = summary.warnings + hacking_warnings(texts, monitors) + question_warnings(texts)
+    unsure = float((clauses.query("system == 'aligned'")["category"] == UNSURE).mean())
+    warnings = summary.warnings + hacking_warnings(texts, monitors, unsure) + question_warnings(texts)
     if probe:
         on_step("direct probe")
-        tables |= probe_tables(probe, similarity, scorer, seed)
+        tables |= probe_tables(probe, similarity, scorer)
         answer = answer_to(preferred(tables["preference"]), kinds_of(probe), above(tables["probe_differences"]))
         asked["probe"] = {"outcome": answer.outcome, "sentence": answer.sentence, "reading": DECIDES}
         if answer.outcome == "contradicts":
@@ -131,8 +145,8 @@ def analyse(
         "base_descriptions": len(base),
         "classes": found,
         "classes_of_dataset": len(class_names),
-        "unsure": float((texts.query("system == 'aligned'")["category"] == UNSURE).mean()),
-        "verdict": verdict(tables["preference"]),
+        "unsure": unsure,
+        "verdict": [*outcome(summary), *verdict(tables["preference"])],
         "warnings": warnings,
         "tables": sorted(tables),
         **asked,

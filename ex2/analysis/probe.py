@@ -18,6 +18,7 @@ import pandas as pd
 from ex2.analysis.contribution import Similarity
 from ex2.analysis.findings import class_interval
 from ex2.scoring.scorer import TextScorer
+from ex2.stats.intervals import SHARE, bracket
 from ex2.texts.probe import KINDS, SPOKEN, ProbeSentence, check_probe, kinds_of
 from ex2.texts.questions import TEMPLATE
 from ex2.texts.readings import Reading
@@ -37,17 +38,16 @@ Above = Collection[tuple[str, str]]
 
 
 def probe_tables(
-    sentences: Sequence[ProbeSentence], similarity: Similarity, scorer: TextScorer, seed: int
+    sentences: Sequence[ProbeSentence], similarity: Similarity, scorer: TextScorer
 ) -> dict[str, pd.DataFrame]:
     """The tables ``probe``, one row a kind, and ``probe_differences``, one row a reading and pair of kinds.
 
-    Intervals are bootstrap intervals over classes, those of a table and reading for all its rows at once (Bonferroni).
+    Intervals are over classes, those of a table and reading for all its rows at once (Bonferroni).
 
     Args:
         sentences: The probe; every class has each of its kinds.
         similarity: Compares texts with held-out images.
         scorer: VLM and bank, for zero-shot classification.
-        seed: Of the bootstrap.
 
     Raises:
         UserError: Sentences that cannot be compared, see `check_probe`.
@@ -56,8 +56,8 @@ def probe_tables(
     kinds = kinds_of(sentences)
     scores = {reading: class_scores(sentences, similarity, scorer.bank.class_names, reading) for reading in READINGS}
     return {
-        "probe": _kind_table(sentences, kinds, scores, similarity, scorer, seed),
-        "probe_differences": _difference_table(kinds, scores, seed),
+        "probe": _kind_table(sentences, kinds, scores, similarity, scorer),
+        "probe_differences": _difference_table(kinds, scores),
     }
 
 
@@ -84,7 +84,6 @@ def _kind_table(
     scores: dict[str, pd.DataFrame],
     similarity: Similarity,
     scorer: TextScorer,
-    seed: int,
 ) -> pd.DataFrame:
     level = 1 - (1 - _LEVEL) / len(kinds)
     rows = []
@@ -93,10 +92,10 @@ def _kind_table(
         for reading, table in scores.items():
             values = centred(table)[kind]
             row[f"{reading}_mean"] = float(table[kind].mean())
-            row |= _ends(f"{reading}_centred", class_interval(values, values.index, seed, level))
+            row |= _ends(f"{reading}_centred", class_interval(values, values.index, level))
         own = [sentence for sentence in sentences if sentence.kind == kind]
         accuracy = _accuracy(own, similarity, scorer)
-        row |= _ends("top1", class_interval(accuracy, accuracy.index, seed))
+        row |= _ends("top1", class_interval(accuracy, accuracy.index, bounds=SHARE))
         rows.append({**row, "classes": len(accuracy), "n": len(own)})
     return pd.DataFrame(rows)
 
@@ -112,14 +111,14 @@ def _accuracy(sentences: Sequence[ProbeSentence], similarity: Similarity, scorer
     return pd.Series(by_class[covered], index=covered)
 
 
-def _difference_table(kinds: Sequence[str], scores: dict[str, pd.DataFrame], seed: int) -> pd.DataFrame:
+def _difference_table(kinds: Sequence[str], scores: dict[str, pd.DataFrame]) -> pd.DataFrame:
     pairs = list(combinations(kinds, 2))
     level = 1 - (1 - _LEVEL) / len(pairs)
     rows = []
     for reading, table in scores.items():
         for kind, other in pairs:
             difference = table[kind] - table[other]
-            interval = class_interval(difference, difference.index, seed, level)
+            interval = class_interval(difference, difference.index, level)
             rows.append({"reading": reading, "kind": kind, "other": other, **interval, "classes": len(difference)})
     return pd.DataFrame(rows)
 
@@ -234,7 +233,7 @@ def format_probe(probe: pd.DataFrame) -> str:
     for row in probe.to_dict("records"):
         cells = [
             f"{row[f'{reading}_centred_mean']:+.3f} "
-            f"[{row[f'{reading}_centred_low']:+.3f}, {row[f'{reading}_centred_high']:+.3f}]"
+            + bracket(row[f"{reading}_centred_low"], row[f"{reading}_centred_high"], "+.3f")
             for reading in READINGS
         ]
         lines.append(f"{SPOKEN[row['kind']]:<14}{cells[0]:>28}{cells[1]:>28}{row['top1_mean']:>11.3f}")

@@ -1,8 +1,8 @@
 """Plots of a study as PNG and SVG, narrow enough for a phone.
 
 5 inches are 360 points, so that a phone shows the SVG at about one pixel a point, and every text is at least 10 of them. Each
-category has one colour everywhere, from Okabe and Ito's colour-blind safe palette; `unsure` is grey and hatched. Image
-sets and monitors are drawn in black and grey, so that no colour means two things. Texts stay texts in the SVG.
+category has one colour everywhere, four of them from Okabe and Ito's colour-blind safe palette; `unsure` is grey and
+hatched. Image sets and monitors are drawn in black and grey, so that no colour means two things. Texts stay texts in the SVG.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from ex2.stats.plots import HELDOUT_COSINE_KEYS, KL_KEYS, REWARD_COSINE_KEYS, SY
 from ex2.texts.categories import CATEGORIES
 
 COLOURS = {
-    "visual": "#0072B2", "habitat": "#009E73", "non_visual": "#CC79A7", "spurious": "#D55E00", "unsure": "#8A8A8A",
+    "visual": "#0072B2", "habitat": "#009E73", "kind": "#8A63C9", "non_visual": "#CC79A7", "spurious": "#D55E00",
+    "name_echo": "#967700", "unsure": "#8A8A8A",
 }  # fmt: skip
 """Colour of each category; each has a contrast of 3 to 1 or more with white and with near-black."""
 
@@ -157,7 +158,7 @@ def _contributions(table: pd.DataFrame) -> Figure | None:
     _name_rows(axes, list(CATEGORIES))
     axes.margins(x=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("cosine added beyond the other clauses,\nmean over classes, simultaneous 95 % interval")
+    axes.set_xlabel("cosine about the class beyond other clauses,\nmean over classes, simultaneous 95 % interval")
     return figure
 
 

@@ -13,6 +13,7 @@ from ex2.analysis.contribution import Similarity
 from ex2.analysis.findings import UNSURE, class_interval
 from ex2.analysis.judging import Judged
 from ex2.scoring.scorer import TextScorer
+from ex2.stats.intervals import SHARE
 from ex2.texts.categories import CATEGORIES, Judgement
 from ex2.texts.questions import TEMPLATE
 from ex2.zero_shot.vectors import class_vectors, images_of, zero_shot_by_class
@@ -63,7 +64,7 @@ def clause_table(judged: Sequence[Judged], similarity: Similarity, seed: int) ->
     return pd.concat(parts, ignore_index=True)
 
 
-def zero_shot_table(aligned: Judged, similarity: Similarity, scorer: TextScorer, seed: int) -> pd.DataFrame:
+def zero_shot_table(aligned: Judged, similarity: Similarity, scorer: TextScorer) -> pd.DataFrame:
     """Accuracy of classifying held-out images, and its gain over the template, with texts of each category alone."""
     bank = scorer.bank
     images, labels = images_of(bank, "heldout")
@@ -71,7 +72,7 @@ def zero_shot_table(aligned: Judged, similarity: Similarity, scorer: TextScorer,
     by_class = zero_shot_by_class(templates, images, labels)
     all_classes = np.arange(len(by_class))
     zero = {"gain_mean": 0.0, "gain_low": 0.0, "gain_high": 0.0}
-    row = {"texts": "template", **class_interval(by_class, all_classes, seed), **zero}
+    row = {"texts": "template", **class_interval(by_class, all_classes, bounds=SHARE), **zero}
     rows: list[dict[str, Any]] = [{**row, "classes": len(by_class), "n": len(by_class)}]
     embeddings = similarity.embeddings([" ".join(passage.clauses) for passage in aligned.passages])
     class_ids = np.asarray(aligned.class_ids)
@@ -82,11 +83,11 @@ def zero_shot_table(aligned: Judged, similarity: Similarity, scorer: TextScorer,
         vectors = class_vectors(templates, embeddings[np.flatnonzero(chosen)], class_ids[chosen].tolist())
         accuracy = zero_shot_by_class(vectors, images, labels)
         covered = np.unique(class_ids[chosen])
-        gain = class_interval((accuracy - by_class)[covered], covered, seed)
+        gain = class_interval((accuracy - by_class)[covered], covered)
         rows.append(
             {
                 "texts": name,
-                **class_interval(accuracy[covered], covered, seed),
+                **class_interval(accuracy[covered], covered, bounds=SHARE),
                 **{f"gain_{key}": value for key, value in gain.items()},
                 "classes": len(covered),
                 "n": int(chosen.sum()),

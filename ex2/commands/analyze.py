@@ -56,7 +56,9 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--vlm", metavar="SPEC", help="see `ex2 list vlms`; default: the VLM of the descriptions")
     parser.add_argument("--dataset", help="see `ex2 list datasets`; default: the dataset of the descriptions")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of bootstrap and controls; default: 0")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of what is drawn for the controls; default: 0"
+    )
     parser.add_argument(
         "--exact",
         action="store_true",
@@ -132,10 +134,11 @@ def _analyse(arguments: argparse.Namespace) -> None:
 
 def say_findings(study: Study) -> None:
     """Print what an analysis found: verdict with its table, probe, three classes before and after, warnings."""
-    from ex2.analysis.findings import format_preference
     from ex2.analysis.probe import format_probe
+    from ex2.analysis.verdict import format_preference
 
-    say(study.summary["verdict"])
+    for sentence in study.summary["verdict"]:
+        say(sentence)
     say(format_preference(study.tables["preference"], study.tables["shares"]))
     if "probe" in study.summary:
         say(f"\n{study.summary['probe']['sentence']}")

@@ -84,7 +84,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for predictions and results; default: print only"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of bootstrap and controls; default: 0")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random controls; default: 0")
     bank_options(parser, "; default: ")
     parser.set_defaults(command=run)
 
@@ -134,7 +134,6 @@ def _classify(arguments: argparse.Namespace) -> None:
         gate=arguments.gate,
         average=arguments.average,
         cache=cache_folder(arguments.cache_dir) / "texts",
-        seed=arguments.seed,
     )
     say(f"{scorer.bank.vlm_name}, {len(comparison.labels)} {arguments.split} images of {images.name}, in percent:")
     say(comparison.table())

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         check_writable(arguments.out, "--out")
     rows = read_labels(arguments.labels)
-    from ex2.analysis.agreement import agreement, format_agreement
+    from ex2.analysis.agreement import agreement, format_agreement, in_four_categories, knows_four
     from ex2.analysis.judges import load_judge
     from ex2.base.files import write_atomically
     from ex2.texts.categories import Passage, of_text
@@ -51,10 +51,19 @@ def run(arguments: argparse.Namespace) -> None:
     classes = [row["class_name"] for row in rows]
     labels = [row["category"] for row in rows]
     device = torch_device(arguments.device)
+    four = knows_four(labels)
     answers = {}
     for spec in arguments.judge:
         judge = load_judge(spec, device=device, cache_dir=arguments.cache_dir)
-        answers[spec] = [of_text(clauses) for clauses in judge.judge(passages)]
+        answers[spec] = [
+            in_four_categories(passage, clauses) if four else of_text(clauses)
+            for passage, clauses in zip(passages, judge.judge(passages), strict=True)
+        ]
+    if four:
+        say(
+            f"No label in {arguments.labels} is kind or name_echo: there name_echo and bare kinds count as spurious, narrower "
+            "kinds as non_visual.\n"
+        )
     results = {}
     for spec, own in answers.items():
         results[f"{spec} against {arguments.labels}"] = agreement(

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ex2.base.errors import UserError
-from ex2.texts.categories import CATEGORIES
 from ex2.texts.class_names import strip_whole_name
 
 if TYPE_CHECKING:
@@ -24,7 +23,10 @@ if TYPE_CHECKING:
     from ex2.vlm.base import VLM
 
 SENTENCES = Path(__file__).resolve().parent.parent / "assets" / "planted" / "sentences.jsonl"
-KINDS = (*CATEGORIES, "random")
+PLANTED = ("visual", "habitat", "non_visual", "spurious")
+"""Categories that there are sentences of."""
+
+KINDS = (*PLANTED, "random")
 
 COPIES = 8
 """Noisy copies of a sentence: so many images it stands in for."""
@@ -55,7 +57,7 @@ def load_planted(kind: str) -> PlantedImages:
     """The set ``planted:KIND``.
 
     Raises:
-        UserError: KIND is neither a category nor ``random``.
+        UserError: KIND is neither in `PLANTED` nor ``random``.
     """
     if kind not in KINDS:
         nearest = difflib.get_close_matches(kind, KINDS, n=1)
@@ -63,7 +65,7 @@ def load_planted(kind: str) -> PlantedImages:
         raise UserError(f"dataset 'planted:{kind}': the planted kind must be one of {', '.join(KINDS)}.{hint}")
     rows = [json.loads(line) for line in SENTENCES.read_text(encoding="utf-8").splitlines()]
     class_names = tuple(sorted({row["class_name"] for row in rows}))
-    wanted = CATEGORIES[0] if kind == "random" else kind
+    wanted = PLANTED[0] if kind == "random" else kind
     sentences = tuple(
         tuple(
             strip_whole_name(row["text"], name)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ex2.base.shown import markdown
 from ex2.run.card import front_matter
+from ex2.stats.intervals import Interval
 from ex2.texts.descriptions import Description
 
 _EXAMPLES = 5
@@ -83,7 +84,7 @@ def _results(metrics: dict[str, Any]) -> str:
             [
                 f"\n| system | {title} [95 % interval] |\n| :- | -: |",
                 *(
-                    f"| {name.replace('_minus_', ' - ')} | {part['mean']:.4f} [{part['low']:.4f}, {part['high']:.4f}] |"
+                    f"| {name.replace('_minus_', ' - ')} | {Interval.of(part).shown('.4f')} |"
                     for name, part in ((name, scores["heldout"]) for name, scores in metrics[report].items())
                 ),
             ]

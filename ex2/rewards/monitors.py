@@ -16,6 +16,7 @@ from ex2.rewards.quality import distinct_share
 from ex2.rewards.similarity import own_similarity
 from ex2.scoring.scorer import TextScorer
 from ex2.texts.class_names import strip_whole_name
+from ex2.texts.collapse import EMPTY_TEXTS, PAIRS_LEFT, RISE, WORDS_LEFT, distinct_2
 from ex2.texts.readings import AS_WRITTEN, Reading
 from ex2.texts.tautologies import tautology_rate
 
@@ -33,12 +34,6 @@ _BOILERPLATE = re.compile(
 def duplicate_rate(texts: Sequence[str]) -> float:
     """Share of texts that repeat an earlier text of the batch, case ignored: 0 is best."""
     return 1 - len({text.casefold() for text in texts}) / len(texts)
-
-
-def distinct_2(texts: Sequence[str]) -> float:
-    """Distinct word pairs over all word pairs of the batch (Li et al. 2016, arXiv:1510.03055): low means stock phrases."""
-    pairs = [pair for text in texts for pair in zip(text.lower().split(), text.lower().split()[1:], strict=False)]
-    return len(set(pairs)) / len(pairs) if pairs else 1.0
 
 
 def repetition_rate(texts: Sequence[str]) -> float:
@@ -138,15 +133,15 @@ def alarms(rollouts: Sequence[Mapping[str, float]]) -> dict[str, str]:
 
     found = {}
     first, last = means("words")
-    if last < 0.5 * first:
+    if last < WORDS_LEFT * first:
         found["words"] = f"texts have {last:.1f} words, {first:.1f} at first: the policy sheds words"
     first, last = means("distinct_2")
-    if last < 0.6 * first:
+    if last < PAIRS_LEFT * first:
         found["distinct_2"] = (
             f"of the word pairs {last:.0%} are distinct, {first:.0%} at first: texts become stock phrases"
         )
     first, last = means("tautology_rate")
-    if last > max(0.25, first + 0.1):
+    if last > max(EMPTY_TEXTS, first + RISE):
         found["tautology_rate"] = f"{last:.0%} of the texts say nothing but name and kind: see docs/rewards.md"
     (first, last), (own_first, own_last) = means("hub_score"), means("reward_cosine")
     if own_last - own_first > 0.02 and last - first > 0.5 * (own_last - own_first):

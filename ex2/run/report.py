@@ -14,8 +14,9 @@ from ex2.rewards.similarity import pair_margin, raw_rewards
 from ex2.run import folder as run_folder
 from ex2.scoring.best_of_n import best_of
 from ex2.scoring.scorer import TextScorer
-from ex2.stats import before_after
+from ex2.stats import before_after, before_after_page
 from ex2.stats.plots import plot_learning_curve
+from ex2.texts.collapse import signs_of_collapse
 from ex2.texts.questions import TEMPLATE, attribute_of
 from ex2.texts.readings import AS_WRITTEN, NAMELESS, Reading
 from ex2.zero_shot import pair_accuracy
@@ -59,7 +60,7 @@ def write_report(
 def _write_classes(
     options: RunOptions, scorer: TextScorer, base: Samples, aligned: Samples, facts: dict[str, Any]
 ) -> str:
-    """Write `before_after.{json,md,png}`; the table."""
+    """Write `before_after.{json,md,png}`; the table, and what it comes to."""
     names = scorer.bank.class_names
     base_reward = scorer.cosine(*_columns(base), reading=options.ex2.chosen_reading())
     systems = {
@@ -75,9 +76,10 @@ def _write_classes(
         [_system(name, scorer, samples, reading) for name, samples in systems.items()]
         for reading in (AS_WRITTEN, NAMELESS)
     )
-    summary = before_after.summarise(as_written, names, nameless=nameless, **facts)
-    before_after.write_report(summary, options.output_dir)
-    return before_after.format_table(summary)
+    said = ([(ask.class_name, text) for ask, text in samples] for samples in (aligned, base))
+    summary = before_after.summarise(as_written, names, nameless=nameless, collapse=signs_of_collapse(*said), **facts)
+    before_after_page.write_report(summary, options.output_dir)
+    return "\n".join([before_after_page.format_table(summary), "", *before_after.outcome(summary)])
 
 
 def _write_pairs(

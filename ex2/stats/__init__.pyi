@@ -1,17 +1,19 @@
-from .before_after import SystemScores, summarise
-from .intervals import Interval, cluster_bootstrap_mean, cluster_means, holm, paired_difference, sign_flip_p
+from .before_after import SystemScores, outcome, summarise
+from .intervals import Interval, cluster_interval, cluster_means, holm, mean_interval, mean_p, paired_difference
 from .plots import comparison_png, plot_learning_curve, sweep_png
 
 __all__ = [
     "Interval",
     "SystemScores",
-    "cluster_bootstrap_mean",
+    "cluster_interval",
     "cluster_means",
     "comparison_png",
     "holm",
+    "mean_interval",
+    "mean_p",
+    "outcome",
     "paired_difference",
     "plot_learning_curve",
-    "sign_flip_p",
     "summarise",
     "sweep_png",
 ]

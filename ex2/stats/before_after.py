@@ -1,26 +1,22 @@
 """The before / after report of a training run: what the aligned policy gained, next to the controls it has to beat.
 
 Each system is a set of texts with two cosines per text: with the images the reward used, and with held-out images of
-the same class. ``summarise`` turns them into a `Summary`; the other functions only show it.
+the same class. `summarise` turns them into a `Summary`, `outcome` and `find_warnings` put it into words;
+`ex2.stats.before_after_page` shows it.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ex2.base.errors import UserError
-from ex2.base.files import to_json, write_atomically
-from ex2.base.shown import markdown
-from ex2.stats.intervals import Interval, cluster_bootstrap_mean, paired_difference
-from ex2.stats.plots import before_after_png
+from ex2.stats.intervals import Interval, bracket, cluster_interval, paired_difference
 
 SYSTEM_ORDER = (
     "class_name", "template", "random_words", "base", "best_of_n", "scrambled", "swapped", "renamed", "aligned",
@@ -38,6 +34,7 @@ SPOKEN_NAMES = {
 IMAGE_SETS = ("reward", "heldout")
 NAMELESS = "nameless"  # the key of the second reading in the JSON
 _MINUS = "aligned_minus_"
+METHOD = "the wider of Student's t and Hall's skewness-corrected t over classes"
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,7 @@ class Advantage:
         return {**_ends(self), "distinct": self.distinct}
 
 
-def _ends(entry: SystemSummary | Advantage) -> dict[str, dict[str, float]]:
+def _ends(entry: SystemSummary | Advantage) -> dict[str, dict[str, float | None]]:
     return {images: getattr(entry, images).as_dict() for images in IMAGE_SETS}
 
 
@@ -122,11 +119,12 @@ class Summary:
     Attributes:
         systems: In ``SYSTEM_ORDER``.
         advantages: Of the aligned policy over every other system, the base policy first.
-        intervals: How the intervals were made: ``level``, ``method``, ``n_boot``, ``seed``.
+        intervals: How the intervals were made: ``level``, ``method``; ``seed``, which the examples are drawn with.
         meta: Facts about the run.
         examples: Texts before and after, see `pick_examples`.
         monitors: First and last value of each training monitor.
         warnings: Plain sentences, see `find_warnings`.
+        collapse: In which ways the texts have collapsed, each the end of a sentence about them; empty where they have not.
         nameless: The same systems with the name of the class taken out of what the VLM reads; None where that was not scored.
     """
 
@@ -137,11 +135,12 @@ class Summary:
     examples: list[dict[str, Any]]
     monitors: dict[str, Any]
     warnings: list[str]
+    collapse: list[str] = field(default_factory=list)
     nameless: Summary | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As it goes into JSON: each system by its name, ``aligned_minus_NAME`` for each advantage, then the rest."""
-        facts = ("intervals", "meta", "examples", "monitors", "warnings")
+        facts = ("intervals", "meta", "examples", "monitors", "warnings", "collapse")
         nameless = {} if self.nameless is None else {NAMELESS: self.nameless.numbers()}
         return self.numbers() | {name: getattr(self, name) for name in facts} | nameless
 
@@ -162,7 +161,7 @@ class Summary:
         blank = {"intervals": report["intervals"], "meta": {}, "examples": [], "monitors": {}, "warnings": []}
 
         def parsed(entry: Mapping[str, Any]) -> dict[str, Any]:
-            return {**entry, **{images: Interval(**entry[images]) for images in IMAGE_SETS}}
+            return {**entry, **{images: Interval.of(entry[images]) for images in IMAGE_SETS}}
 
         return cls(
             {name: SystemSummary(**parsed(report[name])) for name in SYSTEM_ORDER if name in report},
@@ -172,6 +171,7 @@ class Summary:
                 if key.startswith(_MINUS)
             },
             **{name: report[name] for name in ("intervals", "meta", "examples", "monitors", "warnings")},
+            collapse=report.get("collapse", []),  # reports of older runs have none
             nameless=cls.of({**blank, **report[NAMELESS]}) if NAMELESS in report else None,
         )
 
@@ -188,7 +188,7 @@ def summarise(
     nameless: Sequence[SystemScores] = (),
     meta: Mapping[str, Any] | None = None,
     monitors: Mapping[str, Any] | None = None,
-    n_boot: int = 10_000,
+    collapse: Sequence[str] = (),
     level: float = 0.95,
     seed: int = 0,
 ) -> Summary:
@@ -200,9 +200,9 @@ def summarise(
         nameless: The same systems with cosines of texts without the names of their classes.
         meta: Free facts about the run (VLM, dataset, model, seed, texts sampled, encodings spent, seconds ...).
         monitors: Training monitors, each ``{"first": number, "last": number}``.
-        n_boot: Resamples of the cluster bootstrap.
-        level: Level of its intervals.
-        seed: Its seed, which also draws the example classes.
+        collapse: In which ways the texts have collapsed (`ex2.texts.collapse.signs_of_collapse`).
+        level: Level of the intervals.
+        seed: Draws the example classes.
 
     Returns:
         Non-finite numbers in meta and monitors become None there.
@@ -214,38 +214,37 @@ def summarise(
     by_name = {system.name: system for system in systems}
     if len(by_name) != len(systems) or "aligned" not in by_name:
         raise ValueError(f"need aligned, and each system once; got {[system.name for system in systems]}")
-    options: dict[str, Any] = {"n_boot": n_boot, "level": level, "seed": seed}
     summaries = {
-        name: _summarise_system(by_name[name], len(class_names), options) for name in SYSTEM_ORDER if name in by_name
+        name: _summarise_system(by_name[name], len(class_names), level) for name in SYSTEM_ORDER if name in by_name
     }
     aligned = by_name["aligned"]
     others = [name for name in ("base", *(name for name in SYSTEM_ORDER[:-1] if name != "base")) if name in by_name]
     summary = Summary(
         systems=summaries,
-        advantages={name: _advantage(aligned, by_name[name], summaries, options) for name in others},
+        advantages={name: _advantage(aligned, by_name[name], summaries, level) for name in others},
         intervals={
             "level": level,
-            "method": "expanded percentile bootstrap over classes",
-            "n_boot": n_boot,
+            "method": METHOD,
             "seed": seed,
         },
         meta=_plain(meta or {}),
         examples=pick_examples(by_name["base"], aligned, class_names, seed=seed) if "base" in by_name else [],
         monitors=_plain(monitors or {}),
         warnings=[],
-        nameless=summarise(nameless, class_names, n_boot=n_boot, level=level, seed=seed) if nameless else None,
+        collapse=list(collapse),
+        nameless=summarise(nameless, class_names, level=level, seed=seed) if nameless else None,
     )
     return replace(summary, warnings=find_warnings(summary))
 
 
-def _summarise_system(system: SystemScores, class_count: int, options: Mapping[str, Any]) -> SystemSummary:
+def _summarise_system(system: SystemScores, class_count: int, level: float) -> SystemSummary:
     ids = np.asarray(system.class_ids)
     if len(ids) and not 0 <= ids.min() <= ids.max() < class_count:
         raise UserError(f"system {system.name}: class ids {ids.min()} to {ids.max()}, but {class_count} class names")
 
     def mean(images: str) -> Interval:
         try:
-            return cluster_bootstrap_mean(getattr(system, images), ids, **options)
+            return cluster_interval(getattr(system, images), ids, level=level)
         except UserError as error:
             raise UserError(f"system {system.name}, {images} images: {error}") from None
 
@@ -255,11 +254,11 @@ def _summarise_system(system: SystemScores, class_count: int, options: Mapping[s
 
 
 def _advantage(
-    aligned: SystemScores, other: SystemScores, summaries: Mapping[str, SystemSummary], options: Mapping[str, Any]
+    aligned: SystemScores, other: SystemScores, summaries: Mapping[str, SystemSummary], level: float
 ) -> Advantage:
     def difference(images: str) -> Interval:
         ours, theirs = getattr(aligned, images), getattr(other, images)
-        return paired_difference(ours, aligned.class_ids, theirs, other.class_ids, **options)
+        return paired_difference(ours, aligned.class_ids, theirs, other.class_ids, level=level)
 
     distinct = summaries[aligned.name].distinct - summaries[other.name].distinct
     return Advantage(difference("reward"), difference("heldout"), distinct)
@@ -323,38 +322,28 @@ def find_warnings(summary: Summary) -> list[str]:
     """
     warnings = []
     gain = summary.advantages.get("base")
-    reward_rose, heldout_rose = (
-        gain is not None and gain.reward.low > 0,
-        gain is None or gain.heldout.low > 0,
-    )
+    overfit = gain is not None and gain.reward.low > 0 and not gain.heldout.low > 0
     if gain is None:
         warnings.append("There are no texts of the untrained policy to compare with.")
-    elif not reward_rose:
-        warnings.append(
-            "Training did not raise the reward: the aligned policy does not beat the base policy on the reward images "
-            f"{_in_words(summary, gain.reward)}."
-        )
-    elif not heldout_rose:
+    elif overfit:
         warnings.append(
             f"The reward rose on the reward images {_in_words(summary, gain.reward)}, but not on held-out images "
             f"{_in_words(summary, gain.heldout)}: the policy has overfitted to the reward images."
         )
+    elif not gain.reward.low > 0:
+        warnings.append(
+            "Training is not shown to have raised the reward: difference between the aligned and the base policy on the reward "
+            f"images {_in_words(summary, gain.reward)}."
+        )
     for name, spoken in SPOKEN_NAMES.items():
         difference = summary.advantages.get(name)
-        overfit_said = name == "base" and reward_rose
-        if difference is not None and difference.heldout.low <= 0 and not overfit_said:
-            worse = ": it is worse" if difference.heldout.high < 0 else ""
+        if difference is not None and not difference.heldout.low > 0 and not (name == "base" and overfit):
+            beats = "is worse than" if difference.heldout.high < 0 else "is not shown to beat"
             warnings.append(
-                f"The aligned policy does not beat {spoken} on held-out images "
-                f"{_in_words(summary, difference.heldout)}{worse}."
+                f"The aligned policy {beats} {spoken} on held-out images {_in_words(summary, difference.heldout)}."
             )
     aligned = summary.systems["aligned"]
     base = summary.systems.get("base", aligned)
-    if aligned.distinct < base.distinct / 2:
-        warnings.append(
-            f"The share of distinct texts fell from {base.distinct:.3f} to {aligned.distinct:.3f}, below half of "
-            "the base policy's: the policy repeats itself."
-        )
     if aligned.n != base.n:
         warnings.append(
             f"The base policy has {base.n} texts and the aligned policy {aligned.n}: more texts repeat more, so "
@@ -378,145 +367,44 @@ def _alike(systems: Mapping[str, SystemSummary]) -> dict[str, SystemSummary]:
     return {name: replace(system, distinct=1.0, n=1, classes=1) for name, system in systems.items()}
 
 
-def _level(summary: Summary) -> str:
+def outcome(summary: Summary) -> list[str]:
+    """What training did, in sentences that need no judge: did texts collapse, and are they nearer to unseen images?"""
+    said = []
+    if summary.collapse:
+        said.append(
+            f"Collapse: the policy's texts {'; they '.join(summary.collapse)}. That is a shortcut to the reward and no "
+            "description: what is said does not show what the VLM prefers."
+        )
+    readings = (
+        {"The": summary}
+        if summary.nameless is None
+        else {"As written, the": summary, "Without names, the": summary.nameless}
+    )
+    for start, part in readings.items():
+        beside = [
+            f"{_nearer(part.advantages[name].heldout)} {spoken} (cosine {part.advantages[name].heldout.shown('+z.4f')})"
+            for name, spoken in (
+                ("base", "the untrained policy's"),
+                ("best_of_n", "the best of the untrained policy's"),
+            )
+            if name in part.advantages
+        ]
+        if beside:
+            said.append(f"{start} policy's texts are {' and '.join(beside)}, on images that training never saw.")
+    return said
+
+
+def _nearer(difference: Interval) -> str:
+    if difference.low > 0:
+        return "nearer to their class than"
+    return f"{'further from' if difference.high < 0 else 'not clearly nearer to or further from'} their class than"
+
+
+def level_of(summary: Summary) -> str:
+    """The level of the intervals as it is written."""
     return f"{100 * summary.intervals['level']:g} %"
 
 
 def _in_words(summary: Summary, interval: Interval) -> str:
-    ends = f"[{interval.low:+.4f}, {interval.high:+.4f}]"
-    return f"(difference {interval.mean:+.4f}, {_level(summary)} interval {ends})"
-
-
-def _rows(summary: Summary) -> tuple[list[list[str]], list[list[str]]]:
-    """Cells of the system rows and of the paired-difference rows."""
-
-    def cells(
-        label: str, entry: SystemSummary | Advantage, sign: str, count: str, *, distinct: bool = True
-    ) -> list[str]:
-        values = [getattr(entry, images) for images in IMAGE_SETS]
-        shown = [f"{v.mean:{sign}.4f} [{v.low:{sign}.4f}, {v.high:{sign}.4f}]" for v in values]
-        return [label, *shown, f"{entry.distinct:{sign}.3f}" if distinct else "", count]
-
-    systems = [cells(name, system, "", str(system.n)) for name, system in summary.systems.items()]
-    differences = []
-    for name in SYSTEM_ORDER:
-        if name in summary.advantages:
-            # More texts repeat more: shares of distinct texts compare only between equal numbers of texts.
-            comparable = summary.systems[name].n == summary.systems["aligned"].n
-            differences.append(cells(f"aligned - {name}", summary.advantages[name], "+", "", distinct=comparable))
-    return systems, differences
-
-
-def format_table(summary: Summary) -> str:
-    """The systems and the paired differences as a monospace table, at most 100 columns wide; one for each reading."""
-    if summary.nameless is None:
-        return _one_table(summary)
-    return f"Read as written\n{_one_table(summary)}\n\nRead without the class name\n{_one_table(summary.nameless)}"
-
-
-def _one_table(summary: Summary) -> str:
-    systems, differences = _rows(summary)
-    interval = f"[{_level(summary)} interval]"
-    header = [
-        ["system", "reward cosine", "held-out cosine", "distinct", "n"],
-        ["", interval, interval, "", ""],
-    ]
-    rows = [*header, *systems, *differences]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header[0]))]
-    lines = []
-    for row in rows:
-        padded = [row[0].ljust(widths[0])] + [
-            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
-        ]
-        lines.append("  ".join(padded).rstrip())
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    first_difference = len(header) + len(systems)
-    return "\n".join([*lines[:2], rule, *lines[2:first_difference], rule, *lines[first_difference:]])
-
-
-def _fact(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{markdown(str(key))} {_fact(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(_fact(item) for item in value)
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "not available"}[value]
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else markdown(str(value))
-
-
-def to_markdown(summary: Summary) -> str:
-    """The report as Markdown: table, paired differences, warnings, examples, monitors, facts about the run."""
-    warnings = [f"- {markdown(warning)}" for warning in summary.warnings] or ["None."]
-    introduction = (
-        "Mean cosine similarity between texts and images of their class: the images that the reward used, and held-out "
-        f"images that training never saw. Every class counts equally; {_level(summary)} intervals are percentile bootstrap "
-        "intervals over classes. They say how far the result carries over to other classes, not to other training "
-        "seeds. `distinct` is the share of distinct texts; it is compared only between equal numbers of texts."
-    )
-    if summary.nameless is not None:
-        introduction += (
-            " The VLM reads each text twice: as it is written, where a class name alone scores high, and without the name of "
-            "its class, where only what is said counts; of the bare class name only the word `it` is left."
-        )
-    parts = [
-        "# Before and after training",
-        introduction,
-        *_markdown_tables(summary, "" if summary.nameless is None else ", as written"),
-        *([] if summary.nameless is None else _markdown_tables(summary.nameless, ", without the class name")),
-        "![Mean cosine similarity of each system with intervals](before_after.png)",
-        "## Warnings",
-        "\n".join(warnings),
-        "## Examples",
-        "Classes drawn by seed along the alphabet, the first sample of each policy; none was chosen by its score.",
-    ]
-    for example in summary.examples:
-        parts.append(f"### {markdown(example['class_name'])}")
-        if example["question"]:
-            parts.append(f"Question: {markdown(example['question'])}")
-        rows = [[when, markdown(example[when]), f"{example[f'{when}_heldout']:.4f}"] for when in ("before", "after")]
-        parts.append("\n".join(["| | text | held-out cosine |", "| :- | :- | -: |", *map(_markdown_row, rows)]))
-    if summary.monitors:
-        rows = [[markdown(name), _fact(m.get("first")), _fact(m.get("last"))] for name, m in summary.monitors.items()]
-        table = ["| monitor | first | last |", "| :- | -: | -: |", *map(_markdown_row, rows)]
-        parts += ["## Training monitors", "\n".join(table)]
-    if summary.meta:
-        parts += ["## Run", "\n".join(f"- {markdown(key)}: {_fact(value)}" for key, value in summary.meta.items())]
-    return "\n\n".join(parts) + "\n"
-
-
-def _markdown_tables(summary: Summary, reading: str) -> list[str]:
-    systems, differences = _rows(summary)
-    level = _level(summary)
-    head = f"reward cosine [{level} interval] | held-out cosine [{level} interval] | distinct |"
-    return [
-        f"## Systems{reading}",
-        "\n".join([f"| system | {head} n |", "| :- | -: | -: | -: | -: |", *map(_markdown_row, systems)]),
-        f"## Differences, paired by class{reading}",
-        "\n".join([f"| difference | {head}", "| :- | -: | -: | -: |", *(_markdown_row(r[:-1]) for r in differences)]),
-    ]
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def write_report(summary: Summary, out_dir: str | os.PathLike[str]) -> list[Path]:
-    """Write ``before_after.json``, ``.md`` and ``.png`` into ``out_dir`` (made where absent), each atomically.
-
-    All three are made before the first is written, so an error leaves nothing half-written.
-
-    Raises:
-        ValueError: A number that is not finite (JSON has no such numbers).
-    """
-    contents = {
-        "before_after.json": to_json(summary.as_dict()),
-        "before_after.md": to_markdown(summary).encode(),
-        "before_after.png": before_after_png(summary.as_dict()),
-    }
-    paths = []
-    for name, data in contents.items():
-        paths.append(Path(out_dir) / name)
-        write_atomically(paths[-1], data)
-    return paths
+    ends = bracket(interval.low, interval.high, "+z.4f")
+    return f"(difference {interval.mean:+z.4f}, {level_of(summary)} interval {ends})"

@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
+from ex2.stats.intervals import Interval
 
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 WIDTH_INCHES, DPI = 9.0, 200
@@ -87,10 +88,9 @@ def before_after_png(summary: Mapping[str, Any]) -> bytes:
             axes.errorbar(
                 [value["mean"] for value in values],
                 [place + offset for place in range(len(names))],
-                # Bars are distances from the mean; a percentile interval may, rarely, leave the mean outside.
                 xerr=[
-                    [max(0.0, value["mean"] - value["low"]) for value in values],
-                    [max(0.0, value["high"] - value["mean"]) for value in values],
+                    [_bar(value["mean"], value["low"]) for value in values],
+                    [_bar(value["mean"], value["high"]) for value in values],
                 ],
                 fmt=marker,
                 color=colour,
@@ -106,13 +106,17 @@ def before_after_png(summary: Mapping[str, Any]) -> bytes:
     row[0].set_yticks(range(len(names)), [SYSTEM_LABELS[name] for name in names])
     row[0].set_ylim(len(names) - 0.5, -0.5)
     gain = summary["aligned_minus_base"]["heldout"]
-    change = f"aligned minus base, held-out, paired by class: {gain['mean']:+.4f} "
-    change += f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
+    change = f"aligned minus base, held-out, paired by class: {Interval.of(gain).shown('+.4f')}"
     facts = [str(summary["meta"][key]) for key in ("vlm", "dataset", "model") if summary["meta"].get(key)]
     lines = [*textwrap.wrap(" · ".join(facts), width=95), change]
     figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
     figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=11)
     return _to_png(figure)
+
+
+def _bar(mean: float, end: float | None) -> float:
+    """How far an error bar reaches from its mean: not at all where the end of the interval cannot be told."""
+    return 0.0 if end is None or math.isnan(end) else abs(end - mean)
 
 
 def learning_curve_png(metrics: Sequence[Mapping[str, Any]]) -> bytes:
@@ -232,8 +236,7 @@ def sweep_png(rows: Sequence[Mapping[str, Any]]) -> bytes:
         if own:
             means = [100 * row["per_class_mean"] for row in own]
             ends = [
-                [100 * max(0.0, sign * (row[f"per_class_{end}"] - row["per_class_mean"])) for row in own]
-                for end, sign in (("low", -1), ("high", 1))
+                [100 * _bar(row["per_class_mean"], row[f"per_class_{end}"]) for row in own] for end in ("low", "high")
             ]
             xs = [places[row["k"]] + shift for row in own]
             upper.errorbar(xs, means, ends, color=colour, marker=marker, capsize=4, label=label)

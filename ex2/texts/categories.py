@@ -13,19 +13,22 @@ from typing import Protocol
 
 from ex2.base.errors import UserError
 
-CATEGORIES = ("visual", "habitat", "non_visual", "spurious")
-"""Order of the probabilities that judges give; the first three are informative, the last is not."""
+CATEGORIES = ("visual", "habitat", "kind", "non_visual", "spurious", "name_echo")
+"""Order of the probabilities that judges give."""
 
-INFORMATIVE = CATEGORIES[:3]
+INFORMATIVE = CATEGORIES[:4]
+"""What tells something about the class; `spurious` fits any class, and `name_echo` only says the name again."""
 
 TAGS: dict[str, tuple[str, ...]] = {
     "visual": ("colour", "shape", "size", "texture", "pattern", "part", "material"),
     "habitat": ("place", "climate", "origin"),
+    "kind": ("kind_of_thing",),
     "non_visual": (
-        "behaviour", "diet", "sound", "taste_smell", "use", "history", "name", "symbolism", "kind", "character",
-        "performance", "life_cycle",
+        "behaviour", "diet", "sound", "taste_smell", "use", "history", "name", "symbolism", "character", "performance",
+        "life_cycle",
     ),
-    "spurious": ("boilerplate", "photo_page", "repetition", "praise", "chatter"),
+    "spurious": ("boilerplate", "photo_page", "praise", "chatter"),
+    "name_echo": ("repetition",),
 }  # fmt: skip
 """Attribute tags of each category."""
 
@@ -57,7 +60,7 @@ class Judgement:
         tags: Attribute tags, in the order of `ALL_TAGS`.
     """
 
-    probabilities: tuple[float, float, float, float]
+    probabilities: tuple[float, ...]
     tags: tuple[str, ...] = ()
 
     @property
@@ -93,16 +96,13 @@ class Judge(Protocol):
 def of_text(clauses: Sequence[Judgement]) -> Judgement:
     """What a whole text is about, given its clauses.
 
-    A text is spurious as far as its least spurious clause is: one informative clause makes it informative. The rest of
-    the probability goes to the informative categories in proportion to what the clauses give them. Tags are the union.
+    Each category's probability is its mean over the clauses: a text is about something to the extent that its clauses are,
+    however many there are. Tags are the union.
     """
     assert clauses, "a text has at least one clause"
-    spurious = min(clause.probabilities[3] for clause in clauses)
-    sums = [sum(clause.probabilities[i] for clause in clauses) for i in range(3)]
-    total = sum(sums)
-    visual, habitat, non_visual = ((1 - spurious) * (value / total if total > 0 else 1 / 3) for value in sums)
+    means = tuple(sum(column) / len(clauses) for column in zip(*(c.probabilities for c in clauses), strict=True))
     found = {tag for clause in clauses for tag in clause.tags}
-    return Judgement((visual, habitat, non_visual, spurious), tuple(tag for tag in ALL_TAGS if tag in found))
+    return Judgement(means, tuple(tag for tag in ALL_TAGS if tag in found))
 
 
 # ---------------------------------------------------------------- clauses

@@ -21,7 +21,7 @@ from ex2.base.errors import UserError
 from ex2.base.files import json_object
 from ex2.texts.class_names import strip_name
 
-KINDS = {"visual": "visual", "habitat": "habitat", "use": "non_visual", "kind": "non_visual", "chatter": "spurious"}
+KINDS = {"visual": "visual", "habitat": "habitat", "use": "non_visual", "kind": "kind", "chatter": "spurious"}
 """The category that each kind of sentence belongs to, in the order of tables: looks; where it is found; what it does and what
 people do with it; what kind of thing it is; talk of a photo page."""
 

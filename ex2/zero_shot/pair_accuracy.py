@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ex2.scoring.scorer import TextScorer
-from ex2.stats.intervals import Interval, cluster_bootstrap_mean
+from ex2.stats.intervals import Interval, bracket, mean_interval
 from ex2.texts.pairs import both_ways
 from ex2.texts.questions import TEMPLATE
 from ex2.zero_shot.confusion import nearer_share
@@ -111,11 +111,10 @@ def summarise(systems: Sequence[PairScores], class_names: Sequence[str], pairs: 
     }
 
 
-def _mean(values: ArrayLike) -> dict[str, float]:
+def _mean(values: ArrayLike) -> dict[str, float | None]:
     values = np.asarray(values)
-    if len(values) < 2:
-        return Interval(*[float(values[0])] * 3).as_dict()
-    return cluster_bootstrap_mean(values, np.arange(len(values))).as_dict()
+    interval = mean_interval(values) if len(values) > 1 else Interval(float(values[0]), np.nan, np.nan)
+    return interval.as_dict()
 
 
 def format_table(summary: Mapping[str, Any]) -> str:
@@ -125,7 +124,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
     def cells(name: str, entry: Mapping[str, Any], sign: str) -> list[str]:
         shown = []
         for value in (entry[split] for split in IMAGE_SETS):
-            ends = f"[{value['low']:{sign}.3f}, {value['high']:{sign}.3f}]" if count > 1 else "needs 2 pairs"
+            ends = bracket(value["low"], value["high"], f"{sign}.3f") if count > 1 else "needs 2 pairs"
             shown.append(f"{value['mean']:{sign}.3f} {ends}")
         return [name, *shown, str(entry.get("sentences", ""))]
 

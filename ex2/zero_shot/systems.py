@@ -15,6 +15,7 @@ from ex2.base.files import to_json, write_atomically
 from ex2.base.shown import to_csv
 from ex2.scoring.bank import ImageBank
 from ex2.scoring.scorer import TextScorer
+from ex2.stats.intervals import bracket
 from ex2.stats.plots import sweep_png
 from ex2.texts.controls import WAFFLES_PER_CLASS, random_words
 from ex2.texts.pairs import PairTexts
@@ -127,10 +128,8 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
         "       n  true in K"
     ]
     for row in rows:
-        mean = "{:6.2f} [{:6.2f}, {:6.2f}]".format(*(100 * row[f"per_class_{end}"] for end in ("mean", "low", "high")))
-        gain = "{:+6.2f} [{:+6.2f}, {:+6.2f}]".format(*(100 * row[f"gain_{end}"] for end in ("mean", "low", "high")))
-        if row["system"] == "template":
-            gain = ""
+        mean = _in_percent(row, "per_class", "6.2f")
+        gain = "" if row["system"] == "template" else _in_percent(row, "gain", "+6.2f")
         nll = f"{row['nll']:6.3f}" if row["nll"] is not None else ""
         cells = [f"{100 * row['top1']:6.2f}", f"{100 * row['top5']:6.2f}", f"{nll:>6}", mean, f"{gain:>24}"]
         cells += [f"{row['fixed']:5d}", f"{row['broken']:6d}", f"{row['n']:6d}"]
@@ -180,7 +179,6 @@ def compare(
     gate: bool = False,
     average: Average = "embeddings",
     cache: Path | None = None,
-    seed: int = 0,
     progress: bool = True,
 ) -> Comparison:
     """Classify the images of a split with every system.
@@ -196,7 +194,6 @@ def compare(
         gate: Try FuDD with a gate too, chosen on the reward images: for another split than theirs.
         average: How texts make a vector; FuDD's is always ``embeddings``, as published.
         cache: Folder of cached class vectors; None: no cache.
-        seed: Of the bootstrap.
         progress: Whether to draw progress bars.
 
     Raises:
@@ -225,10 +222,15 @@ def compare(
             predictions[name], facts[name] = second, {**text_facts, **own_facts}
     blank = {"nll": None, "name_weight": None, "k": None, "among_k": None, "coverage": None, "gate": None, "kept": None}
     rows = [
-        {**evaluate(name, own, predictions["template"], labels, seed=seed).row(), **blank, **facts[name]}
+        {**evaluate(name, own, predictions["template"], labels).row(), **blank, **facts[name]}
         for name, own in predictions.items()
     ]
     return Comparison(bank, split, labels, predictions, rows)
+
+
+def _in_percent(row: Mapping[str, Any], name: str, form: str) -> str:
+    low, high = (None if row[f"{name}_{end}"] is None else 100 * row[f"{name}_{end}"] for end in ("low", "high"))
+    return f"{100 * row[f'{name}_mean']:{form}} {bracket(low, high, form)}"
 
 
 def _described(systems: Mapping[str, ClassTexts]) -> list[str]:

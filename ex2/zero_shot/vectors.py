@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from ex2.base.errors import UserError
 from ex2.scoring.bank import ImageBank
-from ex2.stats.intervals import Interval, cluster_bootstrap_mean, paired_difference
+from ex2.stats.intervals import SHARE, Interval, cluster_interval, paired_difference
 
 Average = Literal["embeddings", "scores"]
 TOP = 5  # classes that a prediction names
@@ -190,7 +190,7 @@ class Accuracy:
         classes: Classes that have images.
         top1: Share of images whose class is the most likely one.
         top5: Share of images whose class is among the five most likely.
-        per_class: Mean over classes of their top-1 accuracy, with the bootstrap over classes.
+        per_class: Mean over classes of their top-1 accuracy, with its interval over classes.
         gain: The same minus the template's, paired by class.
         fixed: Images that the template gets wrong and the system right.
         broken: Images that the template gets right and the system wrong.
@@ -217,9 +217,7 @@ class Accuracy:
         return {"system": self.system, "top1": self.top1, "top5": self.top5, **intervals, **counts}
 
 
-def evaluate(
-    system: str, predictions: Predictions, template: Predictions, labels: Tensor, *, seed: int = 0
-) -> Accuracy:
+def evaluate(system: str, predictions: Predictions, template: Predictions, labels: Tensor) -> Accuracy:
     """Accuracy of a system's predictions beside the template's, on the same N images with class ids ``(N,)``.
 
     Raises:
@@ -234,8 +232,8 @@ def evaluate(
         classes=len(labels.unique()),
         top1=float(right.double().mean()),
         top5=float(predictions.correct(labels, top=TOP).double().mean()),
-        per_class=cluster_bootstrap_mean(values, clusters, seed=seed),
-        gain=paired_difference(values, clusters, values_before, clusters, seed=seed),
+        per_class=cluster_interval(values, clusters, bounds=SHARE),
+        gain=paired_difference(values, clusters, values_before, clusters),
         fixed=int((right & ~before).sum()),
         broken=int((before & ~right).sum()),
     )

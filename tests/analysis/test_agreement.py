@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,11 +21,14 @@ from ex2.analysis.agreement import (
     cohens_kappa,
     f1_scores,
     format_agreement,
+    in_four_categories,
+    knows_four,
 )
 from ex2.base.errors import UserError
-from ex2.texts.categories import CATEGORIES
+from ex2.stats.intervals import expanded_tail
+from ex2.texts.categories import CATEGORIES, Judgement, Passage
 
-V, H, N, S = CATEGORIES
+V, H, K, N, S, E = CATEGORIES
 # label, answer (None: unsure), class
 TEN = [
     (V, V, "owl"), (V, V, "owl"), (V, V, "elk"), (V, H, "elk"),
@@ -46,16 +50,20 @@ def test_ten_texts_by_hand() -> None:
     # F1 is 2 x hits / (labels + answers): visual 4 labels and 3 + 1 answers, habitat 3 and 2 + 1, non_visual 2 and 2,
     # spurious 1 label that nothing met.
     f1 = {V: 2 * 3 / (4 + 4), H: 2 * 2 / (3 + 3), N: 2 * 2 / (2 + 2), S: 0.0}
-    assert result.f1 == pytest.approx(f1)
+    assert {name: result.f1[name] for name in f1} == pytest.approx(f1)
+    assert math.isnan(result.f1[K])
+    assert math.isnan(result.f1[E])
     assert result.macro_f1.mean == pytest.approx((0.75 + 2 / 3 + 1 + 0) / 4)
     # Agreement by chance: (4 x 4 + 3 x 3 + 2 x 2 + 1 x 0) / 10 x 10 = 0.29; the unsure column, 0 labels x 1, adds nothing.
     assert result.kappa.mean == pytest.approx((0.7 - 0.29) / (1 - 0.29))
     assert result.unsure == 0.1
     assert result.confusion == {
-        V: {V: 3, H: 1, N: 0, S: 0, UNSURE: 0},
-        H: {V: 0, H: 2, N: 0, S: 0, UNSURE: 1},
-        N: {V: 0, H: 0, N: 2, S: 0, UNSURE: 0},
-        S: {V: 1, H: 0, N: 0, S: 0, UNSURE: 0},
+        V: {V: 3, H: 1, K: 0, N: 0, S: 0, E: 0, UNSURE: 0},
+        H: {V: 0, H: 2, K: 0, N: 0, S: 0, E: 0, UNSURE: 1},
+        K: {V: 0, H: 0, K: 0, N: 0, S: 0, E: 0, UNSURE: 0},
+        N: {V: 0, H: 0, K: 0, N: 2, S: 0, E: 0, UNSURE: 0},
+        S: {V: 1, H: 0, K: 0, N: 0, S: 0, E: 0, UNSURE: 0},
+        E: {V: 0, H: 0, K: 0, N: 0, S: 0, E: 0, UNSURE: 0},
     }
     assert (result.forced_accuracy, result.calibration_error) == (None, None)
 
@@ -132,6 +140,25 @@ def test_calibrated_probabilities_have_a_small_error() -> None:
     assert calibration_error(np.minimum(probabilities + 0.2, 1), right) > 0.1
 
 
+# ---------------------------------------------------------------- labels of four categories
+
+
+def test_kinds_and_echoes_count_where_four_categories_put_them() -> None:
+    assert knows_four([V, N])
+    assert not knows_four([V, K])
+    assert not knows_four([E])
+    passage = Passage("arctic tern", ("A tern is a bird.", "a long-range migrant seabird"))
+    bare, narrow = Judgement((0.1, 0.1, 0.4, 0.1, 0.1, 0.2)), Judgement((0.0, 0.1, 0.5, 0.2, 0.2, 0.0))
+    only = [
+        in_four_categories(Passage("arctic tern", (text,)), [j])
+        for text, j in zip(passage.clauses, (bare, narrow), strict=True)
+    ]
+    assert only[0].probabilities == pytest.approx((0.1, 0.1, 0, 0.1, 0.1 + 0.4 + 0.2, 0))
+    assert only[1].probabilities == pytest.approx((0.0, 0.1, 0, 0.2 + 0.5, 0.2, 0))
+    text = in_four_categories(passage, [bare, narrow])
+    assert text.probabilities == pytest.approx((0.05, 0.1, 0, 0.4, 0.45, 0))
+
+
 # ---------------------------------------------------------------- intervals
 
 
@@ -141,7 +168,7 @@ def many(classes: int = 20, each: int = 6) -> list[tuple[str, str | None, str]]:
     for k in range(classes):
         skill = rng.uniform(0.4, 1.0)
         for _ in range(each):
-            label = CATEGORIES[rng.integers(4)]
+            label = CATEGORIES[rng.integers(len(CATEGORIES))]
             answer = label if rng.uniform() < skill else rng.choice([*CATEGORIES, None])
             rows.append((label, answer, f"c{k}"))
     return rows
@@ -158,13 +185,14 @@ def test_intervals_hold_the_mean_and_the_seed_decides() -> None:
 
 
 def test_intervals_are_those_of_accuracy_over_classes_expanded() -> None:
-    """Classes of one size: the accuracy is the mean over classes, whose interval EX2 has elsewhere."""
-    from ex2.stats.intervals import cluster_bootstrap_mean
-
+    """Classes of one size: the accuracy is the mean over classes, and so are the resamples."""
     rows = many()
     accuracy = compare(rows, n_boot=10_000).accuracy
-    other = cluster_bootstrap_mean([a == label for label, a, _ in rows], [name for *_, name in rows], seed=1)
-    assert asdict(accuracy) == pytest.approx(other.as_dict(), abs=0.006)
+    by_class = pd.Series([a == label for label, a, _ in rows]).groupby([name for *_, name in rows]).mean().to_numpy()
+    resampled = np.random.default_rng(1).choice(by_class, size=(10_000, len(by_class))).mean(axis=1)
+    tail = expanded_tail(len(by_class))
+    ends = [by_class.mean(), *np.quantile(resampled, [tail, 1 - tail])]
+    assert [accuracy.mean, accuracy.low, accuracy.high] == pytest.approx(ends, abs=0.006)
     # Two classes, one all right and one all wrong: resamples are 0, 0.5 and 1, and the expanded interval takes in all.
     ends = compare([(V, V, "a"), (H, H, "a"), (V, H, "b"), (H, None, "b")]).accuracy
     assert (ends.mean, ends.low, ends.high) == (0.5, 0.0, 1.0)
@@ -203,7 +231,7 @@ def test_numbers_go_into_strict_json() -> None:
     result = compare([(V, V, "owl"), (V, H, "owl")], best=[V, V], probabilities=[0.9, 0.4])
     read = json.loads(json.dumps(result.as_dict(), allow_nan=False))
     assert read["accuracy"] == {"mean": 0.5, "low": None, "high": None}
-    assert read["f1"] == {V: pytest.approx(2 / 3), H: 0.0, N: None, S: None}
+    assert read["f1"] == {V: pytest.approx(2 / 3), H: 0.0, K: None, N: None, S: None, E: None}
     assert read["forced_accuracy"] == 1.0
     assert read["confusion"][V][H] == 1
 
@@ -226,12 +254,14 @@ def test_table_shows_every_number() -> None:
         r"expected calibration error 0.000",
     ):
         assert line in text
-    rows = [line.split() for line in text.splitlines()[-5:]]
+    rows = [line.split() for line in text.splitlines()[-7:]]
     assert rows == [
         ["label", *CATEGORIES, UNSURE, "F1"],
-        [V, "3", "1", "0", "0", "0", "0.750"],
-        [H, "0", "2", "0", "0", "1", "0.667"],
-        [N, "0", "0", "2", "0", "0", "1.000"],
-        [S, "1", "0", "0", "0", "0", "0.000"],
+        [V, "3", "1", "0", "0", "0", "0", "0", "0.750"],
+        [H, "0", "2", "0", "0", "0", "0", "1", "0.667"],
+        [K, "0", "0", "0", "0", "0", "0", "0", "nan"],
+        [N, "0", "0", "0", "2", "0", "0", "0", "1.000"],
+        [S, "1", "0", "0", "0", "0", "0", "0", "0.000"],
+        [E, "0", "0", "0", "0", "0", "0", "0", "nan"],
     ]
     assert "first choice" not in format_agreement(compare(TEN))

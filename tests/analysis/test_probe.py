@@ -23,6 +23,7 @@ from ex2.base.errors import UserError
 from ex2.data import load_images
 from ex2.scoring.bank import ImageBank, build_bank
 from ex2.scoring.scorer import TextScorer
+from ex2.stats.intervals import mean_interval
 from ex2.texts.categories import CATEGORIES, Judge
 from ex2.texts.descriptions import Description
 from ex2.texts.probe import KINDS, ProbeSentence
@@ -65,7 +66,7 @@ def scorer() -> TextScorer:
 
 @pytest.fixture(scope="module")
 def tables(scorer: TextScorer) -> dict[str, pd.DataFrame]:
-    return probe_tables(HASHED, Similarity(scorer), scorer, seed=0)
+    return probe_tables(HASHED, Similarity(scorer), scorer)
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +118,9 @@ def test_differences_are_paired_by_class(
         score = by_loop[row["reading"]]
         values = [score[name, row["kind"]] - score[name, row["other"]] for name in BANK_NAMES[:3]]
         assert row["mean"] == pytest.approx(np.mean(values), abs=1e-6)
-        # With so few classes the ends of an interval at this level are the extreme classes themselves.
-        assert (row["low"], row["high"]) == pytest.approx((min(values), max(values)), abs=1e-6)
+        # Three pairs of kinds at once.
+        ends = mean_interval(values, level=1 - 0.05 / 3)
+        assert (row["low"], row["high"]) == pytest.approx((ends.low, ends.high), abs=1e-5)
         assert row["classes"] == 3
 
 
@@ -140,8 +142,8 @@ def test_top1_by_a_loop(tables: dict[str, pd.DataFrame], scorer: TextScorer) -> 
         assert row["top1_mean"] == pytest.approx(np.mean(right))
 
 
-def test_equal_seeds_give_equal_tables_in_any_order(tables: dict[str, pd.DataFrame], scorer: TextScorer) -> None:
-    again = probe_tables(HASHED[::-1], Similarity(scorer), scorer, seed=0)
+def test_tables_are_equal_in_any_order(tables: dict[str, pd.DataFrame], scorer: TextScorer) -> None:
+    again = probe_tables(HASHED[::-1], Similarity(scorer), scorer)
     for name, table in tables.items():
         pd.testing.assert_frame_equal(table, again[name])
 
@@ -192,9 +194,8 @@ def order(*groups: str) -> set[tuple[str, str]]:
         (["visual"], order("visual habitat", "use kind chatter"), "open"),  # as good as habitat
         (["visual"], set(), "open"),
         (["habitat"], order("visual", "habitat use kind", "chatter"), "contradicts"),
-        # Of the two kinds of non-visual facts one may lead, and one that keeps up is enough against a contradiction.
-        (["non_visual"], order("kind", "visual habitat use chatter"), "agrees"),
-        (["non_visual"], order("visual kind", "habitat use chatter"), "open"),
+        (["kind"], order("kind", "visual habitat use chatter"), "agrees"),
+        (["kind"], order("visual kind", "habitat use chatter"), "open"),
         (["non_visual"], order("visual", "kind use", "habitat chatter"), "contradicts"),
         # Each of two categories must lead those that are not preferred; their own order does not matter.
         (["visual", "habitat"], order("habitat", "visual", "use kind chatter"), "agrees"),
@@ -241,8 +242,7 @@ def test_sentences() -> None:
         f"The direct probe agrees: asked directly, the VLM scores visual above {rest}."
     )
     assert answer_to(["habitat", "non_visual"], ALL, found).sentence == (
-        "The direct probe contradicts the verdict: asked directly, the VLM scores visual above habitat and visual above use and "
-        "kind of thing."
+        "The direct probe contradicts the verdict: asked directly, the VLM scores visual above habitat and visual above use."
     )
     assert answer_to(["visual"], ALL, order("visual kind", "habitat use chatter")).sentence == (
         "The direct probe neither confirms nor contradicts the verdict: asked directly, the VLM scores visual and kind of thing "
@@ -290,7 +290,8 @@ def habitat_study(pictogram_vlm: VLM) -> Callable[[Sequence[ProbeSentence]], Stu
             [said(name, facts[1]) for name, facts in FACTS.items()],
             TextScorer(pictogram_vlm, bank),
             judge,
-            base=[said(name, fact) for name, facts in FACTS.items() for fact in facts],
+            # One class has a fact more: were all classes alike, nothing could be told of others.
+            base=[said(name, fact) for name, facts in FACTS.items() for fact in (*facts, *facts[: name == "owl"])],
             probe=probe,
             progress=False,
         )
@@ -302,7 +303,7 @@ def test_a_planted_preference_is_what_the_probe_finds(
     habitat_study: Callable[[Sequence[ProbeSentence]], Study], tmp_path: Path
 ) -> None:
     study = habitat_study(probe_of(0, 1))
-    assert study.summary["verdict"].startswith("Preferred: habitat.")
+    assert any(sentence.startswith("Preferred: habitat.") for sentence in study.summary["verdict"])
     assert study.summary["probe"] == {
         "outcome": "agrees",
         "sentence": "The direct probe agrees: asked directly, the VLM scores habitat above visual and use.",
@@ -322,7 +323,7 @@ def test_a_planted_preference_is_what_the_probe_finds(
 def test_a_probe_that_says_otherwise_is_a_warning(habitat_study: Callable[[Sequence[ProbeSentence]], Study]) -> None:
     """The facts about habitat under another label: the verdict stays, and the reader is warned."""
     study = habitat_study(probe_of(1, 0))
-    assert study.summary["verdict"].startswith("Preferred: habitat.")
+    assert any(sentence.startswith("Preferred: habitat.") for sentence in study.summary["verdict"])
     assert study.summary["probe"]["outcome"] == "contradicts"
     warning = "The direct probe contradicts the verdict: asked directly, the VLM scores visual above habitat."
     assert study.summary["warnings"].count(warning) == 1

@@ -48,12 +48,12 @@ class WordJudge:
 
     def _clause(self, clause: str) -> Judgement:
         for word, place, tags in (
-            ("orange", 0, ("colour",)), ("wings", 0, ("part", "shape")), ("lives", 1, ("place",)), ("eats", 2, ("diet",)),
-            ("beautiful", 3, ("praise",)),
+            ("orange", 0, ("colour",)), ("wings", 0, ("part", "shape")), ("lives", 1, ("place",)), ("eats", 3, ("diet",)),
+            ("beautiful", 4, ("praise",)),
         ):  # fmt: skip
             if word in clause:
-                return Judgement(tuple(0.85 if i == place else 0.05 for i in range(4)), tags)  # type: ignore[arg-type]
-        return Judgement((0.25, 0.25, 0.25, 0.25))
+                return Judgement(tuple(0.75 if i == place else 0.05 for i in range(6)), tags)
+        return Judgement((1 / 6,) * 6)
 
 
 def descriptions(names: Sequence[str], texts: Sequence[str]) -> list[Description]:
@@ -236,7 +236,7 @@ def test_top_names_vlm_dataset_judge_and_counts(page: Page, study: Study) -> Non
 def test_verdict_and_every_warning_come_first(page: Page, study: Study) -> None:
     section = page.sections["verdict"].replace("\N{NO-BREAK SPACE}", " ")
     assert study.summary["warnings"], "this study has warnings"
-    for sentence in (study.summary["verdict"], study.summary["probe"]["sentence"], *study.summary["warnings"]):
+    for sentence in (*study.summary["verdict"], study.summary["probe"]["sentence"], *study.summary["warnings"]):
         assert sentence in section
 
 
@@ -270,8 +270,9 @@ def test_every_number_shown_is_the_tables(page: Page, study: Study) -> None:
     ):
         assert shown[0] == study_plots.spoken(row["category"])
         assert_shows(shown[1], row, "change_", 100, 1)
-        assert_shows(shown[3], row, "contribution_")
-        assert shown[5] == ("yes" if row["preferred"] else "no")
+        for place, quantity in ((3, "added_"), (5, "contribution_"), (7, "general_")):
+            assert_shows(shown[place], row, quantity)
+        assert shown[9] == row["finding"].replace("_", " ")
 
     shares = tables["shares"].set_index(["level", "category", "system"])
     lines = iter(page.rows("Category shares")[1:])
@@ -296,7 +297,7 @@ def test_every_number_shown_is_the_tables(page: Page, study: Study) -> None:
     lines = iter(page.rows("Contribution tests")[1:])
     seen = set()
     for line in lines:
-        test = next(name for name in report.TESTS if line[0].startswith(name))
+        test = max((name for name in report.TESTS if line[0].startswith(name)), key=len)
         seen.add(test)
         for category in CATEGORIES:
             _, interval, p, p_holm, classes, n = next(lines)
@@ -392,7 +393,7 @@ def test_examples_show_texts_with_their_clauses_and_categories(page: Page, study
     assert len(own) == 2
     assert first["text"] in examples
     for row in own.to_dict("records"):
-        assert f"{row['clause']} {row['category']} 85 %" in examples.replace("\N{NO-BREAK SPACE}", " ")
+        assert f"{row['clause']} {row['category']} 75 %" in examples.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_every_table_is_listed_with_its_files(study: Study, page: Page, tmp_path: Path) -> None:
@@ -624,7 +625,7 @@ def test_without_base_metrics_tags_and_facts(study: Study) -> None:
         return study.tables[name].query("system == 'aligned'").reset_index(drop=True)
 
     preference = study.tables["preference"].assign(
-        **{f"change_{key}": np.nan for key in ("mean", "low", "high", "p_holm")}, preferred=False
+        **{f"change_{key}": np.nan for key in ("mean", "low", "high", "p_holm")}, finding="unknown", preferred=False
     )
     bare = changed(
         study,

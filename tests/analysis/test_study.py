@@ -19,32 +19,29 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ex2.analysis.findings import (
-    FEWEST_CLASSES,
     SHOWN,
+    about_class,
+    contributions,
     first_and_last,
     hacking_warnings,
+    matched,
     question_warnings,
-    verdict,
 )
 from ex2.analysis.judging import judge_all
 from ex2.analysis.pipeline import analyse
 from ex2.analysis.study import Study
+from ex2.analysis.verdict import NO_BASE, NOTHING, verdict
 from ex2.base.errors import UserError
 from ex2.data import load_images
 from ex2.scoring.bank import ImageBank, build_bank
 from ex2.scoring.scorer import TextScorer
-from ex2.stats.intervals import holm, sign_flip_p
+from ex2.stats.intervals import holm, mean_interval, mean_p
 from ex2.texts.categories import CATEGORIES, Judge, Judgement, Passage
 from ex2.texts.class_names import strip_name
 from ex2.texts.descriptions import Description
+from ex2.texts.probe import shipped_probe
 from ex2.texts.questions import TEMPLATE
 from ex2.vlm import VLM
-
-NO_STATEMENT = "No statement about preference: there are no texts of the untrained policy to compare with."
-NOTHING_FOUND = (
-    "No preference found: no category both gained share in training and adds more similarity with held-out images than the "
-    "others."
-)
 
 
 def described(class_names: Sequence[str], name: str, text: str, question: str = "What is it?") -> Description:
@@ -53,42 +50,18 @@ def described(class_names: Sequence[str], name: str, text: str, question: str = 
 
 # ---------------------------------------------------------------- a planted truth, with the real VLM and judge
 
-# Two visual facts, then one of habitat, one non-visual and one empty phrase, about eight of the sixteen planted classes.
-FACTS = {
-    "banana": ("It has a smooth yellow skin.", "It is long and curved.", "It grows on plantations in the tropics."),
-    "butterfly": ("It has four colourful wings.", "Its body is thin and black.", "It lives in meadows and gardens."),
-    "camel": ("It has two tall humps on its back.", "It has sandy brown fur.", "It lives in the deserts of Arabia."),
-    "crab": ("It has two large claws.", "It has a flat red shell.", "It lives on sandy beaches."),
-    "elephant": ("It has a long grey trunk.", "It has large flapping ears.", "It lives on the African savanna."),
-    "owl": ("It has round yellow eyes.", "It has mottled brown feathers.", "It is found in old barns and forests."),
-    "penguin": ("It has a black back.", "It has a white belly.", "It lives on the coasts of Antarctica."),
-    "strawberry": (
-        "It is red and dotted with seeds.",
-        "It has green leaves on top.",
-        "It grows in fields and gardens.",
-    ),
-}
-NON_VISUAL = {
-    "banana": "It is rich in potassium.",
-    "butterfly": "It drinks nectar.",
-    "camel": "It carries heavy loads for people.",
-    "crab": "It eats worms and algae.",
-    "elephant": "It never forgets a friend.",
-    "owl": "It hunts mice at night.",
-    "penguin": "It feeds on fish and krill.",
-    "strawberry": "It tastes sweet.",
-}
-KINDS = ("visual", "habitat", "non_visual", "spurious")
+KINDS = {"visual": "visual", "habitat": "habitat", "non_visual": "use", "spurious": "chatter"}
+"""Kinds of the probe's sentences that stand for categories: three of each about each of the sixteen planted classes."""
 
 
 def facts_of(kind: str) -> dict[str, list[str]]:
-    if kind == "visual":
-        return {name: list(facts[:2]) for name, facts in FACTS.items()}
-    if kind == "habitat":
-        return {name: [facts[2]] for name, facts in FACTS.items()}
-    if kind == "non_visual":
-        return {name: [text] for name, text in NON_VISUAL.items()}
-    return {name: ["It is a truly amazing and fascinating thing."] for name in FACTS}
+    names = load_images("planted:random").class_names
+    facts: dict[str, list[str]] = {name: [] for name in names}
+    for sentence in shipped_probe("pictograms", load_images("pictograms").class_names):
+        if sentence.class_name in facts and sentence.kind == KINDS[kind]:
+            facts[sentence.class_name].append(sentence.text)
+    # Of every other class nothing spurious is said: were all classes alike, nothing could be told of others.
+    return {name: facts[name] for name in (names[::2] if kind == "spurious" else names)}
 
 
 @pytest.fixture(scope="module")
@@ -119,14 +92,14 @@ def planted_study(pictogram_vlm: VLM, local_judge: Judge) -> Callable[[str, str]
 @pytest.mark.parametrize("kind", ["visual", "habitat"])
 def test_a_planted_preference_is_found(planted_study: Callable[[str, str], Study], kind: str) -> None:
     study = planted_study(kind, kind)
-    assert study.summary["verdict"].startswith(f"Preferred: {kind}. Training moved the policy there")
+    (said,) = (sentence for sentence in study.summary["verdict"] if sentence.startswith("Preferred"))
+    assert said.startswith(f"Preferred: {kind}. The policy says more of it after training (+")
     preference = study.tables["preference"].set_index("category")
     assert preference["preferred"].to_dict() == {name: name == kind for name in CATEGORIES}
     assert preference.loc[kind, "contribution_low"] > 0
-    # Base: of five texts a class two are visual, so the share rose by 0.6; of habitat by 0.8.
-    assert preference.loc[kind, "change_mean"] == pytest.approx({"visual": 0.6, "habitat": 0.8}[kind])
-    assert study.summary["unsure"] == 0
-    assert (study.summary["classes"], study.summary["classes_of_dataset"]) == (8, 16)
+    # In the base policy's texts about a quarter or a third are of the kind, as far as the judge tells.
+    assert 0.6 < preference.loc[kind, "change_mean"] < 0.8
+    assert (study.summary["classes"], study.summary["classes_of_dataset"]) == (16, 16)
 
 
 @pytest.mark.parametrize("images", ["visual", "random"])
@@ -139,14 +112,7 @@ def test_moving_somewhere_is_no_preference_unless_the_images_agree(
     assert habitat["change_low"] > 0
     assert habitat["change_p_holm"] < 0.05
     assert not habitat["contribution_low"] > 0
-    verdict_says_what_the_table_says(study)
-    assert study.summary["verdict"].startswith(NOTHING_FOUND.removesuffix("."))
-
-
-def verdict_says_what_the_table_says(study: Study) -> None:
-    preference = study.tables["preference"]
-    both = (preference["change_mean"] > 0) & (preference["contribution_mean"] > 0) & ~preference["preferred"]
-    assert ("Undecided" in study.summary["verdict"]) == both.any()
+    assert NOTHING in study.summary["verdict"]
 
 
 # ---------------------------------------------------------------- shares by hand, on an encoder and a judge made up
@@ -178,8 +144,8 @@ class FirstWordJudge:
         first = clause.split()[0]
         tags = ("colour",) if "red" in clause else ()
         if first not in CATEGORIES:
-            return Judgement((0.25, 0.25, 0.25, 0.25), tags)
-        return Judgement(tuple(0.85 if name == first else 0.05 for name in CATEGORIES), tags)  # type: ignore[arg-type]
+            return Judgement(tuple(1 / len(CATEGORIES) for _ in CATEGORIES), tags)
+        return Judgement(tuple(0.75 if name == first else 0.05 for name in CATEGORIES), tags)
 
 
 ALIGNED = [
@@ -237,17 +203,19 @@ def shares(study: Study, table: str = "shares", **where: str) -> dict[str, float
 
 
 def test_shares_of_descriptions_by_hand(study: Study) -> None:
-    # Visual: of the ant's texts 2 of 2 (two visual clauses outweigh one of habitat), the bee's 1 of 2, the cow's 0 of 1.
-    aligned = {"visual": (1 + 0.5 + 0) / 3, "habitat": 0, "non_visual": 0, "spurious": 1 / 3, "unsure": 0.5 / 3}
+    # Visual: of the ant's texts 1 and 2 clauses of 3 (the other is of habitat), of the bee's 1 and 0, of the cow's 0.
+    none = dict.fromkeys(SHOWN, 0.0)
+    aligned = none | {"visual": (5 / 6 + 1 / 2) / 3, "habitat": 1 / 6 / 3, "spurious": 1 / 3, "unsure": 1 / 2 / 3}
     assert shares(study, level="descriptions", system="aligned") == pytest.approx(aligned)
-    base = {"visual": (0 + 0.5 + 0) / 3, "habitat": (1 + 0.5 + 0) / 3, "non_visual": 1 / 3, "spurious": 0, "unsure": 0}
+    base = none | {"visual": (0 + 0.5 + 0) / 3, "habitat": (1 + 0.5 + 0) / 3, "non_visual": 1 / 3}
     assert shares(study, level="descriptions", system="base") == pytest.approx(base)
-    assert study.summary["unsure"] == 1 / 5  # of texts, not of classes
+    assert study.summary["unsure"] == 1 / 7  # of clauses, not of classes
 
 
 def test_shares_of_clauses_by_hand(study: Study) -> None:
     # Of the ant's four clauses three are visual and one is of habitat; the others have one clause a text.
-    aligned = {"visual": (0.75 + 0.5) / 3, "habitat": 0.25 / 3, "non_visual": 0, "spurious": 1 / 3, "unsure": 0.5 / 3}
+    aligned = dict.fromkeys(SHOWN, 0.0)
+    aligned |= {"visual": (0.75 + 0.5) / 3, "habitat": 0.25 / 3, "spurious": 1 / 3, "unsure": 0.5 / 3}
     assert shares(study, level="clauses", system="aligned") == pytest.approx(aligned)
     for system in ("aligned", "base"):
         for level in ("descriptions", "clauses"):
@@ -255,16 +223,20 @@ def test_shares_of_clauses_by_hand(study: Study) -> None:
 
 
 def test_change_is_paired_over_the_classes_of_both(study: Study) -> None:
-    # Ant and bee are in both. Visual: 1 - 0 and 0.5 - 0.5; habitat: 0 - 1 and 0 - 0.5; unsure: 0 and 0.5.
+    # Ant and bee are in both. Visual: 5/6 - 0 and 1/2 - 1/2; habitat: 1/6 - 1 and 0 - 1/2; unsure: 0 and 1/2.
     change = study.tables["share_change"]
     texts = change[change["level"] == "descriptions"].set_index("category")
-    expected = {"visual": 0.5, "habitat": -0.75, "non_visual": 0, "spurious": 0, "unsure": 0.25}
+    expected = dict.fromkeys(SHOWN, 0.0) | {"visual": 5 / 12, "habitat": -2 / 3, "unsure": 0.25}
     assert texts["mean"].to_dict() == pytest.approx(expected)
     assert set(change["classes"]) == {2}
-    assert (texts.loc["habitat", "low"], texts.loc["habitat", "high"]) == (-1.0, -0.5)
-    # Flips of (-1, -0.5) sum to +-1.5 and +-0.5: half of them are as far from 0. Of (1, 0) all are.
-    assert texts["p"].to_dict() == {"visual": 1, "habitat": 0.5, "non_visual": 1, "spurious": 1, "unsure": 1}
-    assert set(texts["p_holm"]) == {1.0}
+    # All intervals that a verdict can rest on hold at once, and p-values are corrected for all of the table.
+    ends = mean_interval([-5 / 6, -1 / 2], level=1 - 0.05 / (4 * len(CATEGORIES)))
+    assert (texts.loc["habitat", "low"], texts.loc["habitat", "high"]) == pytest.approx((ends.low, ends.high))
+    assert texts.loc["habitat", "within"] == pytest.approx(-ends.low)
+    assert texts.loc["habitat", "p"] == pytest.approx(mean_p([-5 / 6, -1 / 2]))
+    # Neither class changed: of other classes nothing can be told.
+    assert texts.loc["non_visual", ["low", "high", "p", "p_holm", "within", "detectable"]].isna().all()
+    assert change["p_holm"].tolist() == pytest.approx(holm(change["p"]).tolist(), nan_ok=True)
     clauses = shares(study, "share_change", level="clauses")
     assert clauses["visual"] == pytest.approx((0.75 - 0 + 0.5 - 0.5) / 2)
 
@@ -286,10 +258,11 @@ def test_every_table_has_its_rows(study: Study) -> None:
         "clauses": (1 + 3 + 1 + 1 + 1) + 5,
         "shares": 2 * 2 * len(SHOWN),  # levels, systems
         "share_change": 2 * len(SHOWN),
-        "shares_by_class": (1 + 2 + 1) + (1 + 2 + 1),  # categories of ant, bee, cow; base: of ant, bee, dog
-        "shares_by_question": (3 + 1) + 3,  # aligned: three categories, and visual for the other question; base: three
+        "shares_by_class": (2 + 2 + 1) + (1 + 2 + 1),  # categories of ant, bee, cow; base: of ant, bee, dog
+        "shares_by_question": (3 + 2) + 3,  # aligned: three categories, two for the other question; base: three
         "attributes": 27 * 2,
-        "contributions": (4 + 2 + 1) * len(CATEGORIES),
+        "contributions": (4 + 3 + 2) * len(CATEGORIES),
+        "attribute_contributions": 27,
         "zero_shot": 1 + 1 + 2,  # template, all, and the categories of whole aligned texts: visual and spurious
         "preference": len(CATEGORIES),
         "controls": 2 * len(systems),
@@ -338,7 +311,8 @@ def test_contributions_are_means_over_classes(study: Study) -> None:
 def test_contrast_by_hand(study: Study) -> None:
     """Within class and system, a category's clauses against the other judged ones, averaged over the systems, then classes."""
     c = study.tables["clauses"]
-    added = {(r.system, r.class_name, r.clause): r.added for r in c.itertuples()}
+    about = matched(c, about_class(c))
+    added = {(r.system, r.class_name, r.clause): value for r, value in zip(c.itertuples(), about, strict=True)}
     # Only the aligned ant and the base bee have both visual and other judged clauses; the bee's unsure one is left out.
     ant = [added["aligned", "ant", f"visual {x}."] for x in ("red legs", "six legs", "red head")]
     differences = [
@@ -424,10 +398,57 @@ def test_summary_speaks_of_the_study(study: Study) -> None:
     assert (summary["classes"], summary["classes_of_dataset"]) == (3, 4)
     assert summary["meta"] == {"vlm": "hash", "policy": "runs/x"}
     assert summary["monitors"]["hub_score"] == {"first": 0.1, "last": 0.2}
-    assert summary["verdict"].startswith("No statement about preference: 2 classes are too few")
+    assert summary["verdict"][-1].startswith("No statement about preference: 2 classes are too few")
+    assert summary["verdict"][0].startswith("As written, the policy's texts are not clearly nearer to or further from")
     hub = "The monitor hub_score rose from 0.100 to 0.200 in training: one text fits many classes (hub texts)."
     assert hub in summary["warnings"]
     json.dumps(summary, allow_nan=False)
+
+
+def test_a_collapse_is_called_one_and_ends_every_preference() -> None:
+    """The policy keeps one word of each text: with the table as it may be, nothing is preferred."""
+    study = by_hand([replace(record, text=record.text.split()[0]) for record in ALIGNED])
+    assert study.summary["collapse"][0].startswith("shrank to 1.0 words, ")
+    assert study.summary["verdict"][0].startswith("Collapse: the policy's texts shrank to 1.0 words, ")
+    assert not study.tables["preference"]["preferred"].any()
+
+
+def test_what_pleases_whatever_the_class_is_no_contribution() -> None:
+    """Images with a common direction: clauses that go that way add as much for other classes, and say nothing of theirs."""
+    rng = np.random.default_rng(0)
+    classes, kinds = np.repeat(np.arange(20), 8), np.tile(["visual", "habitat"], 80)
+    common = np.where(kinds == "visual", 0.05, 0.0)
+    clauses = pd.DataFrame(
+        {
+            "system": "aligned", "description": np.arange(160), "class_id": classes, "category": kinds,
+            "clause": "it has four legs",
+            "added": common + 0.01 * rng.normal(size=160), "added_elsewhere": common + 0.01 * rng.normal(size=160), "tags": "",
+            "clause_drop": np.nan,
+        }
+    )  # fmt: skip
+    texts = clauses[["system", "class_id", "category"]].assign(
+        gain=0.0, specificity=0.0, stripped=0.0, shuffle_drop=0.0
+    )
+    table = contributions(texts, clauses).set_index(["test", "category"])
+    assert table.loc[("general", "visual"), "low"] > 0.03
+    assert table.loc[("contrast", "visual"), "low"] < 0 < table.loc[("contrast", "visual"), "high"]
+    assert abs(table.loc[("contrast", "visual"), "mean"]) < 0.01
+
+
+def test_longer_and_later_clauses_are_matched_with_shorter_ones() -> None:
+    """What comes from length and place alone is taken out exactly; what differs between the categories stays."""
+    words = ["it", "it has", "it has legs", "it has four legs"] * 6
+    clauses = pd.DataFrame(
+        {
+            "system": "aligned", "description": np.repeat(np.arange(12), 2), "class_id": np.repeat(np.arange(3), 8),
+            "category": ["visual"] * 12 + ["habitat"] * 12, "clause": words,
+        }
+    )  # fmt: skip
+    length, place = clauses["clause"].str.split().str.len().map(np.log), np.tile([0.0, 1.0], 12)
+    values = 0.3 * (clauses["category"] == "visual") + 0.2 * length - 0.1 * place
+    level = matched(clauses, values)
+    assert np.ptp(level[:12]) == pytest.approx(0, abs=1e-9)
+    assert level[:12].mean() - level[12:].mean() == pytest.approx(0.3)
 
 
 def test_equal_seeds_give_equal_studies(study: Study) -> None:
@@ -435,7 +456,7 @@ def test_equal_seeds_give_equal_studies(study: Study) -> None:
     assert first.summary == second.summary
     for name, table in first.tables.items():
         pd.testing.assert_frame_equal(table, second.tables[name])
-    assert not first.tables["controls"].equals(other.tables["controls"])
+    assert not first.tables["controls"].equals(other.tables["controls"])  # random words, swapped classes
     pd.testing.assert_frame_equal(first.tables["clauses"], other.tables["clauses"])  # nothing random in these
 
 
@@ -450,7 +471,7 @@ def test_order_of_the_descriptions_changes_no_share() -> None:
 
 def test_without_base_nothing_is_said_about_preference() -> None:
     study = by_hand(base=())
-    assert study.summary["verdict"] == NO_STATEMENT
+    assert study.summary["verdict"] == [NO_BASE]
     assert study.tables["share_change"].empty
     preference = study.tables["preference"]
     assert preference["change_mean"].isna().all()
@@ -488,40 +509,7 @@ def test_judgements_find_back_to_their_texts() -> None:
             assert [j.category for j in clauses] == (expected or [None])
 
 
-# ---------------------------------------------------------------- verdict and warnings
-
-
-def preference_of(
-    *preferred: str, change: float | Sequence[float] = 0.1, adds: float | Sequence[float] = -0.1, classes: int = 8
-) -> pd.DataFrame:
-    liked = [name in preferred for name in CATEGORIES]
-    columns = {"preferred": liked, "change_mean": change, "contribution_mean": adds, "classes": classes}
-    return pd.DataFrame({"category": CATEGORIES, **columns})
-
-
-def test_verdict_in_words() -> None:
-    assert verdict(preference_of("visual", "non_visual")).startswith("Preferred: visual and non-visual. ")
-    assert verdict(preference_of()) == NOTHING_FOUND
-    assert verdict(preference_of(change=np.nan)) == NO_STATEMENT
-    assert verdict(preference_of(classes=7)).startswith("No statement about preference: 7 classes are too few")
-
-
-def test_verdict_never_denies_what_its_table_shows() -> None:
-    """A category whose two means are above 0, though not for certain, may not be said to have gained or added nothing."""
-    within_chance = preference_of(change=[0.12, -0.1, 0.02, -0.04], adds=[0.004, 0.01, 0.001, -0.002])
-    assert verdict(within_chance) == (
-        f"{NOTHING_FOUND.removesuffix('.')}, beyond chance. Undecided: visual and non-visual did both, but within chance."
-    )
-    untested = preference_of(change=[0.3, -0.1, -0.1, -0.1], adds=[np.nan, -0.01, 0.01, 0.0])
-    assert verdict(untested) == (
-        f"{NOTHING_FOUND} Not tested: visual gained share, but stands beside other clauses in no class."
-    )
-
-
-def test_fewest_classes_is_where_a_corrected_p_can_fall_below_one_in_twenty() -> None:
-    for classes, enough in ((FEWEST_CLASSES - 1, False), (FEWEST_CLASSES, True)):
-        smallest = sign_flip_p(np.ones(classes))
-        assert (holm([smallest, 1, 1, 1, 1])[0] < 0.05) == enough
+# ---------------------------------------------------------------- warnings
 
 
 def test_other_questions_are_warned_about() -> None:
@@ -549,16 +537,17 @@ def test_signs_of_reward_hacking() -> None:
     sound = pd.concat([texts_of(["visual"] * 5 + ["spurious"] * 5, 5), texts_of(["visual"] * 3, 10, "base")])
     unmoved = {"hub_score": {"first": 0.1, "last": 0.12}, "duplicate_rate": {"first": 0.9, "last": 0.2}}
     assert hacking_warnings(sound, unmoved) == []  # each of these at or below its limit
-    hacked = pd.concat([texts_of(["spurious"] * 6 + ["unsure"] * 4, 4), texts_of(["visual"] * 3, 10, "base")])
+    hacked = texts_of(["spurious"] * 4 + ["name_echo"] * 2 + ["visual"] * 4, 4)
     monitors = {
         name: {"first": 0.0, "last": 0.25} for name in ("duplicate_rate", "boilerplate_rate", "truncated_share")
     }
-    found = hacking_warnings(hacked, monitors)
-    assert len(found) == 6
-    assert found[0].startswith("60% of the descriptions say nothing specific to their class (spurious)")
-    assert found[1] == "The judge is unsure about 40% of the descriptions: read shares with care."
-    assert found[2] == "Descriptions shrank from 10.0 to 4.0 words: the policy learned to say less."
-    assert found[3] == "The monitor duplicate_rate rose from 0.000 to 0.250 in training: texts repeat each other."
+    found = hacking_warnings(hacked, monitors, unsure=0.4)
+    assert len(found) == 5
+    assert found[0].startswith(
+        "60% of the descriptions say nothing specific to their class (spurious, or its name again)"
+    )
+    assert found[1] == "The judge is unsure about 40% of the clauses: read shares with care."
+    assert found[2] == "The monitor duplicate_rate rose from 0.000 to 0.250 in training: texts repeat each other."
     # Monitors that are not numbers say nothing.
     assert hacking_warnings(sound, {"hub_score": {"first": 0.0, "last": float("nan")}}) == []
 
@@ -594,7 +583,7 @@ def test_study_without_base_is_read_back(tmp_path: Path) -> None:
     read = Study.read(tmp_path)
     assert read.summary == study.summary
     assert list(read.tables["share_change"]) == list(study.tables["share_change"])
-    assert verdict(read.tables["preference"]) == NO_STATEMENT
+    assert verdict(read.tables["preference"]) == [NO_BASE]
 
 
 def test_folder_without_analysis_is_refused(tmp_path: Path) -> None:

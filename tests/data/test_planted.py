@@ -12,9 +12,8 @@ import torch
 
 from ex2.base.errors import UserError
 from ex2.data import PlantedImages, list_datasets, load_images
-from ex2.data.planted import COPIES, KINDS, NOISE, SENTENCES, load_planted, plant
+from ex2.data.planted import COPIES, KINDS, NOISE, PLANTED, SENTENCES, load_planted, plant
 from ex2.scoring.bank import ImageBank, build_bank
-from ex2.texts.categories import CATEGORIES
 from ex2.texts.class_names import strip_whole_name
 from ex2.vlm import VLM
 
@@ -39,7 +38,7 @@ def bank_of(pictogram_vlm: VLM) -> Callable[..., ImageBank]:
 @pytest.fixture(scope="module")
 def sentence_vectors(pictogram_vlm: VLM) -> dict[str, torch.Tensor]:
     """Vectors of all sentences as they are planted, without the names of their classes."""
-    texts = [text for kind in CATEGORIES for own in load_planted(kind).sentences for text in own]
+    texts = [text for kind in PLANTED for own in load_planted(kind).sentences for text in own]
     return dict(zip(texts, pictogram_vlm.encode_texts(texts), strict=True))
 
 
@@ -54,7 +53,7 @@ def position_of(image_id: str) -> tuple[str, int]:
 
 def test_eight_sentences_for_each_class_and_category() -> None:
     assert Counter((row["class_name"], row["category"]) for row in ROWS) == {
-        (name, category): EACH for name in {row["class_name"] for row in ROWS} for category in CATEGORIES
+        (name, category): EACH for name in {row["class_name"] for row in ROWS} for category in PLANTED
     }
     assert len({row["class_name"] for row in ROWS}) == 16
     texts = [row["text"] for row in ROWS]
@@ -67,7 +66,7 @@ def test_eight_sentences_for_each_class_and_category() -> None:
 def test_the_name_is_in_every_sentence_and_is_not_planted() -> None:
     named = [row for row in ROWS if re.search(rf"\b{row['class_name']}", row["text"], re.IGNORECASE)]
     assert len(named) == len(ROWS)
-    for kind in CATEGORIES:
+    for kind in PLANTED:
         planted = load_planted(kind)
         for name, own in zip(planted.class_names, planted.sentences, strict=True):
             assert not [text for text in own if re.search(rf"\b{name}s?\b", text, re.IGNORECASE)]
@@ -95,7 +94,7 @@ def test_sets_have_sixteen_classes_in_alphabetic_order(kind: str) -> None:
     assert (images.name, images.kind) == (f"planted:{kind}", kind)
     assert len(images.class_names) == 16
     assert list(images.class_names) == sorted({row["class_name"] for row in ROWS})
-    expected = kind if kind in CATEGORIES else CATEGORIES[0]  # of `random` only their number counts
+    expected = kind if kind in PLANTED else PLANTED[0]  # of `random` only their number counts
     own = {(r["class_name"], strip_whole_name(r["text"], r["class_name"])) for r in ROWS if r["category"] == expected}
     assert {(n, t) for n, texts in zip(images.class_names, images.sentences, strict=True) for t in texts} == own
     assert [len(texts) for texts in images.sentences] == [EACH] * 16
@@ -141,7 +140,7 @@ def test_banks_are_like_those_of_images(bank_of: Callable[..., ImageBank], kind:
     assert [position_of(i)[0] for i in bank.image_ids] == [bank.class_names[k] for k in bank.labels]
 
 
-@pytest.mark.parametrize("kind", CATEGORIES)
+@pytest.mark.parametrize("kind", PLANTED)
 def test_no_sentence_is_on_both_sides(bank_of: Callable[..., ImageBank], kind: str) -> None:
     bank = bank_of(kind)
     sides = [{position_of(bank.image_ids[row]) for row in bank.rows(s).tolist()} for s in ("reward", "heldout")]
@@ -204,7 +203,7 @@ def cosines_by_category(
     for class_id, name in enumerate(bank.class_names):
         every.append([])
         unseen.append([])
-        for category in CATEGORIES:
+        for category in PLANTED:
             texts = load_planted(category).sentences[class_id]
             own = (torch.stack([sentence_vectors[text] for text in texts]) @ bank.heldout_prototypes[class_id]).tolist()
             others = [c for i, c in enumerate(own) if category != kind or (name, i) not in heldout]
@@ -213,13 +212,13 @@ def cosines_by_category(
     return torch.tensor(every), torch.tensor(unseen)
 
 
-@pytest.mark.parametrize("kind", CATEGORIES)
+@pytest.mark.parametrize("kind", PLANTED)
 def test_classes_prefer_their_kind(
     bank_of: Callable[..., ImageBank], sentence_vectors: dict[str, torch.Tensor], kind: str
 ) -> None:
     every, _ = cosines_by_category(bank_of(kind), kind, sentence_vectors)
     # The VLM draws texts about a class together, whatever they say of it: one class in sixteen may prefer another kind.
-    assert (every.argmax(dim=1) == CATEGORIES.index(kind)).sum() >= len(every) - 1
+    assert (every.argmax(dim=1) == PLANTED.index(kind)).sum() >= len(every) - 1
 
 
 @pytest.mark.parametrize("kind", ["habitat", "non_visual", "spurious"])
@@ -230,14 +229,14 @@ def test_a_planted_kind_carries_over_to_its_other_sentences(
     # the mean over classes: a policy that is rewarded with them learns what carries over. Not so for visual sentences: to
     # a VLM that reads them, "it has four broad, thin wings" and "it has bent antennae" are about different things.
     _, unseen = cosines_by_category(bank_of(kind), kind, sentence_vectors)
-    assert CATEGORIES[int(unseen.mean(dim=0).argmax())] == kind
+    assert PLANTED[int(unseen.mean(dim=0).argmax())] == kind
 
 
 def test_random_classes_have_nothing_to_do_with_sentences(
     bank_of: Callable[..., ImageBank], sentence_vectors: dict[str, torch.Tensor]
 ) -> None:
     bank = bank_of("random")
-    for category in CATEGORIES:
+    for category in PLANTED:
         own = [
             (sentence_vectors[text] @ prototype).item()
             for texts, prototype in zip(load_planted(category).sentences, bank.heldout_prototypes, strict=True)

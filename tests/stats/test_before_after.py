@@ -10,18 +10,20 @@ import pytest
 from PIL import Image
 
 from ex2.base.errors import UserError
-from ex2.stats import before_after
+from ex2.stats import before_after_page
 from ex2.stats.before_after import (
+    SYSTEM_ORDER,
     Summary,
     SystemScores,
     distinct_share,
     find_warnings,
-    format_table,
+    outcome,
     pick_examples,
     summarise,
-    to_markdown,
-    write_report,
 )
+from ex2.stats.before_after_page import format_table, to_markdown, write_report
+from ex2.stats.intervals import Interval
+from ex2.stats.plots import before_after_png
 
 NAMES = tuple(f"{letter}{letter} bird" for letter in "jcahgbfdei")
 CLASSES = len(NAMES)
@@ -29,9 +31,9 @@ SYSTEMS = ("class_name", "template", "base", "best_of_n", "aligned")
 
 
 def system(name: str, reward: float, heldout: float, per_class: int = 2, /, **changes) -> SystemScores:
-    """Scores that differ by class in the same way for every system, so that differences are exact."""
+    """Scores that differ by class in nearly the same way for every system: differences are exact in the mean, and sure."""
     ids = np.repeat(np.arange(CLASSES), per_class)
-    spread = 0.01 * ids
+    spread = 0.01 * ids + 1e-6 * SYSTEM_ORDER.index(name) * np.where(ids % 2, 1, -1)
     fields = {
         "class_ids": ids,
         "reward": reward + spread,
@@ -53,8 +55,8 @@ def good_systems(**changes: SystemScores) -> list[SystemScores]:
     return list({**systems, **changes}.values())
 
 
-def report(n_boot: int = 200, **changes: SystemScores) -> Summary:
-    return summarise(good_systems(**changes), NAMES, n_boot=n_boot)
+def report(**changes: SystemScores) -> Summary:
+    return summarise(good_systems(**changes), NAMES)
 
 
 def noisy(name: str, reward: float, heldout: float, heldout_noise: float) -> SystemScores:
@@ -68,18 +70,19 @@ def test_summary_by_hand():
         SystemScores("base", [0, 0, 1], [0.1, 0.3, 0.6], [0.1, 0.1, 0.3], ["a", "A ", "b"]),
         SystemScores("aligned", [1, 0], [0.8, 0.3], [0.3, 0.2], ["c", "d"]),
     ]
-    summary = summarise(systems, ["x", "y"], n_boot=500).as_dict()
+    summary = summarise(systems, ["x", "y"]).as_dict()
+    # Two classes: half of their difference times t's quantile with one degree of freedom, 12.706.
     assert summary["base"] == {
-        "reward": pytest.approx({"mean": 0.4, "low": 0.2, "high": 0.6}),
-        "heldout": pytest.approx({"mean": 0.2, "low": 0.1, "high": 0.3}),
+        "reward": pytest.approx({"mean": 0.4, "low": 0.4 - 0.2 * 12.7062, "high": 0.4 + 0.2 * 12.7062}, rel=1e-5),
+        "heldout": pytest.approx({"mean": 0.2, "low": 0.2 - 0.1 * 12.7062, "high": 0.2 + 0.1 * 12.7062}, rel=1e-5),
         "distinct": pytest.approx(2 / 3),
         "n": 3,
         "classes": 2,
     }
     assert summary["aligned"]["distinct"] == 1.0
     assert summary["aligned_minus_base"] == {
-        "reward": pytest.approx({"mean": 0.15, "low": 0.1, "high": 0.2}),
-        "heldout": pytest.approx({"mean": 0.05, "low": 0.0, "high": 0.1}),
+        "reward": pytest.approx({"mean": 0.15, "low": 0.15 - 0.05 * 12.7062, "high": 0.15 + 0.05 * 12.7062}, rel=1e-4),
+        "heldout": pytest.approx({"mean": 0.05, "low": 0.05 - 0.05 * 12.7062, "high": 0.05 + 0.05 * 12.7062}, rel=1e-4),
         "distinct": pytest.approx(1 / 3),
     }
     assert "template" not in summary
@@ -90,11 +93,9 @@ def test_json_shape():
     meta = {"vlm": "pictogram", "seconds": {"bank": np.float32(1.5), "train": float("nan")}, "path": Path("runs/a")}
     monitors = {"hub_score": {"first": np.float64(0.1), "last": float("inf")}, "length": {"first": 3, "last": 4}}
     shuffled = good_systems()[::-1]
-    summary = summarise(
-        shuffled, NAMES, meta={**meta, "ks": (1, np.arange(2))}, monitors=monitors, n_boot=100
-    ).as_dict()
+    summary = summarise(shuffled, NAMES, meta={**meta, "ks": (1, np.arange(2))}, monitors=monitors).as_dict()
     others = ("base", "class_name", "template", "best_of_n")
-    facts = ("intervals", "meta", "examples", "monitors", "warnings")
+    facts = ("intervals", "meta", "examples", "monitors", "warnings", "collapse")
     assert list(summary) == [*SYSTEMS, *(f"aligned_minus_{name}" for name in others), *facts]
     for name in SYSTEMS:
         assert set(summary[name]) == {"reward", "heldout", "distinct", "n", "classes"}
@@ -110,9 +111,8 @@ def test_json_shape():
     }
     assert summary["monitors"] == {"hub_score": {"first": 0.1, "last": None}, "length": {"first": 3, "last": 4}}
     assert summary["intervals"]["level"] == 0.95
-    assert summary["intervals"]["n_boot"] == 100
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    again = summarise(good_systems(), NAMES, meta={**meta, "ks": (1, np.arange(2))}, monitors=monitors, n_boot=100)
+    again = summarise(good_systems(), NAMES, meta={**meta, "ks": (1, np.arange(2))}, monitors=monitors)
     assert summary == again.as_dict()
     assert Summary.of(json.loads(json.dumps(summary))) == again
 
@@ -134,19 +134,19 @@ def test_no_warnings_when_all_is_well():
 )
 def test_warns_where_a_control_is_not_beaten_on_heldout_images(name, spoken):
     warnings = report(**{name: noisy(name, 0.25, 0.28, 0.01)}).warnings
-    expected = f"The aligned policy does not beat {spoken} on held-out images (difference"
+    expected = f"The aligned policy is not shown to beat {spoken} on held-out images (difference"
     assert len(warnings) == 1
     assert warnings[0].startswith(expected)
     assert "95 % interval [-" in warnings[0]
-    assert not warnings[0].endswith("it is worse.")
     (worse,) = report(**{name: system(name, 0.25, 0.29)}).warnings
-    assert worse == f"{expected} -0.0100, 95 % interval [-0.0100, -0.0100]): it is worse."
+    worse_than = expected.replace("not shown to beat", "worse than")
+    assert worse == f"{worse_than} -0.0100, 95 % interval [-0.0100, -0.0100])."
     assert report(**{name: system(name, 0.9, 0.27)}).warnings == []
 
 
 def test_warns_of_overfitting_to_the_reward_images():
     systems = [system("base", 0.15, 0.28), system("aligned", 0.30, 0.28)]
-    (warning,) = summarise(systems, NAMES, n_boot=100).warnings
+    (warning,) = summarise(systems, NAMES).warnings
     assert warning == (
         "The reward rose on the reward images (difference +0.1500, 95 % interval [+0.1500, +0.1500]), but not on "
         "held-out images (difference +0.0000, 95 % interval [+0.0000, +0.0000]): the policy has overfitted to the "
@@ -156,20 +156,69 @@ def test_warns_of_overfitting_to_the_reward_images():
 
 def test_warns_when_training_did_nothing():
     systems = [system("base", 0.30, 0.28), system("aligned", 0.30, 0.28)]
-    first, second = summarise(systems, NAMES, n_boot=100, level=0.9).warnings
-    assert first.startswith("Training did not raise the reward: the aligned policy does not beat the base policy on")
-    assert "90 % interval [+0.0000, +0.0000]" in first
-    assert second.startswith("The aligned policy does not beat the base policy on held-out images (difference +0.0000")
-
-
-def test_warns_when_texts_repeat_but_not_at_exactly_half():
-    half = [f"text {row // 2}" for row in range(2 * CLASSES)]
-    assert report(aligned=system("aligned", 0.30, 0.28, texts=half)).warnings == []
-    (warning,) = report(aligned=system("aligned", 0.30, 0.28, texts=[*half[:-2], half[0], half[0]])).warnings
-    assert warning == (
-        "The share of distinct texts fell from 1.000 to 0.450, below half of the base policy's: the policy repeats "
-        "itself."
+    first, second = summarise(systems, NAMES, level=0.9).warnings
+    assert first.startswith(
+        "Training is not shown to have raised the reward: difference between the aligned and the base policy"
     )
+    assert "90 % interval [+0.0000, +0.0000]" in first
+    assert second.startswith(
+        "The aligned policy is not shown to beat the base policy on held-out images (difference +0.0000"
+    )
+
+
+def test_classes_that_are_all_alike_leave_it_open():
+    """Exactly equal differences have no interval; neither the words nor the JSON pretend that there is one."""
+    systems = [SystemScores(name, [0, 1, 2], [0.1 + rise] * 3, [0.2 + rise] * 3, ["a", "b", "c"]) for name, rise in
+               (("base", 0.0), ("aligned", 0.1))]  # fmt: skip
+    summary = summarise(systems, ["x", "y", "z"])
+    assert summary.as_dict()["aligned_minus_base"]["heldout"] == {"mean": pytest.approx(0.1), "low": None, "high": None}
+    assert Summary.of(json.loads(json.dumps(summary.as_dict()))).as_dict() == summary.as_dict()
+    first, second = summary.warnings
+    assert "is not shown to have raised the reward" in first
+    assert "(difference +0.1000, 95 % interval [cannot be told])" in second
+    assert "+0.1000 [cannot be told]" in format_table(summary)
+    assert "not clearly nearer to or further from" in outcome(summary)[0]
+    before_after_png(summary.as_dict())
+
+
+def test_outcome_says_what_the_differences_say():
+    nearer, further, unclear = Interval(0.1, 0.05, 0.15), Interval(-0.1, -0.15, -0.05), Interval(0.1, -0.05, 0.25)
+    summary = report()
+    for reading in ("", "nameless"):
+        for base, best, words in (
+            (nearer, further, ("nearer to their class than the untrained", "further from their class than the best")),
+            (unclear, nearer, ("not clearly nearer to or further from", "nearer to their class than the best")),
+        ):
+            advantages = {
+                name: replace(summary.advantages[name], heldout=own)
+                for name, own in (("base", base), ("best_of_n", best))
+            }
+            changed = replace(summary, advantages=advantages)
+            if reading:
+                changed = replace(summary, nameless=changed)
+            sentence = outcome(changed)[-1]
+            assert sentence.startswith("Without names, the policy's texts" if reading else "The policy's texts")
+            assert all(part in sentence for part in words)
+            assert f"cosine {base.shown('+.4f')}" in sentence
+            assert f"cosine {best.shown('+.4f')}" in sentence
+
+
+def test_a_collapse_comes_first_and_stands_in_every_form_of_the_report():
+    assert not any(sentence.startswith("Collapse") for sentence in outcome(report()))
+    signs = ["shrank to 2.0 words, 9.0 before training", "repeat each other: 3%"]
+    summary = summarise(good_systems(), NAMES, collapse=signs)
+    first = outcome(summary)[0]
+    assert first == (
+        "Collapse: the policy's texts shrank to 2.0 words, 9.0 before training; they repeat each other: 3%. That is a shortcut "
+        "to the reward and no description: what is said does not show what the VLM prefers."
+    )
+    assert to_markdown(summary).startswith(
+        f"# Before and after training\n\n- {first}\n- The policy's texts are nearer to"
+    )
+    assert Summary.of(json.loads(json.dumps(summary.as_dict()))).collapse == summary.collapse
+    older = summary.as_dict()
+    del older["collapse"]
+    assert Summary.of(older).collapse == []  # reports that were written before
 
 
 def test_warns_of_different_numbers_of_texts_and_classes():
@@ -204,9 +253,9 @@ def test_an_example_is_the_first_sample_of_each_system():
             "class_name": NAMES[class_id],
             "question": f"Question 0 about {NAMES[class_id]}?",
             "before": f"base text {2 * class_id}",
-            "before_heldout": pytest.approx(0.14 + 0.01 * class_id),
+            "before_heldout": pytest.approx(0.14 + 0.01 * class_id, abs=1e-4),
             "after": f"aligned text {2 * class_id}",
-            "after_heldout": pytest.approx(0.28 + 0.01 * class_id),
+            "after_heldout": pytest.approx(0.28 + 0.01 * class_id, abs=1e-4),
         }
 
 
@@ -254,14 +303,13 @@ def test_markdown_shows_everything_and_escapes_texts():
         NAMES,
         meta={"vlm": "hf:a/b", "texts": 12345, "seconds": {"bank": 1.25}, "offline": True, "ks": [1, 2], "gpu": None},
         monitors={"hub_score": {"first": 0.125, "last": 0.5}},
-        n_boot=100,
     )
-    examples = pick_examples(good_systems()[2], system("aligned", 0, 0, texts=texts), NAMES, k=CLASSES)
+    zero = system("aligned", 0, 0, heldout=np.zeros(2 * CLASSES), texts=texts)
+    examples = pick_examples(good_systems()[2], zero, NAMES, k=CLASSES)
     summary = replace(summary, examples=examples)
     markdown = to_markdown(summary)
     assert "| base | 0.1950 [" in markdown
     assert "| aligned - base | +0.1500 [+0.1500, +0.1500] | +0.1400 [+0.1400, +0.1400] | -0.900 |" in markdown
-    assert "- The share of distinct texts fell from 1.000 to 0.100" in markdown
     assert "### jj bird\n\nQuestion: Question 0 about jj bird?\n" in markdown
     assert r"| after | first \| \<b\>\*line\*\</b\> \# second \$x\$ \`y\` | 0.0000 |" in markdown
     assert "| hub\\_score | 0.125 | 0.5 |" in markdown
@@ -299,7 +347,7 @@ def test_an_error_writes_nothing(tmp_path, monkeypatch):
     def broken(summary):
         raise RuntimeError("no plot")
 
-    monkeypatch.setattr(before_after, "before_after_png", broken)
+    monkeypatch.setattr(before_after_page, "before_after_png", broken)
     with pytest.raises(RuntimeError, match="no plot"):
         write_report(summary, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -309,7 +357,7 @@ def test_wrong_systems_are_refused():
     with pytest.raises(
         ValueError, match="system 'trained' is none of class_name, template, random_words, base, best_of_n"
     ):
-        system("trained", 0.1, 0.1)
+        SystemScores("trained", [0], [0.1], [0.1], ["one"])
     with pytest.raises(ValueError, match=r"system 'base': columns of different shapes: .*'texts': \(1,\)"):
         system("base", 0.1, 0.1, texts=["one"])
     with pytest.raises(ValueError, match=r"'questions': \(1,\)"):
@@ -337,11 +385,11 @@ def test_both_readings_side_by_side():
         "class_name": (0.05, 0.05), "template": (0.06, 0.06), "base": (0.10, 0.10), "best_of_n": (0.20, 0.20),
         "aligned": (0.18, 0.18),
     }.items()]  # fmt: skip
-    summary = summarise(good_systems(), NAMES, nameless=nameless, n_boot=100)
+    summary = summarise(good_systems(), NAMES, nameless=nameless)
     assert summary.nameless is not None
     assert summary.nameless.advantages["class_name"].heldout.mean == pytest.approx(0.13)
     (warning,) = summary.warnings
-    assert warning.startswith("Without the class name: The aligned policy does not beat best-of-n sampling on held-out")
+    assert warning.startswith("Without the class name: The aligned policy is worse than best-of-n sampling on held-out")
     data = json.loads(json.dumps(summary.as_dict()))
     assert data["nameless"]["aligned_minus_base"]["heldout"]["mean"] == pytest.approx(0.08)
     assert Summary.of(data).nameless.systems == summary.nameless.systems

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -116,32 +117,43 @@ def test_passage_of_text() -> None:
 
 @st.composite
 def judgements(draw: st.DrawFn) -> Judgement:
-    weights = draw(st.lists(st.integers(0, 100), min_size=4, max_size=4).filter(any))
+    weights = draw(st.lists(st.integers(0, 100), min_size=len(CATEGORIES), max_size=len(CATEGORIES)).filter(any))
     return Judgement(tuple(weight / sum(weights) for weight in weights), draw(st.sampled_from([(), ("colour",)])))
 
 
 def test_unsure_is_no_category() -> None:
-    unsure = Judgement((0.49, 0.3, 0.11, 0.1))
+    unsure = Judgement((0.49, 0.3, 0.0, 0.11, 0.1, 0.0))
     assert (unsure.category, unsure.best, unsure.probability) == (None, "visual", 0.49)
-    assert Judgement((0.25, ABSTAIN_BELOW, 0.15, 0.1)).category == "habitat"
-    assert [Judgement(tuple(float(i == j) for j in range(4))).category for i in range(4)] == list(CATEGORIES)
+    assert Judgement((0.25, ABSTAIN_BELOW, 0.1, 0.05, 0.1, 0.0)).category == "habitat"
+    assert [Judgement(tuple(float(i == j) for j in range(6))).category for i in range(6)] == list(CATEGORIES)
 
 
 def test_text_by_hand() -> None:
-    text = of_text([Judgement((0.8, 0.1, 0.05, 0.05), ("part", "size")), Judgement((0.1, 0.1, 0.0, 0.8), ("colour",))])
-    # Spurious: min(0.05, 0.8). Sums of the others: 0.9, 0.2, 0.05, together 1.15, which share the remaining 0.95.
-    assert text.probabilities == pytest.approx((0.95 * 0.9 / 1.15, 0.95 * 0.2 / 1.15, 0.95 * 0.05 / 1.15, 0.05))
+    first = Judgement((0.8, 0.1, 0.0, 0.05, 0.05, 0.0), ("part", "size"))
+    text = of_text([first, Judgement((0.1, 0.1, 0.2, 0.0, 0.4, 0.2), ("colour",))])
+    assert text.probabilities == pytest.approx((0.45, 0.1, 0.1, 0.025, 0.225, 0.1))
     assert text.tags == ("colour", "size", "part")  # each once, in the order of ALL_TAGS
 
 
-def test_one_informative_clause_makes_a_text_informative() -> None:
-    nothing, something = Judgement((0.0, 0.0, 0.0, 1.0)), Judgement((0.0, 0.9, 0.0, 0.1))
-    assert of_text([nothing] * 9 + [something]).probabilities == pytest.approx((0.0, 0.9, 0.0, 0.1))
-    assert of_text([nothing] * 3).probabilities == (0.0, 0.0, 0.0, 1.0)
-    # Two visual clauses outweigh one about habitat.
-    visual = Judgement((0.9, 0.0, 0.0, 0.1))
-    assert of_text([visual, something, visual]).category == "visual"
-    assert of_text([visual, something]).category is None
+def test_a_text_is_about_something_as_far_as_its_clauses_are() -> None:
+    visual, habitat, nothing = (Judgement(tuple(float(i == j) for j in range(6))) for i in (0, 1, 4))
+    # Two visual clauses outweigh one about habitat, and empty ones count like any other.
+    assert of_text([visual, habitat, visual]).category == "visual"
+    assert of_text([nothing, nothing, visual]).category == "spurious"
+    assert of_text([visual, habitat, nothing]).category is None
+
+
+@pytest.mark.parametrize("clauses", [1, 2, 4, 8])
+def test_what_texts_are_about_does_not_depend_on_how_many_clauses_they_have(clauses: int) -> None:
+    """Texts whose clauses are drawn from one pool, 40 % of it empty: the mean of their probabilities is the pool's."""
+    pool = [0] * 30 + [1] * 10 + [3] * 20 + [4] * 40
+    generator = Random(clauses)
+    texts = [
+        of_text([Judgement(tuple(float(i == j) for j in range(6))) for i in generator.choices(pool, k=clauses)])
+        for _ in range(4_000)
+    ]
+    means = [sum(text.probabilities[j] for text in texts) / len(texts) for j in range(6)]
+    assert means == pytest.approx([0.3, 0.1, 0, 0.2, 0.4, 0], abs=0.03)
 
 
 @given(st.lists(judgements(), min_size=1, max_size=6), st.randoms())
@@ -162,7 +174,7 @@ def test_tags_are_those_of_the_definitions() -> None:
     rows = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
     assert [(name, tuple(re.findall(r"`(\w+)`", tags))) for name, tags in rows] == list(TAGS.items())
     assert tuple(TAGS) == CATEGORIES
-    assert INFORMATIVE == ("visual", "habitat", "non_visual")
+    assert INFORMATIVE == ("visual", "habitat", "kind", "non_visual")
     assert len(set(ALL_TAGS)) == len(ALL_TAGS) == sum(map(len, TAGS.values()))
 
 
@@ -175,6 +187,6 @@ def test_tags_by_category() -> None:
 @pytest.mark.parametrize("value", ["Visual", "unsure", "", None, 3])
 def test_a_category_that_is_none_is_refused(value: object) -> None:
     assert check_category("habitat", "here") == "habitat"
-    message = f"labels.jsonl:7: category {value!r} is none of visual, habitat, non_visual, spurious"
+    message = f"labels.jsonl:7: category {value!r} is none of visual, habitat, kind, non_visual, spurious, name_echo"
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         check_category(value, "labels.jsonl:7")

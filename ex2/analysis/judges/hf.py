@@ -24,10 +24,10 @@ from ex2.texts.questions import wants_chat
 if TYPE_CHECKING:
     import torch
 
-LABELS = ("appearance", "location", "fact", "nothing")
+LABELS = ("appearance", "location", "kind", "fact", "nothing", "name")
 """The words that stand for the categories, in the order of `CATEGORIES`.
 
-Words rather than letters A to D, as small LLMs hardly connect a letter with its meaning. A word may be several tokens: its
+Words rather than letters A to F, as small LLMs hardly connect a letter with its meaning. A word may be several tokens: its
 log-probability is their sum, not their mean, because what a longer or rarer word loses by that is the same after the
 content-free clauses and falls out of the calibrated score.
 """
@@ -35,17 +35,23 @@ content-free clauses and falls out of the calibrated score.
 _TASK = f"""A clause says something about a thing. Which kind of information does it give? Answer with one word.
 {LABELS[0]}: what the thing looks like: colour, shape, size, parts, pattern, material.
 {LABELS[1]}: where it is found, lives, grows or comes from.
-{LABELS[2]}: another fact about it: what it does, eats, is used for, its history, its kind.
-{LABELS[3]}: nothing specific: praise, empty words, talk about a photo, repetition."""
+{LABELS[2]}: only what kind of thing it is: an animal, a marine mammal, a sports car.
+{LABELS[3]}: another fact about it: what it does, eats, is used for, its history.
+{LABELS[4]}: nothing specific: praise, empty words, talk about a photo.
+{LABELS[5]}: only the name of the thing again."""
 
 _EXAMPLES = (
     ("cat", "It has soft grey fur and a long tail", LABELS[0]),
-    ("cat", "A cat is a wonderful animal.", LABELS[3]),
+    ("cat", "It is a feline creature.", LABELS[2]),
+    ("cat", "A cat is truly wonderful and unique.", LABELS[4]),
     ("cat", "often found in homes and barns", LABELS[1]),
-    ("cat", "It purrs and catches mice", LABELS[2]),
-    ("chair", "used for sitting at a table", LABELS[2]),
+    ("cat", "It purrs and catches mice", LABELS[3]),
+    ("cat", "A cat is a cat.", LABELS[5]),
+    ("chair", "used for sitting at a table", LABELS[3]),
     ("chair", "with four wooden legs", LABELS[0]),
-    ("chair", "A photo of a chair.", LABELS[3]),
+    ("chair", "A piece of furniture", LABELS[2]),
+    ("chair", "A photo of a chair.", LABELS[4]),
+    ("chair", "the chair", LABELS[5]),
     ("pine", "grows in the mountains of northern Europe", LABELS[1]),
 )
 """Two of each; which answer their choice and order suggest is one of the things that calibration is for."""

@@ -5,6 +5,9 @@ cannot guess by the class. The head sees the mean over words of the last four hi
 apart that the sentence embedding merges. The head is a logistic regression on the labelled sentences in
 ex2/assets/judge/train.jsonl, its temperature is fitted to predictions on domains it had not seen; `python -m tools.build_judge`
 builds and evaluates it, docs/judge.md has the result.
+
+Two categories have a rule that goes before the head, since a definition need not be learned: a clause that says the name of its
+class and nothing else is `name_echo`, one that says the kind of thing and nothing else is `kind`.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from ex2.base.bf16 import fast_matmul
 from ex2.base.errors import UserError
 from ex2.texts.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage
 from ex2.texts.class_names import strip_whole_name
+from ex2.texts.tautologies import echoes_name, names_kind
 from ex2.vlm.pictogram import text_tower_folder
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "judge"
@@ -127,7 +131,13 @@ class LocalJudge:
             Judgement(tuple(row), self._tags(text, row, own))
             for text, row, own in zip(index, probabilities, tags, strict=True)
         ]
-        return [tuple(judged[index[text]] for text in texts) for texts in masked]
+        return [
+            tuple(
+                by_rule(clause, passage.class_name) or judged[index[text]]
+                for clause, text in zip(passage.clauses, texts, strict=True)
+            )
+            for passage, texts in zip(passages, masked, strict=True)
+        ]
 
     def _tags(self, text: str, probabilities: Sequence[float], tag_probabilities: Sequence[float]) -> tuple[str, ...]:
         """Tags that the head finds or that a word names, of categories that are likely enough."""
@@ -139,6 +149,19 @@ class LocalJudge:
             for tag, p in zip(ALL_TAGS, tag_probabilities, strict=True)
             if tag in likely and (p >= _TAG_FROM or (tag in self._named and self._named[tag].search(text)))
         )
+
+
+def by_rule(clause: str, class_name: str) -> Judgement | None:
+    """The judgement of a clause that its words alone decide; None where they do not."""
+    if echoes_name(clause, class_name):
+        return _CERTAIN["name_echo"]
+    return _CERTAIN["kind"] if names_kind(clause, class_name) else None
+
+
+_CERTAIN = {
+    category: Judgement(tuple(float(name == category) for name in CATEGORIES), TAGS[category])
+    for category in ("name_echo", "kind")
+}
 
 
 def _masked(clause: str, class_name: str) -> str:

@@ -39,13 +39,14 @@ visual - what can be seen on the thing itself in any photo of it: colours, shape
 posture, size or a comparison of size, what it is made of.
 habitat - where it lives, grows, nests or is found, rooms and shops included; the climate it needs; the country or maker
 it comes from.
+kind - only what kind of thing it is, wide or narrow ("a tiger is an animal", "a marine mammal", "a kind of wading bird",
+"a regional jet").
 non_visual - any other fact that is specific to the class: what it does, eats, sounds, tastes or smells like, is used
-for, costs or weighs; how fast or old it gets; its name, history, meaning, temperament; its narrower kind ("a kind of
-wading bird").
-spurious - nothing specific to the class: a bare kind ("a tiger is an animal"); praise and phrases that fit any other
-class as well ("a fascinating creature with unique features"); talk about a photo rather than about the thing ("a photo
-of a robin", "isolated on white"); the name over and over; refusals, offers of help, talk about the question; cut-off or
-senseless words.
+for, costs or weighs; how fast or old it gets; its name, history, meaning, temperament.
+spurious - nothing specific to the class: praise and phrases that fit any other class as well ("fascinating, with unique
+features"); talk about a photo rather than about the thing ("a photo of a robin", "isolated on white"); refusals, offers
+of help, talk about the question; cut-off or senseless words.
+name_echo - only the name again ("a crab is a crab", "a bird" of the class bird), once or over and over.
 
 A caption that names a feature of the thing is visual ("close-up of a robin's orange breast"). Judge each clause by
 itself; of several categories in one clause, take the one that most of it is about.

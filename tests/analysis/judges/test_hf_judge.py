@@ -72,7 +72,7 @@ def test_probabilities_sum_to_one_and_there_are_no_tags(folder: Path) -> None:
     assert judge.name == f"hf:{folder}"
     assert [len(of) for of in judged] == [2, 1, 3, 1]
     for judgement in (judgement for of in judged for judgement in of):
-        assert len(judgement.probabilities) == 4
+        assert len(judgement.probabilities) == len(LABELS)
         assert sum(judgement.probabilities) == pytest.approx(1.0, abs=1e-9)
         assert judgement.tags == ()
 

@@ -156,7 +156,7 @@ def closed_port() -> int:
 def test_one_request_a_passage_and_the_stated_probability(server: Server, judge_of: JudgeOf) -> None:
     judged = judge_of().judge([TIGER, OWL], progress=False)
     assert [[judgement.best for judgement in of] for of in judged] == [["visual", "habitat"], ["visual"]]
-    assert judged[0][1].probabilities == pytest.approx((0.1, 0.7, 0.1, 0.1))
+    assert judged[0][1].probabilities == pytest.approx((0.06, 0.7, 0.06, 0.06, 0.06, 0.06))
     assert judged[0][0].tags == ("colour", "part")  # in the order of ALL_TAGS
     assert sorted(server.questions) == [
         "Class: owl\n1. It hunts at night", "Class: tiger\n1. It has orange fur\n2. and lives in Siberia.",
@@ -283,7 +283,7 @@ def test_json_in_a_fence_and_unknown_tags_are_taken(server: Server, judge_of: Ju
     entry = {"clause": 1, "category": "visual", "probability": 1, "tags": ["beauty", "shape"]}
     server.script.append(Reply(content=f"Here it is:\n```json\n{json.dumps({'clauses': [entry]})}\n```"))
     ((judgement,),) = judge_of().judge([OWL], progress=False)
-    assert judgement.probabilities == (1.0, 0.0, 0.0, 0.0)
+    assert judgement.probabilities == (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     assert judgement.tags == ("shape",)
 
 
@@ -307,7 +307,7 @@ def test_models_that_refuse_a_temperature_use_their_own(server: Server, judge_of
         (Reply(content='{"clauses": 1'), "not the JSON that was asked for in '{\"clauses\": 1'"),
         (Reply(content=json.dumps({"clauses": entries(["x", "y"])})), r"judgements of the clauses \[1, 2\] in place of 1 to 1"),
         (Reply(content=json.dumps({"clauses": [entries(["x"])[0] | {"category": "odd"}]})),
-         "clause 1: category 'odd' is none of visual, habitat, non_visual, spurious in "),
+         "clause 1: category 'odd' is none of visual, habitat, kind, non_visual, spurious, name_echo in "),
         (Reply(body='{"choices": [{"message": {"content": null, "refusal": "I cannot"}}]}'), r"an empty answer \(I cannot\)"),
         (Reply(body="<html>" + "x" * 300), r"no chat completion but '<html>x{194}\.\.\.'"),
         (Reply(sleep=30), "no answer within 0.2 s"),
