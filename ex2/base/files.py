@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import platform
 import secrets
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -125,6 +126,54 @@ def sha256(path: Path) -> str:
 def _sweep_once(folder: Path) -> None:
     """At the first file that this process writes into a folder: looking through a cache of thousands at each would take long."""
     sweep(folder)
+
+
+def read_text(path: Path, where: str) -> str:
+    """The text in a file: UTF-8 without byte order marks (also where files were put behind each other), with lines that end with
+    a line feed.
+
+    Raises:
+        UserError: It cannot be read, or is no UTF-8. The message begins with `where`.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{where} cannot be read ({error.strerror}).") from error
+    return decoded(data, where).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decoded(data: bytes, where: str) -> str:
+    """Bytes as UTF-8 text without byte order marks at the beginnings of lines.
+
+    Raises:
+        UserError: They are no UTF-8. The message begins with `where`.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        kind = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "no UTF-8"
+        raise UserError(
+            f"{where} is {kind} text ({error.reason} at byte {error.start}); save the file as UTF-8."
+        ) from None
+    return text.replace("\n\ufeff", "\n") if "\ufeff" in text else text
+
+
+def text_lines(path: Path, where: str) -> list[str]:
+    """The lines of a text file without their ends.
+
+    Unlike `str.splitlines`, this leaves characters such as U+2028 within a line alone.
+
+    Raises:
+        UserError: As `read_text`.
+    """
+    return read_text(path, where).removesuffix("\n").split("\n")
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbers and content of the lines of a file of JSON lines that are not blank."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if line := line.removeprefix(codecs.BOM_UTF8).strip():
+            yield number, line
 
 
 def to_json(content: Any) -> bytes:

@@ -36,6 +36,11 @@ def bank_options(parser: argparse.ArgumentParser, default: str) -> None:
     }
     for name, kind in kinds.items():
         parser.add_argument(f"--{name}", type=kind, metavar="X", help=f"{texts[name]}{default}{getattr(base, name)}")
+    parser.add_argument(
+        "--class_names",
+        metavar="FILE",
+        help="names of the classes of --dataset, one a line in their order, or `CLASS name`",
+    )
     parser.add_argument("--device", default="auto", help="torch device; default: auto (a GPU where there is one)")
     parser.add_argument(
         "--cache_dir", metavar="DIR", help="folder of banks and converted models; default: $EX2_CACHE or ~/.cache/ex2"

@@ -24,6 +24,9 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--vlm", required=True, metavar="SPEC", help="see `ex2 list vlms`")
     parser.add_argument("--dataset", required=True, help="see `ex2 list datasets`; a folder: must hold the test images")
+    parser.add_argument(
+        "--class_names", metavar="FILE", help="names of the classes of --dataset, or lines `CLASS name`"
+    )
     parser.add_argument("--as_vlm", metavar="NAME", help="published name of a local VLM, such as ViT-B/32")
     parser.add_argument("--as_dataset", metavar="NAME", help="which dataset a folder: holds, such as cub")
     parser.add_argument("--pairs", type=Path, metavar="FILE", help="FuDD's sentences")

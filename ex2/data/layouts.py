@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ex2.data import names
-from ex2.data.labelled import IMAGE_EXTENSIONS
+from ex2.data.labelled import is_image, say_what_is_left_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -222,12 +222,16 @@ def _folders(root: Path) -> list[str]:
 
 
 def _images_by_folder(root: Path, part: str, split: str | None = None) -> Iterator[Entry]:
+    others = []
     for key in _folders(root / part):
         parent = f"{part}/{key}" if part else key
         # Strings and not Paths: ImageNet has 1.3 million.
         for name in sorted(entry.name for entry in os.scandir(root / parent)):
-            if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith("."):
+            if is_image(name):
                 yield Entry(f"{parent}/{name}", key, split)
+            elif not name.startswith("."):
+                others.append(f"{parent}/{name}")
+    say_what_is_left_out(str(root), others)
 
 
 def _synset_names(root: Path) -> dict[str, str]:

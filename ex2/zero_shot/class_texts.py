@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from ex2.base.errors import UserError
 from ex2.base.files import read_json, write_atomically
+from ex2.base.shown import some_of
 from ex2.data.labelled import fingerprint_of
-from ex2.data.selection import some_of
 from ex2.scoring.scorer import TextScorer
 from ex2.texts.class_names import strip_name
 from ex2.texts.descriptions import read_descriptions
