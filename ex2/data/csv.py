@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 from ex2.base.errors import UserError
+from ex2.base.files import read_text
 from ex2.data.labelled import SPLITS, ImageFile, LabelledImages, images_of_files
 from ex2.data.names import class_name_of, split_of
 
@@ -30,11 +32,10 @@ def read_csv(file: str) -> LabelledImages:
     if not path.is_file():
         raise UserError(f"{option}: {path} {'is no file' if path.exists() else 'does not exist'}; {_LAYOUT}.")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            rows = [(reader.line_num, row) for row in reader]
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(read_text(path, option), newline=""), strict=True)
+        rows = [(reader.line_num, row) for row in reader]
+        columns = reader.fieldnames or []
+    except csv.Error as error:
         raise UserError(f"{option}: cannot be read as CSV in UTF-8 ({error}); {_LAYOUT}.") from error
     missing = [name for name in ("path", "class") if name not in columns]
     if missing:

@@ -99,5 +99,5 @@ def test_missing_file_and_other_encodings(tmp_path: Path) -> None:
         load_images("csv:")
     file = tmp_path / "latin.csv"
     file.write_bytes("path,class\na.png,käfer\n".encode("latin-1"))
-    with pytest.raises(UserError, match="cannot be read as CSV in UTF-8"):
+    with pytest.raises(UserError, match="is no UTF-8 text .* save the file as UTF-8"):
         load_images(f"csv:{file}")
