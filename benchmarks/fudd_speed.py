@@ -52,13 +52,13 @@ def reference(
         candidates = sorted(range(len(first)), key=lambda i: (-first[i], i))[:k]
         scores = {}
         for i in candidates:
-            sentences = []
+            sentences = {}  # each distinct one once
             for j in candidates:
                 if (i, j) in about:
-                    sentences += [embedding[text] for text in about[i, j]]
+                    sentences |= {text: embedding[text] for text in about[i, j]}
                 elif i != j:
-                    sentences.append(templates[i])
-            vector = torch.stack(sentences).mean(dim=0)
+                    sentences["the template"] = templates[i]
+            vector = torch.stack(list(sentences.values())).mean(dim=0)
             scores[i] = float(image @ (vector / vector.norm()))
         answers.append(sorted(scores.items(), key=lambda item: (-item[1], item[0])))
     return answers

@@ -29,6 +29,7 @@ from ex2.commands import (
     verify_goldens,
 )
 from ex2.commands import list as list_names
+from ex2.data.names import with_class_names
 from ex2.launch import keep_quiet, use_cores_well
 from ex2.launch import main as start_training
 
@@ -71,7 +72,16 @@ def _run(argv: Sequence[str] | None) -> None:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     arguments.further = unknown  # `ex2 train` and `ex2 study` pass them on
     check_ranges(arguments, RANGES, "--{} {}")
+    _name_classes(arguments)
     arguments.command(arguments)
+
+
+def _name_classes(arguments: argparse.Namespace) -> None:
+    """Put --class_names into --dataset, where all commands look for it."""
+    if getattr(arguments, "class_names", None) is not None:
+        if arguments.dataset is None:
+            raise UserError("--class_names needs --dataset, whose classes it names.")
+        arguments.dataset = with_class_names(arguments.dataset, arguments.class_names)
 
 
 class _Version(argparse.Action):

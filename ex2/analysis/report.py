@@ -27,7 +27,7 @@ from ex2.analysis.study import Study
 from ex2.base.files import write_atomically
 from ex2.base.shown import printable
 from ex2.data import LabelledImages, PlantedImages
-from ex2.scoring.bank import BROKEN_IMAGE
+from ex2.data.labelled import BrokenImage
 from ex2.stats.before_after import SPOKEN_NAMES
 from ex2.stats.plots import SYSTEM_LABELS
 from ex2.texts.probe import SPOKEN
@@ -344,7 +344,7 @@ def _thumbnails(images: LabelledImages | None, class_name: str, generator: np.ra
     for i in generator.permutation(own)[: 4 * IMAGES_A_CLASS]:
         try:
             image = images.load(int(i))
-        except BROKEN_IMAGE:
+        except BrokenImage:
             continue
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
+import math
 import os
 import platform
 import secrets
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import yaml
 
 from ex2.base.errors import UserError, one_line
+
+_DIGITS = 300  # of a whole number; Python reads thousands, and what counts or draws with them fails in its own way
+_YAML_LENGTH = 2**20
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -127,12 +132,101 @@ def _sweep_once(folder: Path) -> None:
     sweep(folder)
 
 
+def read_text(path: Path, where: str) -> str:
+    """The text in a file: UTF-8 without byte order marks (also where files were put behind each other), with lines that end with
+    a line feed.
+
+    Raises:
+        UserError: It cannot be read, or is no UTF-8. The message begins with `where`.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{where} cannot be read ({error.strerror}).") from error
+    return decoded(data, where).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decoded(data: bytes, where: str) -> str:
+    """Bytes as UTF-8 text without byte order marks at the beginnings of lines.
+
+    Raises:
+        UserError: They are no UTF-8. The message begins with `where`.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        kind = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "no UTF-8"
+        raise UserError(
+            f"{where} is {kind} text ({error.reason} at byte {error.start}); save the file as UTF-8."
+        ) from None
+    return text.replace("\n\ufeff", "\n") if "\ufeff" in text else text
+
+
+def text_lines(path: Path, where: str) -> list[str]:
+    """The lines of a text file without their ends.
+
+    Unlike `str.splitlines`, this leaves characters such as U+2028 within a line alone.
+
+    Raises:
+        UserError: As `read_text`.
+    """
+    return read_text(path, where).removesuffix("\n").split("\n")
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbers and content of the lines of a file of JSON lines that are not blank."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if line := line.removeprefix(codecs.BOM_UTF8).strip():
+            yield number, line
+
+
 def to_json(content: Any) -> bytes:
     """Indented JSON in UTF-8, the same bytes for the same content; ValueError for numbers that are not finite."""
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def read_json(path: Path, twice: str) -> Any:
+def parse_json(data: bytes, **options: Any) -> Any:
+    """The content of JSON in UTF-8, a byte order mark allowed; `options` go to `json.loads`.
+
+    Raises:
+        ValueError: It is no JSON, or holds what nothing that EX2 reads needs and something later would trip over: NaN, numbers
+            that are not finite or have hundreds of digits, thousands of brackets, halves of characters.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_short, **options)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8") from None
+    except UnicodeEncodeError:
+        raise ValueError("broken JSON (half a character: a lone surrogate)") from None
+    except RecursionError:
+        raise ValueError("broken JSON (nested too deeply)") from None
+    except UserError:  # a ValueError too, of a hook in `options`
+        raise
+    except ValueError as error:
+        raise ValueError(f"broken JSON ({error})") from None
+    return value
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(value := float(digits)):
+        raise ValueError(f"the number {digits[:20]} is too large")
+    return value
+
+
+def _short(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"the number {digits[:20]}... has {len(digits)} digits")
+    return int(digits)
+
+
+def read_json(path: Path, twice: str = "the key {!r} is there twice") -> Any:
     """The content of a JSON file.
 
     Args:
@@ -152,42 +246,71 @@ def read_json(path: Path, twice: str) -> Any:
         return content
 
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=once)
+        return parse_json(path.read_bytes(), object_pairs_hook=once)
     except UserError:  # a ValueError too
         raise
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: broken JSON ({error})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """The options in a run's config.yaml, or another YAML file of names and values.
-
-    Raises:
-        UserError: It cannot be read, or holds something else.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {one_line(error)}") from error
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise UserError(f"{path} is damaged: it must hold option: value lines.")
-    return content
-
-
-def json_object(line: bytes, keys: Sequence[str], kind: str, **options: Any) -> dict[str, Any]:
-    """One line of a file of JSON lines, which holds an object with at least `keys`; `options` go to `json.loads`.
+def json_object(line: bytes, keys: Sequence[str], kind: str) -> dict[str, Any]:
+    """One line of a file of JSON lines, which holds an object with at least `keys`.
 
     Raises:
-        UserError: No UTF-8, no JSON, no object, or without a key that `kind`, such as "a description", needs.
+        UserError: No JSON, no object, or without a key that `kind`, such as "a description", needs.
     """
     try:
-        value = json.loads(line.decode("utf-8"), **options)
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 text ({error.reason} at byte {error.start}); save the file as UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"broken JSON ({error}); every line must be one whole JSON object") from None
+        value = parse_json(line)
+    except ValueError as error:
+        raise UserError(f"{error}; every line must be one whole JSON object") from None
     if not isinstance(value, dict):
         raise UserError(f"expected a JSON object, found {type(value).__name__}")
     if missing := [key for key in keys if key not in value]:
         raise UserError(f"missing {', '.join(missing)}; {kind} needs {', '.join(keys)}")
     return value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without what makes small files large or hides an option: aliases, and a name that is there twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(
+                f"line {self.peek_event().start_mark.line + 1}: write the value of *{self.peek_event().anchor} out"
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {twice[0]} is there twice")
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: Path, where: str) -> dict[str, Any]:
+    """The names and values in a YAML file.
+
+    Raises:
+        UserError: It cannot be read, or holds something else. The message begins with `where`.
+    """
+    text = read_text(path, where)
+    try:
+        if len(text) > _YAML_LENGTH:
+            raise ValueError(f"{len(text)} characters are no list of options")
+        content = yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise UserError(f"{where} is no valid YAML: it is nested too deeply") from None
+    except (ValueError, TypeError, yaml.YAMLError) as error:  # TypeError: a list as a name
+        raise UserError(f"{where} is no valid YAML: {one_line(error)}") from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UserError(f"{where} must hold option: value lines.")
+    return content
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The options in a run's config.yaml.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    return read_yaml(path, f"{path} is damaged: it")

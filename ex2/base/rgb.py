@@ -9,8 +9,11 @@ from PIL import ExifTags, Image
 def to_rgb(image: Image.Image) -> Image.Image:
     """``image`` as a viewer shows it, in mode RGB: turned by its EXIF orientation, transparent parts on white.
 
-    Plain ``convert("RGB")`` shows whatever colour lies under transparent pixels, ignores the orientation, and cuts
-    16-bit greys off at 255, which leaves them nearly white.
+    Plain ``convert("RGB")`` shows whatever colour lies under transparent pixels, ignores the orientation, and cuts greys of
+    more than 8 bits off at 255, which leaves 16-bit ones nearly white and floats in 0 to 1 black.
+
+    Raises:
+        ValueError: Greys whose scale is not known, or a mode that Pillow cannot convert.
     """
     turns = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -23,12 +26,36 @@ def to_rgb(image: Image.Image) -> Image.Image:
     }
     # Not ImageOps.exif_transpose: that also rewrites the EXIF block, and fails with TypeError on damaged ones.
     turn = turns.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
+        # Pillow knows no other way from premultiplied greys.
+        white.alpha_composite((image.convert("LA") if image.mode == "La" else image).convert("RGBA"))
         image = white
     if image.mode != "RGB":
         image = image.convert("RGB")
     return image if turn is None else image.transpose(turn)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Greys of 16 or 32 bits as 8 bits, by the full scale that they were written in."""
+    greys = np.asarray(image).astype(np.float64)
+    white = _white(image.mode, greys)
+    return Image.fromarray(np.floor(np.clip(greys / white, 0, 1) * 255 + 0.5).astype(np.uint8))
+
+
+def _white(mode: str, greys: np.ndarray) -> float:
+    """The value of white: that of the type, or where files of a type use several, the smallest that holds all values.
+
+    Floats are written from 0 to 1, 255 or 65535, and may be a little beyond where they were resampled. What reaches a few
+    times 1 has another unit: taken for 255, it would be black.
+    """
+    if mode.startswith("I;16"):
+        return 65535.0
+    low, high = (float(greys.min()), float(greys.max())) if greys.size else (0.0, 0.0)
+    scales, slack = ((1.0, 255.0, 65535.0), 0.02) if mode == "F" else ((255.0, 65535.0, 2.0**31 - 1), 0.0)
+    white = next((white for white in scales if high <= white * (1 + slack)), None)
+    if white is None or not low >= -slack * white or (mode == "F" and white == 255 and high < 16):
+        raise ValueError(f"its greys go from {low:g} to {high:g}, which is no usual scale: save it with 8 or 16 bits")
+    return white

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ def _hidden(character: str) -> bool:
 def say(text: str = "") -> None:
     """Print text that may hold foreign parts."""
     print(printable(text))
+
+
+def some_of(names: Sequence[str], most: int = 10) -> str:
+    """The first names, comma-separated, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def markdown(text: str) -> str:

@@ -12,7 +12,7 @@ from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.folders import being_written, output_folder
 from ex2.base.shown import say
-from ex2.commands.common import bank_options, open_scorer
+from ex2.commands.common import aliases_option, bank_options, open_scorer
 
 _CLASSIFICATION = "classification"
 _RESERVED = ("class_name", "template", "template_set", "random_words")
@@ -72,6 +72,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--templates", type=Path, metavar="FILE", help="template set, one a line; default: EX2's own")
     parser.add_argument("--pairs", type=Path, metavar="FILE", help="sentences that contrast two classes, for FuDD")
+    aliases_option(parser)
     parser.add_argument(
         "--follow_up", "--follow-up", metavar="K", help="candidates of FuDD, or all; default with --pairs: 10"
     )
@@ -100,6 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _classify(arguments: argparse.Namespace) -> None:
     from ex2.base.cache import cache_folder
     from ex2.data import load_images
+    from ex2.texts.name_matching import read_aliases
     from ex2.texts.pairs import read_pairs
     from ex2.texts.questions import TEMPLATE, read_templates
     from ex2.zero_shot.class_texts import TEMPLATE_SET, read_class_texts
@@ -110,8 +112,9 @@ def _classify(arguments: argparse.Namespace) -> None:
     if arguments.templates is not None:
         templates = read_templates(arguments.templates, f"--templates {arguments.templates}", "template")
     files = _labels(arguments.descriptions)
+    aliases = read_aliases(arguments.aliases)
     described = {
-        label: read_class_texts(path, names, allow_empty=arguments.empty_class == "template").named(
+        label: read_class_texts(path, names, allow_empty=arguments.empty_class == "template", aliases=aliases).named(
             names, arguments.names
         )
         for label, path in files.items()
@@ -119,7 +122,7 @@ def _classify(arguments: argparse.Namespace) -> None:
     pairs, ks = None, []
     if arguments.pairs is not None:
         ks = _candidates(arguments, len(names))
-        pairs = read_pairs(arguments.pairs, names)
+        pairs = read_pairs(arguments.pairs, names, aliases)
 
     from ex2.zero_shot.systems import compare, with_controls
 

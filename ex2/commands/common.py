@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ex2.base.cache import cache_folder
@@ -14,8 +15,6 @@ from ex2.base.locks import alone_at
 from ex2.options.ex2_options import EX2Config
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ex2.data import LabelledImages, PlantedImages
     from ex2.policy.asks import Ask
     from ex2.policy.description_file import Plan
@@ -36,9 +35,23 @@ def bank_options(parser: argparse.ArgumentParser, default: str) -> None:
     }
     for name, kind in kinds.items():
         parser.add_argument(f"--{name}", type=kind, metavar="X", help=f"{texts[name]}{default}{getattr(base, name)}")
+    parser.add_argument(
+        "--class_names",
+        metavar="FILE",
+        help="names of the classes of --dataset, one a line in their order, or `CLASS name`",
+    )
     parser.add_argument("--device", default="auto", help="torch device; default: auto (a GPU where there is one)")
     parser.add_argument(
         "--cache_dir", metavar="DIR", help="folder of banks and converted models; default: $EX2_CACHE or ~/.cache/ex2"
+    )
+
+
+def aliases_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--aliases",
+        type=Path,
+        metavar="FILE",
+        help="what files call the dataset's classes, lines `NAME = CLASS`; default: names are matched (docs/classify.md)",
     )
 
 

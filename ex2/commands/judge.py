@@ -10,7 +10,7 @@ from typing import Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
-from ex2.base.files import check_writable
+from ex2.base.files import check_writable, json_lines, json_object
 from ex2.base.shown import say
 
 
@@ -95,16 +95,14 @@ def read_labels(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise UserError(f"--labels {path}: no such file.")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in json_lines(path):
         where = f"{path}:{number}"
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where}: broken JSON ({error}); every line must be one whole JSON object") from None
+            row = json_object(line, ("class_name", "text", "category"), "a label")
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
         for name in ("class_name", "text", "category"):
-            if not isinstance(row, dict) or not isinstance(row.get(name), str) or not row[name].strip():
+            if not isinstance(row[name], str) or not row[name].strip():
                 raise UserError(f"{where}: {name} is missing or empty; a label needs class_name, text and category")
         check_category(row["category"], where)
         rows.append({name: row[name] for name in ("class_name", "text", "category")})

@@ -9,7 +9,7 @@ from typing import Any
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.shown import say
-from ex2.commands.common import bank_options, open_scorer
+from ex2.commands.common import aliases_option, bank_options, open_scorer
 
 
 def add(commands: Any) -> None:
@@ -25,6 +25,7 @@ def add(commands: Any) -> None:
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="file that `ex2 describe-pairs` wrote")
     parser.add_argument("--vlm", required=True, metavar="SPEC", help="see `ex2 list vlms`")
     parser.add_argument("--dataset", required=True, help="see `ex2 list datasets`")
+    aliases_option(parser)
     bank_options(parser, "; default: ")
     parser.set_defaults(command=run)
 
@@ -32,12 +33,14 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Score and print the table."""
     from ex2.data import load_images
+    from ex2.texts.name_matching import read_aliases
     from ex2.texts.pairs import read_pairs
 
     if len(set(arguments.files)) < len(arguments.files):
         raise UserError("A file is named twice: name each once.")
     images = load_images(arguments.dataset)
-    files = {str(path): read_pairs(path, images.class_names) for path in arguments.files}
+    aliases = read_aliases(arguments.aliases)
+    files = {str(path): read_pairs(path, images.class_names, aliases) for path in arguments.files}
     pairs = sorted(set.intersection(*(set(texts.pairs) for texts in files.values())))
     if not pairs:
         raise UserError("There is no pair of classes that all files have sentences about.")

@@ -10,7 +10,7 @@ from typing import Any
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.ranges import RANGES
-from ex2.commands.common import open_scorer
+from ex2.commands.common import aliases_option, open_scorer
 
 
 def add(commands: Any) -> None:
@@ -24,9 +24,13 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--vlm", required=True, metavar="SPEC", help="see `ex2 list vlms`")
     parser.add_argument("--dataset", required=True, help="see `ex2 list datasets`; a folder: must hold the test images")
+    parser.add_argument(
+        "--class_names", metavar="FILE", help="names of the classes of --dataset, or lines `CLASS name`"
+    )
     parser.add_argument("--as_vlm", metavar="NAME", help="published name of a local VLM, such as ViT-B/32")
     parser.add_argument("--as_dataset", metavar="NAME", help="which dataset a folder: holds, such as cub")
     parser.add_argument("--pairs", type=Path, metavar="FILE", help="FuDD's sentences")
+    aliases_option(parser)
     parser.add_argument(
         "--tolerance", type=float, default=0.5, metavar="POINTS", help="tolerated difference in percent; default: 0.5"
     )
@@ -42,6 +46,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Classify, compare and print."""
     from ex2.data import LabelledImages, load_images
+    from ex2.texts.name_matching import read_aliases
     from ex2.texts.pairs import read_pairs
     from ex2.zero_shot.published import check, find_golden, official_images
 
@@ -51,7 +56,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--dataset {arguments.dataset} has no images.")
     if arguments.pairs is not None and golden.fudd is None:
         raise UserError(f"--pairs: no accuracy of FuDD is published for {golden.vlm} on {golden.dataset}.")
-    pairs = None if arguments.pairs is None else read_pairs(arguments.pairs, images.class_names)
+    pairs = (
+        None
+        if arguments.pairs is None
+        else read_pairs(arguments.pairs, images.class_names, read_aliases(arguments.aliases))
+    )
     from functools import partial
 
     from ex2.base.cache import cache_folder

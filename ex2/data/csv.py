@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 from ex2.base.errors import UserError
+from ex2.base.files import read_text
 from ex2.data.labelled import SPLITS, ImageFile, LabelledImages, images_of_files
-from ex2.data.names import class_name_of
+from ex2.data.names import class_name_of, split_of
 
 _LAYOUT = "expected the columns path,class[,split], with paths relative to the file"
-_SPLIT_OF = {split: split for split in SPLITS} | {"train": "reward", "test": "heldout", "val": "validation"}
+_SPLIT_NAMES = (*SPLITS, "train", "test", "val")
 
 
 def read_csv(file: str) -> LabelledImages:
@@ -30,11 +32,10 @@ def read_csv(file: str) -> LabelledImages:
     if not path.is_file():
         raise UserError(f"{option}: {path} {'is no file' if path.exists() else 'does not exist'}; {_LAYOUT}.")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            rows = [(reader.line_num, row) for row in reader]
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(read_text(path, option), newline=""), strict=True)
+        rows = [(reader.line_num, row) for row in reader]
+        columns = reader.fieldnames or []
+    except csv.Error as error:
         raise UserError(f"{option}: cannot be read as CSV in UTF-8 ({error}); {_LAYOUT}.") from error
     missing = [name for name in ("path", "class") if name not in columns]
     if missing:
@@ -46,6 +47,8 @@ def read_csv(file: str) -> LabelledImages:
     entries: list[tuple[str, str, str | None]] = []
     for line, row in rows:
         image, name = (row["path"] or "").strip(), class_name_of(row["class"] or "")
+        if "\0" in image + name:
+            raise UserError(f"{option}, line {line}: there is a NUL character; save the table as CSV in UTF-8.")
         if not image or not name:
             raise UserError(f"{option}, line {line}: {'class' if image else 'path'} is empty; {_LAYOUT}.")
         if image in line_of:
@@ -61,9 +64,9 @@ def read_csv(file: str) -> LabelledImages:
 
 
 def _split(value: str | None, where: str) -> str:
-    split = _SPLIT_OF.get((value or "").strip().lower())
+    split = split_of(value or "")
     if split is None:
         raise UserError(
-            f"{where}: split {value or ''!r} is none of {', '.join(_SPLIT_OF)}; fill it in, or leave out the column."
+            f"{where}: split {value or ''!r} is none of {', '.join(_SPLIT_NAMES)}; fill it in, or leave out the column."
         )
     return split

@@ -1,29 +1,43 @@
-"""`LabelledImages`, the one shape that image sets have here, and the reader of folders of class folders."""
+"""`LabelledImages`, the one shape that image sets have here, and the one place that decodes an image."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, one_line
 from ex2.base.rgb import to_rgb
-from ex2.data.names import class_name_of
+from ex2.base.shown import printable, some_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
+logger = logging.getLogger("ex2")
+
 LARGE = 1024
 """Pixels a side that large images keep where their format can be decoded at a smaller size."""
 SPLITS = ("reward", "heldout", "validation")
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_LAYOUT = "expected DIR/CLASS/IMAGE, one sub-folder of images per class, with files ending in " + " ".join(
-    IMAGE_EXTENSIONS
-)
+# Pillow knows these, but would run Ghostscript, asks Windows, or has no decoder of its own.
+_NOT_DECODED = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
+
+
+class BrokenImage(OSError):
+    """An image that cannot be decoded, whatever its decoder raised; the message says why.
+
+    Attributes:
+        passing: Whether it may be only for now: the system refused, not the decoder.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(one_line(error))
+        self.passing = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
 
 
 @dataclass(frozen=True)
@@ -83,9 +97,45 @@ class LabelledImages:
         """Image i in mode RGB, decoded in full and upright; transparent parts are white.
 
         Raises:
-            OSError, SyntaxError, PIL.Image.DecompressionBombError: the file cannot be read or is broken.
+            BrokenImage: It cannot be read or decoded.
         """
-        return to_rgb(self.loader(i))
+        # Decoders raise what they like for damaged files: TypeError, IndexError, struct.error, zlib.error ...
+        try:
+            return to_rgb(self.loader(i))
+        except Exception as error:
+            raise BrokenImage(error) from error
+
+
+@cache
+def image_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that it decodes by itself."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NOT_DECODED)
+
+
+@cache
+def image_extensions() -> tuple[str, ...]:
+    """How the names of files of `image_formats` end, in lower case."""
+    from PIL import Image
+
+    formats = image_formats()
+    return tuple(sorted(ending for ending, name in Image.EXTENSION.items() if name in formats))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name; hidden files, as some systems put beside each image, are none."""
+    return name.lower().endswith(image_extensions()) and not name.startswith(".")
+
+
+def say_what_is_left_out(dataset: str, files: Sequence[str]) -> None:
+    """Count and name, once a run, files that are no images by their names."""
+    if files and os.environ.get("RANK", "0") == "0":
+        names = printable(some_of(sorted(files)))
+        logger.warning(
+            "dataset %s: %d file(s) passed over, which are no images by their names: %s.", dataset, len(files), names
+        )
 
 
 def open_image(file: Path | IO[bytes]) -> Image.Image:
@@ -96,7 +146,9 @@ def open_image(file: Path | IO[bytes]) -> Image.Image:
     """
     from PIL import Image
 
-    with Image.open(file) as image:
+    if isinstance(file, Path) and file.exists() and not file.is_file():  # a pipe would be waited for
+        raise OSError(f"{file} is no ordinary file")
+    with Image.open(file, formats=image_formats()) as image:
         image.draft(None, (LARGE, LARGE))
         image.load()
         return image
@@ -126,83 +178,52 @@ class PathLoader:
     root: Path = Path()
 
     def __call__(self, i: int) -> Image.Image:
-        return open_image(self.root / self.paths[i])
+        return open_image(Path(here(str(self.paths[i]), self.root)))
 
 
 def images_of_files(name: str, root: Path, class_names: tuple[str, ...], files: Sequence[ImageFile]) -> LabelledImages:
     """The image set of some files below ``root``; none is opened, and one that is missing counts as unreadable later.
 
-    Splits that are all the same say nothing, so the set then has none. The fingerprint covers the full path of
-    ``root``, the classes, and every file's path, class, split, size and time of change.
+    The fingerprint covers the full path of ``root``, the classes, and every file's path, class, split, size and time of change.
     """
-    splits = tuple(file.split for file in files if file.split is not None)
     return LabelledImages(
         name=name,
         class_names=class_names,
         labels=tuple(file.label for file in files),
-        image_ids=tuple(file.path for file in files),
-        splits=splits if len(set(splits)) > 1 else None,
+        image_ids=tuple(_as_text(file.path) for file in files),
+        splits=usable_splits([file.split for file in files if file.split is not None]),
         fingerprint=fingerprint_of(
-            [str(root.resolve()), class_names, *((*file, *_state(os.path.join(root, file.path))) for file in files)]
+            [str(root.resolve()), class_names, *((*file, *_state(here(file.path, root))) for file in files)]
         ),
         loader=PathLoader(tuple(file.path for file in files), root),
     )
 
 
-def read_folder(directory: str) -> LabelledImages:
-    """The image set ``folder:DIRECTORY``: each sub-folder is a class, in the order of the folders' names.
+def usable_splits(splits: Sequence[str]) -> tuple[str, ...] | None:
+    """A set's own splits as EX2 uses them: all the same say nothing; without test images, validation images are held out.
 
-    Images lie anywhere below their class folder. Hidden files and folders (leading dot) are left out, and links
-    to folders are followed at the class level only. No image is opened: the fingerprint covers the folder's
-    full path and every file's relative path, size and time of change.
-
-    Raises:
-        UserError: the folder is missing, has no class folders, a class has no images, or two class names are equal.
+    (Sets whose test labels are secret are tested on their validation images.)
     """
-    option = f"dataset 'folder:{directory}'"
-    if not directory:
-        raise UserError(f"{option}: no folder named after the colon; {_LAYOUT}.")
-    root = Path(directory).expanduser()
-    if not root.is_dir():
-        state = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"{option}: {root} {state}; {_LAYOUT}.")
-    folders = sorted((p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
-    if not folders:
-        raise UserError(f"{option}: {root} has no sub-folders; {_LAYOUT}.")
+    if len(set(splits)) < 2:
+        return None
+    return tuple(splits) if "heldout" in splits else tuple(split.replace("validation", "heldout") for split in splits)
 
-    folder_of: dict[str, str] = {}
-    files: list[ImageFile] = []
-    for folder in folders:
-        name = class_name_of(folder.name)
-        if not name:
-            raise UserError(f"{option}: folder {folder.name!r} gives an empty class name; rename it.")
-        if name in folder_of:
-            raise UserError(
-                f"{option}: folders {folder_of[name]!r} and {folder.name!r} both give the class name {name!r}; "
-                "rename or merge them."
-            )
-        images = _image_files(folder)
-        if not images:
-            raise UserError(f"{option}: class folder {folder.name!r} has no images; remove it or fill it. {_LAYOUT}.")
-        files += [ImageFile(path.relative_to(root).as_posix(), len(folder_of)) for path in images]
-        folder_of[name] = folder.name
-    return images_of_files(f"folder:{directory}", root, tuple(folder_of), files)
+
+def here(path: str, folder: Path) -> str:
+    """A path that a table in `folder` names: relative to that, and with slashes where it was written on Windows."""
+    given = os.path.join(folder, path)  # strings and not Paths: ImageNet has 1.3 million
+    return given if "\\" not in path or os.path.exists(given) else os.path.join(folder, path.replace("\\", "/"))
+
+
+def _as_text(path: str) -> str:
+    """A path as an id that every file format can hold: bytes that are no UTF-8 stand as ``\\xe9``."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _state(path: str) -> tuple[int, int]:
     """Size and time of change of a file; of a missing one, values that no file has."""
     try:
         state = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a NUL
         return -1, -1
     return state.st_size, state.st_mtime_ns
-
-
-def _image_files(folder: Path) -> list[Path]:
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(parent, name) for name in names if not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS)
-        ]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())

@@ -8,14 +8,15 @@ public test labels are tested on their validation images, as everyone does.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from ex2.base.errors import UserError
+from ex2.base.files import parse_json, text_lines
 from ex2.data import names
-from ex2.data.labelled import IMAGE_EXTENSIONS
+from ex2.data.labelled import is_image, say_what_is_left_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,9 +188,9 @@ def _named(entries: Iterable[Entry], name: Callable[[str], str]) -> dict[str, st
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise NotAsExpected(f"{path} cannot be read ({error})") from error
+        lines = text_lines(path, str(path))
+    except UserError as error:
+        raise NotAsExpected(str(error).removesuffix(".")) from error
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -222,12 +223,16 @@ def _folders(root: Path) -> list[str]:
 
 
 def _images_by_folder(root: Path, part: str, split: str | None = None) -> Iterator[Entry]:
+    others = []
     for key in _folders(root / part):
         parent = f"{part}/{key}" if part else key
         # Strings and not Paths: ImageNet has 1.3 million.
         for name in sorted(entry.name for entry in os.scandir(root / parent)):
-            if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith("."):
+            if is_image(name):
                 yield Entry(f"{parent}/{name}", key, split)
+            elif not name.startswith("."):
+                others.append(f"{parent}/{name}")
+    say_what_is_left_out(str(root), others)
 
 
 def _synset_names(root: Path) -> dict[str, str]:
@@ -241,7 +246,7 @@ def _synset_names(root: Path) -> dict[str, str]:
         return names.synset_names(dict(_pairs(path)))
     try:
         if path.suffix == ".json":
-            return names.synset_names(dict(json.loads(path.read_text("utf-8")).values()))
+            return names.synset_names(dict(parse_json(path.read_bytes()).values()))
         import torch
 
         return names.synset_names(

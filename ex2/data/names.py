@@ -53,6 +53,38 @@ def class_name_of(label: str) -> str:
     return " ".join(label.replace("_", " ").split())
 
 
+OPTION = "class_names="
+"""What names the file in a dataset's spec: ``folder:DIR?class_names=FILE``."""
+
+_SPLITS = {
+    "reward": "reward", "train": "reward", "training": "reward", "trainval": "reward",
+    "heldout": "heldout", "test": "heldout", "testing": "heldout", "eval": "heldout", "evaluation": "heldout",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+}  # fmt: skip
+
+
+def split_of(label: str) -> str | None:
+    """The split that a folder or column calls by one of its usual names, ``train``, ``val_set`` or ``test2017``; else None."""
+    word = re.sub(r"[\s_-]*(set|split|data|images?|imgs?|\d+)$", "", label.strip().lower()).replace("-", "")
+    return _SPLITS.get(word)
+
+
+def with_class_names(spec: str, file: str | None) -> str:
+    """A dataset's spec that says where the names of its classes are; unchanged without a file, or where it says so already."""
+    if file is None or OPTION in spec:
+        return spec
+    return f"{spec}{'&' if '?' in spec else '?'}{OPTION}{file}"
+
+
+def split_class_names(spec: str) -> tuple[str, str | None]:
+    """A spec without its file of class names, and that file."""
+    before, found, file = spec.rpartition(OPTION)
+    if not found or before[-1:] not in ("?", "&"):
+        return spec, None
+    file, _, after = file.partition("&")
+    return (before + after if after else before[:-1]), file
+
+
 def with_noun(name: str, noun: str) -> str:
     """``name`` followed by ``noun`` unless it has it already: "beagle dog", but "Old English sheepdog"."""
     return name if noun in name.lower() else f"{name} {noun}"

@@ -14,7 +14,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from ex2.base.errors import UserError
-from ex2.data.labelled import LabelledImages, PathLoader, class_name_of, fingerprint_of
+from ex2.data.labelled import LabelledImages, PathLoader, fingerprint_of
+from ex2.data.names import class_name_of
 
 PICTOGRAMS = Path(__file__).resolve().parent.parent / "assets" / "pictograms"
 

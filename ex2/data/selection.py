@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ex2.base.errors import UserError
+from ex2.base.shown import some_of
 from ex2.data.labelled import SPLITS, LabelledImages
 
 
@@ -77,8 +78,3 @@ def check_classes(images: LabelledImages, kept: Sequence[Choice], lost: Sequence
                 files = [choice.image_id for choice in lost if choice.label == label]
                 cure = f"Replace or delete its broken files: {some_of(files)}." if files else "Every class needs some."
                 raise UserError(f"dataset {images.name}: class {class_name!r} has no {split} images. {cure}")
-
-
-def some_of(names: Sequence[str], most: int = 10) -> str:
-    """The first names, comma-separated, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

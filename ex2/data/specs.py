@@ -6,8 +6,12 @@ import difflib
 from pathlib import Path
 
 from ex2.base.errors import UserError
+from ex2.base.hub import looks_like_path
 from ex2.data.benchmarks import BENCHMARKS, load_benchmark
-from ex2.data.labelled import LabelledImages, read_folder
+from ex2.data.folder import read_folder
+from ex2.data.labelled import LabelledImages
+from ex2.data.names import split_class_names
+from ex2.data.naming import with_names
 from ex2.data.planted import PlantedImages
 
 _FORMS = (
@@ -24,17 +28,44 @@ _FORMS = (
 )
 
 
+_NAMED_BY_USERS = ("folder", "csv", "hf")
+
+
 def list_datasets() -> list[tuple[str, str]]:
     """Spec pattern and one-line description of every kind of image set; `docs/datasets.md` has the layouts."""
     return list(_FORMS)
 
 
-def load_images(spec: str) -> LabelledImages | PlantedImages:
-    """The image set that ``spec`` names, in one of the forms of `list_datasets`.
+def load_images(given: str) -> LabelledImages | PlantedImages:
+    """The image set that ``given`` names, in one of the forms of `list_datasets`, perhaps with ``?class_names=FILE``.
 
     Raises:
         UserError: the spec is unknown, or its folder or file is missing or not laid out as it should be.
     """
+    spec, file = split_class_names(given)
+    spec, given = _with_scheme(spec), _with_scheme(given)
+    images = _read(spec)
+    scheme = spec.partition(":")[0]
+    if file is None and scheme not in _NAMED_BY_USERS:
+        return images
+    if not isinstance(images, LabelledImages):
+        raise UserError(f"dataset {given!r}: {spec} has names of its own: leave class_names out.")
+    return with_names(images, file, given)
+
+
+def _with_scheme(spec: str) -> str:
+    """A path without its scheme, with it: a folder, a table, or what `datasets` has saved."""
+    location = split_class_names(spec)[0]
+    path = Path(location).expanduser()
+    if location in ("pictograms", "pictogram-scenes") or not path.exists():
+        return spec
+    if path.is_dir():
+        saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+        return f"{'hf' if saved else 'folder'}:{spec}"
+    return f"csv:{spec}" if path.suffix == ".csv" else spec
+
+
+def _read(spec: str) -> LabelledImages | PlantedImages:
     scheme, colon, rest = spec.partition(":")
     embedded, _, query = spec.partition("?")
     if embedded == "pictograms":
@@ -61,12 +92,15 @@ def load_images(spec: str) -> LabelledImages | PlantedImages:
         from ex2.data.planted import load_planted
 
         return load_planted(rest)
+    if looks_like_path(spec):
+        state = (
+            "is a file, and only tables (.csv) and folders are image sets" if Path(spec).exists() else "does not exist"
+        )
+        raise UserError(f"dataset: {spec} {state}.")
     raise UserError(f"dataset: unknown image set {spec!r}.{_suggestion(spec)} Known: {_known()}.")
 
 
 def _suggestion(spec: str) -> str:
-    if spec and Path(spec).expanduser().is_dir():
-        return f" It is a folder: write 'folder:{spec}'."
     scheme, colon, rest = spec.partition(":")
     forms = {form.partition(":")[0]: form for form, _ in _FORMS if ":" in form or not colon}
     nearest = difflib.get_close_matches(scheme.lower(), forms, n=1, cutoff=0.6)

@@ -5,7 +5,6 @@ Nothing in a bundle depends on when or where it was written, so that reading one
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ex2.base.errors import UserError
-from ex2.base.files import to_json
+from ex2.base.files import read_json, to_json
 from ex2.export import formats
 from ex2.export.card import bundle_card
 from ex2.export.folder import new_folder, read_manifest, write_manifest
@@ -121,11 +120,11 @@ def read_bundle(folder: Path) -> Bundle:
         UserError: No bundle, a file changed, missing or too many, or contents that do not fit together.
     """
     facts = read_manifest(folder)
-    class_names = tuple(entry["class_name"] for entry in _read(folder / CLASSES))
+    class_names = tuple(entry["class_name"] for entry in read_json(folder / CLASSES))
     return Bundle(
         facts=facts,
         class_names=class_names,
-        questions=tuple(_read(folder / QUESTIONS)),
+        questions=tuple(read_json(folder / QUESTIONS)),
         records=tuple(read_descriptions(folder / RECORDS, class_names)) if (folder / RECORDS).is_file() else (),
         pairs=read_pairs(folder / PAIRS, class_names) if (folder / PAIRS).is_file() else None,
         classifier=formats.read_classifier(folder / CLASSIFIER) if (folder / CLASSIFIER).is_file() else None,
@@ -137,7 +136,3 @@ def weights_in(folder: Path) -> dict[str, Path]:
     """The files below `adapter/` and `merged/`, by their names in the bundle."""
     paths = (path for part in (ADAPTER, MERGED) for path in sorted((folder / part).rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path for path in paths}
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import yaml
 
 from ex2.base.embedded_llm import EMBEDDED_ID, public_name
 from ex2.base.errors import UserError
+from ex2.base.files import read_json
 from ex2.export.bundle import ADAPTER
 from ex2.export.formats import check_coverage
 from ex2.options.ex2_options import EX2Config
@@ -63,7 +63,7 @@ def run_facts(run: Path, policy: PolicySource, *, dataset: str, vlm: str) -> dic
         dataset: Name that the bundle gives to the dataset.
         vlm: Spec of the VLM that the run was trained for.
     """
-    environment = json.loads((run / run_folder.ENVIRONMENT).read_text(encoding="utf-8"))
+    environment = read_json(run / run_folder.ENVIRONMENT)
     settings, defaults = policy.settings, EX2Config()
     base = settings.get("model_name_or_path")
     return {
@@ -172,7 +172,7 @@ def licence_of(base: str) -> str | None:
 
 def _report(path: Path) -> dict[str, Any]:
     """A report of the run; empty where it made none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _before_after(report: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ex2.base.errors import UserError
-from ex2.base.files import sha256, sweep, temporary_beside, to_json
+from ex2.base.files import read_json, sha256, sweep, temporary_beside, to_json
 
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "ex2-bundle", 1
@@ -128,10 +127,7 @@ def _parse_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder} holds no bundle: {MANIFEST} is missing. `ex2 export RUN --out DIR` writes bundles.")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+    manifest = read_json(path)
     if (
         not isinstance(manifest, dict)
         or manifest.get("format") != FORMAT

@@ -11,6 +11,7 @@ from typing import Any
 
 from ex2.base.errors import UserError
 from ex2.base.ranges import RANGES, check_ranges
+from ex2.data.names import with_class_names
 from ex2.texts.readings import Reading
 
 
@@ -28,6 +29,11 @@ class EX2Config:
     vlm: str = _option("pictogram", "VLM: pictogram, hf:ID_OR_DIR, open_clip:MODEL/PRETRAINED; see `ex2 list vlms`.")
     vlm_dtype: str = _option("float32", "Precision of the VLM's weights.", choices=["float32", "bfloat16", "float16"])
     dataset: str = _option("pictograms", "Labelled images: pictograms or folder:DIR; see `ex2 list datasets`.")
+    class_names: str | None = _option(
+        None,
+        "File of class names for a folder:, csv: or hf: dataset: one a line in the order of the classes, or lines with a class's "
+        "folder or label and its name. It becomes a part of `dataset`.",
+    )
     images_per_class: int = _option(256, "Images of a class that are used at most, on each side of the split.")
     heldout_fraction: float = _option(0.5, "Share of images kept for evaluation, where the dataset has no split.")
     split_seed: int = _option(0, "Seed of the reward / held-out split.")
@@ -86,6 +92,8 @@ class EX2Config:
 
     def __post_init__(self) -> None:
         check_ranges(self, RANGES)
+        # In the spec: then the run's record says how its classes are called, and commands that take it from there know it.
+        self.dataset, self.class_names = with_class_names(self.dataset, self.class_names), None
         self.chosen_reading()
         if self.pairs is None and "pair_margin" in self.reward_funcs:
             raise UserError(

@@ -14,10 +14,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-import yaml
-
 from ex2.base.bf16 import cpu_has_bf16
 from ex2.base.errors import UserError, one_line
+from ex2.base.files import read_yaml
 from ex2.base.ranges import RANGES, check_ranges
 from ex2.base.shipped import find_config
 from ex2.options.ex2_options import EX2Config
@@ -119,12 +118,7 @@ def _read_config(
         raise UserError(f"{where} does not exist.")
     if path.resolve() in above:
         raise UserError(f"{where} is its own base.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{where} is no valid YAML: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{where} must hold option: value lines.")
+    content = read_yaml(path, where)
     base = content.pop("base", None)
     sections = {name: content.pop(name) for name in ALGORITHMS if name in content}
     for name, section in ({"env": content.get("env", {})} | sections).items():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import yaml
 
 from ex2.base.embedded_llm import public_name
-from ex2.base.files import read_settings
+from ex2.base.files import read_json, read_settings
 from ex2.base.shown import markdown, printable
 
 _SHOWN = (
@@ -32,7 +31,7 @@ def front_matter(base: str, algorithm: str) -> str:
 def run_card(folder: Path) -> str:
     """Markdown card of the run in `folder`, from its config.yaml, environment.json and report, if there is one."""
     config = read_settings(folder / "config.yaml")
-    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    environment = read_json(folder / "environment.json")
     about_pairs = config.get("pairs") is not None
     report = folder / ("pair_accuracy.md" if about_pairs else "before_after.md")
     command, out = ("describe-pairs", "pairs.json") if about_pairs else ("generate", "descriptions.jsonl")

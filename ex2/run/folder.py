@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from ex2.base.errors import UserError
-from ex2.base.files import read_settings, sweep, to_json, write_atomically
+from ex2.base.files import json_lines, json_object, read_settings, sweep, to_json, write_atomically
 from ex2.base.folders import is_empty
 from ex2.base.locks import alone_in
 from ex2.base.progress import progress_bar
@@ -207,17 +207,14 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON lines file; a last line that a killed process left half-written is dropped. Missing file: no rows."""
     if not path.is_file():
         return []
-    # Not splitlines(): that also splits at characters such as U+2028, which JSON leaves as they are.
-    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    lines = list(json_lines(path))
     rows = []
-    for number, line in enumerate(lines):
-        if not line:
-            continue
+    for number, line in lines:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number + 1 < len(lines):
-                raise
+            rows.append(json_object(line, (), "a row"))
+        except UserError as error:
+            if number < lines[-1][0]:
+                raise UserError(f"{path}:{number} is damaged: {error}") from None
     return rows
 
 

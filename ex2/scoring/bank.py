@@ -21,21 +21,18 @@ from typing import NamedTuple, TypeVar
 
 import safetensors.torch
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
 from ex2.base.progress import progress_bar
-from ex2.base.shown import printable
-from ex2.data.labelled import SPLITS, LabelledImages, fingerprint_of
+from ex2.base.shown import printable, some_of
+from ex2.data.labelled import SPLITS, BrokenImage, LabelledImages, fingerprint_of
 from ex2.data.planted import PlantedImages, plant
-from ex2.data.selection import check_classes, choose_images, some_of
+from ex2.data.selection import check_classes, choose_images
 from ex2.vlm.base import VLM
 
 logger = logging.getLogger("ex2")
-
-# What Pillow raises for files that are missing, cut off or garbled (found by garbling files of every format we read).
-BROKEN_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
 
 T = TypeVar("T")
 
@@ -329,8 +326,8 @@ def _decode(images: LabelledImages, indices: Sequence[int], ahead: int) -> Itera
         nonlocal waiting_bytes
         try:
             image: Image.Image | Broken = images.load(indices[position])
-        except BROKEN_IMAGE as error:
-            image = Broken(str(error), passing=isinstance(error, OSError) and error.errno is not None)
+        except BrokenImage as error:
+            image = Broken(str(error), error.passing)
         with changed:
             changed.wait_for(lambda: over or position == turn or waiting_bytes + _bytes(image) <= _ROOM)
             waiting_bytes += _bytes(image)

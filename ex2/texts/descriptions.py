@@ -6,7 +6,6 @@ made and when it is read, so that a file written here is always read back, and e
 
 from __future__ import annotations
 
-import codecs
 import json
 import math
 import os
@@ -14,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ex2.base.errors import UserError
-from ex2.base.files import json_object, write_atomically
+from ex2.base.files import json_lines, json_object, parse_json, write_atomically
 
 REQUIRED_KEYS = ("dataset", "class_id", "class_name", "question", "text", "model", "seed", "scores")
 KNOWN_KEYS = (*REQUIRED_KEYS, "category")
@@ -128,12 +127,10 @@ def read_descriptions(
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; `ex2 generate` writes files of descriptions")
-    lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    lines = list(json_lines(path))
     records = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        if allow_partial_last_line and number == len(lines) and not _is_json(line):
+    for number, line in lines:
+        if allow_partial_last_line and number == lines[-1][0] and not _is_json(line) and not _ends_with_line(path):
             break
         try:
             record = _decode(line)
@@ -147,25 +144,27 @@ def read_descriptions(
     return records
 
 
+def _ends_with_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
+
+
 def _encode(records: Iterable[Description]) -> bytes:
     return "".join(record.to_json() + "\n" for record in records).encode("utf-8")
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _is_json(line: bytes) -> bool:
     """Whether a line is complete: cutting a JSON object anywhere before its last brace leaves no valid JSON."""
     try:
-        json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        parse_json(line)
     except ValueError:
         return False
     return True
 
 
 def _decode(line: bytes) -> Description:
-    value = json_object(line, REQUIRED_KEYS, "a description", parse_constant=_refuse_constant)
+    value = json_object(line, REQUIRED_KEYS, "a description")
     known = {key: value.pop(key) for key in KNOWN_KEYS if key in value}
     return Description(**known, extra=value)
 

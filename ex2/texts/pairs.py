@@ -2,9 +2,10 @@
 
     {"i_j": {"classes": [i, j], "prompt_pairs": [{"attr_type": "color", "prompt_pair": ["about i", "about j"]}]}}
 
-The numbers are positions in a JSON list of class names, which lies beside the file: `pairs.classes.json` for `pairs.json`.
-Classes are matched with a dataset's by name, so a list in another order is read as well. Equal names can only be told apart
-by position: they are accepted where both lists are equal throughout, and refused otherwise.
+The numbers are positions in a JSON list of class names, which lies beside the file: `pairs.classes.json` for `pairs.json`, or, as
+FuDD's own, `pairs_class_names.json`. Classes are matched with a dataset's by name (`ex2.texts.name_matching`), so a list in
+another order is read as well. Equal names can only be told apart by position: they are accepted where both lists are equal
+throughout, and refused otherwise.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from ex2.base.errors import UserError
 from ex2.base.files import read_json, write_atomically
+from ex2.base.shown import some_of
 from ex2.texts.descriptions import Description
+from ex2.texts.name_matching import match_names
 from ex2.texts.questions import attribute_of
 
 _TWICE = "the key {!r} is there twice: merge the two"
@@ -119,7 +121,9 @@ def write_pairs(path: str | os.PathLike[str], pairs: PairTexts) -> None:
     write_atomically(path, _encode(entries))
 
 
-def read_pairs(path: str | os.PathLike[str], class_names: Sequence[str]) -> PairTexts:
+def read_pairs(
+    path: str | os.PathLike[str], class_names: Sequence[str], aliases: Mapping[str, str] | None = None
+) -> PairTexts:
     """Read a pairs file and the class list beside it, with classes numbered as in `class_names`.
 
     A pair may be written in either order (`3_1`): it is turned round together with its sentences.
@@ -132,13 +136,7 @@ def read_pairs(path: str | os.PathLike[str], class_names: Sequence[str]) -> Pair
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; `ex2 describe-pairs` writes files of pair descriptions")
-    names_path = class_list_path(path)
-    if not names_path.is_file():
-        raise UserError(
-            f"{path}: its numbers mean nothing without the list of class names: put it, a JSON list in order, into "
-            f"{names_path}"
-        )
-    position = _positions(names_path, class_names)
+    position = _positions(_class_list_beside(path), class_names, aliases)
     entries = read_json(path, _TWICE)
     if not isinstance(entries, dict):
         raise UserError(f"{path}: expected a JSON object of pairs such as 0_1, found {type(entries).__name__}")
@@ -159,11 +157,25 @@ def read_pairs(path: str | os.PathLike[str], class_names: Sequence[str]) -> Pair
     return PairTexts(tuple(class_names), pairs)
 
 
+def _class_list_beside(path: Path) -> Path:
+    """The class list of a pairs file: EX2's, or as FuDD calls it, with the file's own name or the beginning of it."""
+    ours = class_list_path(path)
+    theirs = sorted(path.parent.glob("*class_names.json"), key=lambda file: len(file.name))
+    begins = [file for file in theirs if path.stem.startswith(file.stem.removesuffix("class_names").rstrip("_-. "))]
+    found = next((file for file in (ours, *reversed(begins)) if file.is_file()), None)
+    if found is None:
+        raise UserError(
+            f"{path}: its numbers mean nothing without the list of class names: put it, a JSON list in order, into {ours} "
+            f"or {path.stem}_class_names.json"
+        )
+    return found
+
+
 def _encode(content: Any) -> bytes:
     return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def _positions(path: Path, class_names: Sequence[str]) -> list[int]:
+def _positions(path: Path, class_names: Sequence[str], aliases: Mapping[str, str] | None) -> list[int]:
     """For each class of the list in `path`, its position in the dataset."""
     found = read_json(path, _TWICE)
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
@@ -176,22 +188,12 @@ def _positions(path: Path, class_names: Sequence[str]) -> list[int]:
                 f"{path}: {whose} has several classes called {twice[0]!r}, which only their positions tell apart: the list must "
                 "be the dataset's, in its order"
             )
-    if unknown := [name for name in found if name not in class_names]:
-        nearest = get_close_matches(unknown[0], class_names, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    position = match_names(found, class_names, str(path), aliases)
+    if missing := [name for i, name in enumerate(class_names) if i not in set(position)]:
         raise UserError(
-            f"{path}: {len(unknown)} of {len(found)} classes are not in the dataset: {_some(unknown)}.{hint}"
+            f"{path}: {len(missing)} of the dataset's {len(class_names)} classes are missing: {some_of(missing)}"
         )
-    if missing := [name for name in class_names if name not in found]:
-        raise UserError(
-            f"{path}: {len(missing)} of the dataset's {len(class_names)} classes are missing: {_some(missing)}"
-        )
-    index = {name: i for i, name in enumerate(class_names)}
-    return [index[name] for name in found]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (" ..." if len(names) > 3 else "")
+    return position
 
 
 def _parse_key(key: str, count: int) -> tuple[int, int]:

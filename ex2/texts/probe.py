@@ -10,7 +10,6 @@ told apart, since a VLM may prefer one of them and not the other.
 
 from __future__ import annotations
 
-import codecs
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ex2.base.errors import UserError
-from ex2.base.files import json_object
+from ex2.base.files import json_lines, json_object
 from ex2.texts.class_names import strip_name
 
 KINDS = {"visual": "visual", "habitat": "habitat", "use": "non_visual", "kind": "kind", "chatter": "spurious"}
@@ -91,9 +90,7 @@ def read_probe(path: Path, class_names: Sequence[str]) -> list[ProbeSentence]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; a probe is a file of JSON lines with {', '.join(_KEYS)}")
     sentences = []
-    for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in json_lines(path):
         try:
             sentence = _decode(line)
             _check_class(sentence.class_name, class_names)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ex2.base.errors import UserError
+from ex2.base.files import text_lines
 from ex2.texts.class_names import article
 
 if TYPE_CHECKING:
@@ -130,10 +131,7 @@ def read_templates(path: Path, option: str, kind: str) -> tuple[str, ...]:
         UserError: A file without lines, a line without exactly one `{}`, or one given twice. The message begins with `option` and
             calls a line `kind`.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{option} is no UTF-8 text ({error}).") from None
+    lines = [line.strip() for line in text_lines(path, option)]
     templates = tuple(line for line in lines if line and not line.startswith("#"))
     if not templates:
         raise UserError(f"{option} has no {kind}s: write one a line, with {{}} for the class name.")

@@ -2,16 +2,15 @@
 
 A file is JSON lines of descriptions as `ex2 generate` writes them, or, where its name ends in ``.json``, one object of class
 names and lists of texts, ``{"puffin": ["It has ...", ...]}``, the form that classify_by_description and CuPL use. Either
-way texts belong to classes by name, never by position.
+way texts belong to classes by name; what published files call otherwise is matched (`ex2.texts.name_matching`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -21,11 +20,12 @@ import torch
 from ex2.base.errors import UserError
 from ex2.base.files import read_json, write_atomically
 from ex2.base.progress import progress_bar
+from ex2.base.shown import some_of
 from ex2.data.labelled import fingerprint_of
-from ex2.data.selection import some_of
 from ex2.scoring.scorer import TextScorer
 from ex2.texts.class_names import strip_name
 from ex2.texts.descriptions import read_descriptions
+from ex2.texts.name_matching import match_names
 from ex2.texts.questions import TEMPLATE
 from ex2.zero_shot.vectors import TextSums
 
@@ -92,19 +92,23 @@ class ClassTexts:
         return sorted(set(range(classes)) - set(self.class_ids))
 
 
-def read_class_texts(path: Path, class_names: Sequence[str], *, allow_empty: bool = False) -> ClassTexts:
+def read_class_texts(
+    path: Path, class_names: Sequence[str], *, allow_empty: bool = False, aliases: Mapping[str, str] | None = None
+) -> ClassTexts:
     """The texts in a file of descriptions, or of class names and lists of texts.
 
     Args:
         path: The file; see the head of this module.
-        class_names: The dataset's classes. A text about any other class is refused.
+        class_names: The dataset's classes. A text about any other class is refused; names in ``.json`` files are matched
+            (`ex2.texts.name_matching`).
         allow_empty: Accept classes without texts.
+        aliases: Class of the dataset by name in a ``.json`` file.
 
     Raises:
         UserError: The file is absent or broken, names other classes, or has no text for a class.
     """
     if path.suffix == ".json":
-        texts = _read_lists(path, class_names)
+        texts = _read_lists(path, class_names, aliases)
     else:
         records = read_descriptions(path, class_names)
         texts = ClassTexts.of([(record.class_id, record.text) for record in records])
@@ -117,32 +121,20 @@ def read_class_texts(path: Path, class_names: Sequence[str], *, allow_empty: boo
     return texts
 
 
-def _read_lists(path: Path, class_names: Sequence[str]) -> ClassTexts:
+def _read_lists(path: Path, class_names: Sequence[str], aliases: Mapping[str, str] | None) -> ClassTexts:
     if not path.is_file():
         raise UserError(f"{path}: no such file; `ex2 generate` writes files of descriptions")
     lists = read_json(path, "class {!r} is there twice; merge its texts.")
     if not isinstance(lists, dict):
         raise UserError(f"{path}: expected class names with lists of texts, found {type(lists).__name__}.")
     pairs = []
-    for name, texts in lists.items():
-        class_id = check_class(name, class_names, str(path))
+    for class_id, (name, texts) in zip(
+        match_names(list(lists), class_names, str(path), aliases), lists.items(), strict=True
+    ):
         if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
             raise UserError(f"{path}: class {name!r} needs a list of texts, none of them empty.")
         pairs += [(class_id, text) for text in texts]
     return ClassTexts.of(pairs)
-
-
-def check_class(name: str, class_names: Sequence[str], where: str) -> int:
-    """The id of a class by its name.
-
-    Raises:
-        UserError: There is no such class; the message begins with `where`.
-    """
-    if name not in class_names:
-        nearest = get_close_matches(name, class_names, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise UserError(f"{where}: {name!r} is no class of the dataset.{hint}")
-    return class_names.index(name)
 
 
 # ---------------------------------------------------------------- sums of embeddings, cached

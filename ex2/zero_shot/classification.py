@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from ex2.base.errors import UserError
 from ex2.scoring.scorer import TextScorer
 from ex2.texts.descriptions import Description
+from ex2.texts.name_matching import match_names
 from ex2.texts.pairs import PairTexts
 from ex2.texts.questions import TEMPLATE
-from ex2.zero_shot.class_texts import ClassTexts, check_class, text_sums
+from ex2.zero_shot.class_texts import ClassTexts, text_sums
 from ex2.zero_shot.follow_up import DEFAULT_K, follow_up, pair_sums
 from ex2.zero_shot.vectors import TOP, Average, Predictions, TextSums, images_of, predict
 
@@ -43,12 +45,15 @@ def classify(
     templates = _sums(scorer, ClassTexts.of_templates(names, [TEMPLATE])).vectors()
     if texts is None:
         return predict(templates, images, top)
+    given: dict[str, Any]
     if isinstance(texts, Mapping):
-        about = ClassTexts.of(
-            [(check_class(name, names, "texts"), text) for name, own in texts.items() for text in own]
-        )
+        given = dict(texts)
     else:
-        about = ClassTexts.of([(check_class(record.class_name, names, "texts"), record.text) for record in texts])
+        given = {}
+        for record in texts:
+            given.setdefault(record.class_name, []).append(record.text)
+    ids = match_names(list(given), names, "texts")
+    about = ClassTexts.of([(i, text) for i, own in zip(ids, given.values(), strict=True) for text in own])
     return predict(_sums(scorer, about).filled(templates).vectors(average), images, top)
 
 

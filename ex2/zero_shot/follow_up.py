@@ -2,18 +2,22 @@
 
 Esfandiarpoor and Bach, Follow-Up Differential Descriptions, ICLR 2024. Step one ranks all classes with one template. Step
 two takes the K most likely classes of an image and scores each of them, i, with the normalised mean of the unit embeddings
-of all sentences about i in its pairs with the other K - 1. A pair without sentences counts as one sentence, the template.
+of the sentences about i in its pairs with the other K - 1, each distinct sentence once, as its authors' code does. A pair
+without sentences has the template for a sentence.
 
-The mean's denominator falls out in the normalisation, so that one sum S[i, j] is all that is kept of the sentences about i
-against j, and the score of image x is
+The mean's denominator falls out in the normalisation, so that one sum S[i, j] is kept of the sentences that only the pair of i
+and j has about i. Sentences about i that several pairs have (and its template, where several have none) are kept one by one,
+as a set R[i, j]. The score of image x is
 
-    score(x, i) = x . V / |V|,    V = sum over j in the K most likely, j != i, of S[i, j]
+    score(x, i) = x . V / |V|,    V = sum over j in the K most likely, j != i, of S[i, j] + sum over the union of the R[i, j]
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -36,12 +40,19 @@ class PairSums:
     """What FuDD keeps of the sentences, for P of the C(C - 1) ordered pairs of classes; the others have the template.
 
     Attributes:
-        rows: ``(P + C + 1, D)``: the sum S of each pair with sentences, each class's template, and a row of zeros.
-        table: ``(C, C)`` int32: row of S[i, j]; on the diagonal the row of zeros.
+        rows: ``(P + R + C + 1, D)``: the sum S of each pair with sentences, each shared sentence, each class's template, and a
+            row of zeros.
+        table: ``(C, C)`` int32: row of S[i, j]; of a pair without sentences and on the diagonal the row of zeros.
+        ends: ``(C * C + 1,)``: where the shared sentences of each ordered pair begin and end in ``shared``.
+        shared: ``(M,)``: rows of the shared sentences, pair by pair; of a pair without sentences the template's.
+        pairs: P.
     """
 
     rows: Tensor
     table: Tensor
+    ends: Tensor
+    shared: Tensor
+    pairs: int
 
     @property
     def classes(self) -> int:
@@ -50,11 +61,26 @@ class PairSums:
     @property
     def coverage(self) -> float:
         """Share of the pairs that have sentences."""
-        return (len(self.rows) - self.classes - 1) / (self.classes * (self.classes - 1))
+        return self.pairs / (self.classes * (self.classes - 1))
 
     def vectors(self) -> Tensor:
         """Class vectors ``(C, D)``, unit rows, where all classes are candidates."""
-        return normalize(embedding_bag(self.table, self.rows, mode="sum"), dim=1)
+        everyone = torch.arange(self.classes, device=self.rows.device)
+        return normalize(self.against(everyone, everyone.expand(self.classes, -1)), dim=1)
+
+    def against(self, classes: Tensor, others: Tensor) -> Tensor:
+        """The sums V ``(B, D)`` of B classes, each against its own K others ``(B, K)``; a class against itself adds nothing."""
+        vectors = embedding_bag(self.table[classes.unsqueeze(1), others], self.rows, mode="sum")
+        pair = (classes.unsqueeze(1) * self.classes + others).flatten()
+        starts, counts = self.ends[pair], self.ends[pair + 1] - self.ends[pair]
+        before = counts.cumsum(0) - counts
+        places = torch.arange(int(counts.sum()), device=pair.device)
+        wanted = self.shared[places + (starts - before).repeat_interleave(counts)]
+        entry = (
+            torch.arange(len(classes), device=pair.device).repeat_interleave(others.shape[1]).repeat_interleave(counts)
+        )
+        once = torch.unique(entry * len(self.rows) + wanted)
+        return vectors.index_add_(0, once // len(self.rows), self.rows[once % len(self.rows)])
 
 
 def pair_sums(
@@ -67,17 +93,27 @@ def pair_sums(
         templates: Unit rows ``(C, D)``.
         sums_of: Encodes texts and sums them by group, given texts, group of each and number of groups.
     """
-    about = sorted(pairs.about().items())
-    texts = [text for _, own in about for text in own]
-    groups = [row for row, (_, own) in enumerate(about) for _ in own]
-    sums = sums_of(texts, groups, len(about)).sums.to(templates.device)
+    about = {key: dict.fromkeys(own) for key, own in sorted(pairs.about().items())}
     count, classes = len(about), len(templates)
-    table = (count + torch.arange(classes)).unsqueeze(1).repeat(1, classes)
-    table.fill_diagonal_(count + classes)
-    of_pair = torch.tensor([key for key, _ in about], dtype=torch.long).view(-1, 2)
+    uses = Counter((i, text) for (i, _), own in about.items() for text in own)
+    row_of = {key: count + n for n, key in enumerate(key for key, times in uses.items() if times > 1)}
+    single = [(row, text) for row, ((i, _), own) in enumerate(about.items()) for text in own if uses[i, text] == 1]
+    grouped = [*single, *((row, text) for (_, text), row in row_of.items())]
+    spoken = count + len(row_of)
+    sums = sums_of([text for _, text in grouped], [row for row, _ in grouped], spoken).sums.to(templates.device)
+
+    table = torch.full((classes, classes), spoken + classes)
+    of_pair = torch.tensor(list(about), dtype=torch.long).view(-1, 2)
     table[of_pair[:, 0], of_pair[:, 1]] = torch.arange(count)
+    shared = [
+        [row_of[i, text] for text in about[i, j] if (i, text) in row_of] if (i, j) in about else [spoken + i] * (i != j)
+        for i in range(classes)
+        for j in range(classes)
+    ]
+    ends = torch.tensor([0, *accumulate(map(len, shared))])
     rows = torch.cat([sums, templates, torch.zeros_like(templates[:1])])
-    return PairSums(rows, table.int().to(rows.device))
+    flat = torch.tensor([row for own in shared for row in own], dtype=torch.long)
+    return PairSums(rows, table.int().to(rows.device), ends.to(rows.device), flat.to(rows.device), count)
 
 
 @torch.no_grad()
@@ -121,11 +157,10 @@ def _scores(candidates: Tensor, images: Tensor, sums: PairSums, progress: bool) 
     with progress_bar(len(entries), f"follow-up, K = {k}", "candidate", disable=not progress, delay=1) as bar:
         for start in range(0, len(entries), _BLOCK):
             block = slice(start, start + _BLOCK)
-            pairs = sums.table[classes[block].unsqueeze(1), candidates.index_select(0, of_image[block])]
-            vectors = embedding_bag(pairs, sums.rows, mode="sum")
+            vectors = sums.against(classes[block], candidates.index_select(0, of_image[block]))
             torch.linalg.vector_norm(vectors, dim=1, out=norms[block])
             torch.sum(images.index_select(0, of_image[block]).mul_(vectors), dim=1, out=dots[block])
-            bar.update(len(pairs))
+            bar.update(len(vectors))
     scores = torch.empty_like(dots)
     scores[entries] = dots / norms.clamp(min=1e-12)
     return scores.view_as(candidates)

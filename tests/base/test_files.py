@@ -1,4 +1,4 @@
-"""Files that are whole or not there: links, devices, modes, and what a killed process leaves."""
+"""Files that are whole or not there: links, devices, modes, kills. Text, JSON and YAML as they are read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ import pytest
 
 from ex2.base import files
 from ex2.base.errors import UserError
-from ex2.base.files import check_writable, temporary_beside, write_atomically
+from ex2.base.files import (
+    check_writable,
+    json_lines,
+    json_object,
+    read_yaml,
+    temporary_beside,
+    text_lines,
+    write_atomically,
+)
 
 
 def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
@@ -105,3 +113,79 @@ def test_temporary_files_of_the_dead_go_at_the_next_start(tmp_path: Path, monkey
     (folder / "weights").touch()
     write_atomically(tmp_path / "new", b"")
     assert set(tmp_path.iterdir()) == {tmp_path / "new", own, parents, far}
+
+
+# ---------------------------------------------------------------- reading
+
+
+def test_text_is_read_without_byte_order_marks_and_broken_at_line_ends_only(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_bytes("\ufeffone\u2028still one\r\n\ufefftwo\x85\x0bstill two\rthree\n".encode())
+    assert text_lines(path, "file") == ["one\u2028still one", "two\x85\x0bstill two", "three"]
+    path.write_bytes("one".encode("utf-16"))
+    with pytest.raises(UserError, match=r"^--names is UTF-16 text .*; save the file as UTF-8\.$"):
+        text_lines(path, "--names")
+    with pytest.raises(UserError, match=r"^--names cannot be read \(No such file or directory\)\.$"):
+        text_lines(tmp_path / "none", "--names")
+
+
+def test_json_lines_keep_their_numbers_and_lose_their_marks(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes('\ufeff{"a": "x\u2028y"}\r\n\n\ufeff{"a": 2}'.encode())
+    assert [(number, json_object(line, ["a"], "a row")) for number, line in json_lines(path)] == [
+        (1, {"a": "x\u2028y"}),
+        (3, {"a": 2}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{", r"broken JSON \(Expecting property name.*\); every line must be one whole JSON object"),
+        (b"[" * 50_000, r"broken JSON \(nested too deeply\)"),
+        (b'{"a": ' * 50_000, r"broken JSON \(nested too deeply\)"),
+        (b'{"a": ' + b"1" * 400 + b"}", r"the number 1{20}\.\.\. has 400 digits"),
+        (b'{"a": ' + b"1" * 5000 + b"}", r"has 5000 digits"),
+        (b'{"a": 1e400}', r"the number 1e400 is too large"),
+        (b'{"a": NaN}', r"NaN is no JSON number"),
+        (b'{"a": "\\ud800"}', r"half a character"),
+        (b'{"\\uDC00": 1}', r"half a character"),
+        (b'{"a": "\xff"}', r"^not UTF-8 text \(invalid start byte at byte 7\); save the file as UTF-8"),
+        (b"[1]", r"expected a JSON object, found list"),
+        (b"{}", r"missing a; a row needs a"),
+    ],
+)
+def test_json_that_would_be_tripped_over_later_is_refused(line: bytes, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        json_object(line, ["a"], "a row")
+
+
+def test_whole_emoji_written_as_halves_are_one_character() -> None:
+    assert json_object(b'{"a": "\\ud83d\\ude00"}', ["a"], "a row") == {"a": "\U0001f600"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3", "line 1: a is there twice"),
+        ("a: &x [1]\nb: *x", r"line 2: write the value of \*x out"),
+        ("a: " + "[" * 3000, "is no valid YAML: it is nested too deeply"),
+        ("a: " + "1" * 5000, "is no valid YAML"),
+        ("[a, b]: 1", "is no valid YAML|must hold option: value lines"),
+        ("? {a: 1}\n: 2", "is no valid YAML"),
+        ("2: 1", "must hold option: value lines"),
+        ("- a", "must hold option: value lines"),
+        ("", "must hold option: value lines"),
+        ("a: 1\n\ttab: 2", "is no valid YAML"),
+        ("a: !!python/object/apply:os.system [ls]", "is no valid YAML"),
+        ("a: 2024-99-99", "is no valid YAML"),
+        ("a: " + "x" * 2**21, "characters are no list of options"),
+    ],
+)
+def test_yaml_that_is_no_list_of_options(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        read_yaml(path, "--config config.yaml")
+    assert len(str(caught.value)) < 2000
+    assert str(caught.value).startswith("--config config.yaml ")

@@ -70,3 +70,30 @@ def test_exif_orientation_is_undone(tmp_path: Path) -> None:
         stored.save(path, exif=exif)
         with Image.open(path) as image:
             assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(upright)), orientation
+
+
+def greys(values: list[float], kind: type[np.generic]) -> list[int]:
+    rgb = np.asarray(to_rgb(Image.fromarray(np.array([values], dtype=kind))))
+    assert np.array_equal(rgb[..., 0], rgb[..., 2])
+    return rgb[0, :, 0].tolist()
+
+
+def test_greys_of_32_bits_are_read_by_the_scale_they_were_written_in() -> None:
+    assert greys([0, 0.5, 1], np.float32) == [0, 128, 255]
+    assert greys([-0.01, 0.4, 1.01], np.float32) == [0, 102, 255]  # as resampling leaves them
+    assert greys([0, 100.25, 255], np.float32) == [0, 100, 255]
+    assert greys([0, 25_700, 65_535], np.float32) == [0, 100, 255]
+    assert greys([0, 100, 255], np.int32) == [0, 100, 255]
+    assert greys([0, 25_700, 65_535], np.int32) == [0, 100, 255]
+    assert greys([0, 2**30, 2**31 - 1], np.int32) == [0, 128, 255]
+
+
+@pytest.mark.parametrize("values", [[0, 3.5], [-1, 1], [0, np.nan], [0, np.inf], [0, 1e6]])
+def test_floats_of_no_usual_scale_are_refused(values: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"which is no usual scale: save it with 8 or 16 bits"):
+        greys(values, np.float32)
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa"])
+def test_premultiplied_modes(mode: str) -> None:
+    assert to_rgb(Image.new(mode, (1, 1))).getpixel((0, 0)) == (255, 255, 255)

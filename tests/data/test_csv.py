@@ -54,6 +54,16 @@ def test_nothing_is_decoded_and_changes_are_noticed(tmp_path: Path) -> None:
     assert load(file).fingerprint != images.fingerprint
 
 
+def test_paths_as_windows_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "photos" / "1.png")
+    file = table(tmp_path, "path,class", "photos\\1.png,ant")
+    assert load(file).load(0).getpixel((0, 0)) == (1, 2, 3)
+    before = load(file).fingerprint
+    (tmp_path / "photos" / "1.png").write_bytes(b"other")
+    assert load(file).fingerprint != before
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -64,7 +74,11 @@ def test_nothing_is_decoded_and_changes_are_noticed(tmp_path: Path) -> None:
         (["path,class", "a.png,ant", "b.png"], ", line 3: class is empty; "),
         (["path,class", ",ant"], ", line 2: path is empty; "),
         (["path,class", "a.png,ant", "a.png,bee"], ", line 3: 'a.png' is on line 2 too; an image has one class."),
-        (["path,class,split", "a.png,ant,dev"], ", line 2: split 'dev' is none of reward, heldout, validation, train,"),
+        (
+            ["path,class,split", "a.png,ant,somewhere"],
+            ", line 2: split 'somewhere' is none of reward, heldout,",
+        ),
+        (["path,class", "a.png,ant\0"], ", line 2: there is a NUL character; save the table as CSV in UTF-8"),
         (["path,class,split", "a.png,ant,test", "b.png,ant"], ", line 3: split '' is none of "),
         (["path,class", '"a.png,ant'], ": cannot be read as CSV in UTF-8 (unexpected end of data); "),
     ],
@@ -85,5 +99,5 @@ def test_missing_file_and_other_encodings(tmp_path: Path) -> None:
         load_images("csv:")
     file = tmp_path / "latin.csv"
     file.write_bytes("path,class\na.png,käfer\n".encode("latin-1"))
-    with pytest.raises(UserError, match="cannot be read as CSV in UTF-8"):
+    with pytest.raises(UserError, match="is no UTF-8 text .* save the file as UTF-8"):
         load_images(f"csv:{file}")

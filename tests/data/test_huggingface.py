@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
 from ex2.base.errors import UserError
 from ex2.data import LabelledImages, load_images
 from ex2.data.huggingface import _first_rows
+from ex2.data.labelled import BrokenImage
 
 CLASSES = ["red_fox", "ant"]
 GREYS = {"train": [10, 20, 30, 40], "test": [50, 60, 70, 80]}
@@ -149,7 +151,8 @@ def test_columns_by_type_or_by_name(tmp_path: Path) -> None:
     assert load(f"{named}?image=right").labels == (0, 1)
     assert refusal(f"{named}?image=middle").endswith(f": no column 'middle'; name one with ?image=; {columns}")
     assert refusal(f"{named}?image=left&label=left").endswith(
-        ": column 'left' has no names of classes; name a column of strings or labels."
+        f": column 'left' has no names of classes, but values of type PIL.Image.Image; name a column of strings with "
+        f"?label=; {columns}"
     )
     assert refusal(f"{named}?image=kind").endswith(": column 'kind' holds no images; name another with ?image=.")
     assert refusal(f"{named}?image=left&label=empty").endswith(": no row has a label in 'empty'.")
@@ -244,3 +247,60 @@ def test_bad_specs_are_refused(rest: str, message: str) -> None:
 def test_folder_that_is_no_dataset(tmp_path: Path) -> None:
     (tmp_path / "dataset_dict.json").write_text("{")
     assert "cannot be loaded (" in refusal(f"hf:{tmp_path}")
+
+
+def save_parquet(folder: Path, label: Any, values: list[Any], images: list[Any] | None = None) -> str:
+    """A Parquet file with images and a column of labels of any kind; its spec."""
+    folder.mkdir(exist_ok=True)
+    rows = {"image": images or [{"bytes": png(10), "path": None}] * len(values), "label": values}
+    features = datasets.Features({"image": datasets.Image(), "label": label})
+    table = datasets.Dataset.from_dict(rows, features=features).data.table
+    pyarrow.parquet.write_table(table, folder / "train.parquet")  # `to_parquet` would read the images
+    return f"hf:{folder}"
+
+
+@pytest.mark.parametrize(
+    ("label", "values", "classes"),
+    [
+        (datasets.Value("string"), ["bee", "ant"], ("ant", "bee")),
+        (datasets.List(datasets.Value("string")), [["bee"], ["ant"]], ("ant", "bee")),
+        (datasets.List(datasets.ClassLabel(names=["bee", "ant"])), [[1], []], ("bee", "ant")),
+    ],
+)
+def test_columns_of_labels(tmp_path: Path, label: Any, values: list[Any], classes: tuple[str, ...]) -> None:
+    assert load(save_parquet(tmp_path, label, values)).class_names == classes
+
+
+@pytest.mark.parametrize(
+    ("label", "values", "message"),
+    [
+        (datasets.List(datasets.Value("string")), [["bee"], ["ant", "bee"]], "column 'label' has 2 labels in row 1"),
+        (
+            {"name": datasets.Value("string")},
+            [{"name": "bee"}],
+            "has no names of classes, but objects of name; name a column of strings with ?label=",
+        ),
+        (datasets.Value("float32"), [1.5], "has no names of classes, but values of type float32"),
+        (datasets.Value("int64"), [0, 1], "2 of 2 classes have no names but numbers or ids (0, 1)"),
+        (datasets.Value("string"), ["train", "test"], "its classes would be test, train, which are splits"),
+    ],
+)
+def test_columns_that_name_no_classes(tmp_path: Path, label: Any, values: list[Any], message: str) -> None:
+    assert message in refusal(save_parquet(tmp_path, label, values))
+
+
+def test_numbers_as_labels_take_names_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("fox\nowl\n")
+    spec = save_parquet(tmp_path / "data", datasets.Value("int64"), [1, 0])
+    images = load(f"{spec}?class_names={tmp_path / 'names.txt'}")
+    assert (images.class_names, images.labels) == (("fox", "owl"), (1, 0))
+
+
+def test_paths_in_a_table_are_relative_to_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.png").write_bytes(png(70))
+    paths = [{"bytes": None, "path": path} for path in ("images/1.png", "images\\1.png", "")]
+    images = load(save_parquet(tmp_path, datasets.Value("string"), ["ant"] * 3, paths))
+    assert [images.load(i).getpixel((0, 0)) for i in range(2)] == [(70, 70, 70)] * 2
+    with pytest.raises(BrokenImage, match="the row has no image"):
+        images.load(2)

@@ -125,7 +125,7 @@ def test_what_is_no_bundle_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not the manifest of an EX2 bundle"):
         read_bundle(folder)
     (folder / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match=r"manifest.json is damaged"):
+    with pytest.raises(UserError, match=r"manifest.json: broken JSON"):
         read_bundle(folder)
 
 

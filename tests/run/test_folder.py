@@ -204,7 +204,7 @@ def test_rows_survive_odd_characters_and_a_killed_writer(tmp_path: Path) -> None
     path.write_text(whole + '{"text": "fi', encoding="utf-8")
     assert run_folder.read_jsonl(path) == rows
     path.write_text('{"text": "fi\n' + whole, encoding="utf-8")
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(UserError, match=r"rows.jsonl:1 is damaged: broken JSON"):
         run_folder.read_jsonl(path)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import logging
 import os
 import pickle
 import random
 import re
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +30,10 @@ from PIL import Image
 
 import ex2.scoring.bank
 from ex2.base.errors import UserError
+from ex2.base.shown import some_of
 from ex2.data import LabelledImages, load_images
 from ex2.data.labelled import SPLITS
-from ex2.data.selection import choose_images, some_of
+from ex2.data.selection import choose_images
 from ex2.scoring.bank import ImageBank, build_bank, default_cache_dir
 
 
@@ -364,7 +368,7 @@ def test_embeddings_that_are_no_unit_vectors_are_refused(folder: Path, cache: Pa
     assert not cache.exists()
 
 
-# Broken files
+# BrokenImage files
 
 
 def cut_short(path: Path) -> None:
@@ -391,6 +395,33 @@ def test_broken_files_are_skipped_counted_and_named(
     assert vlm.batches == []
     assert same(again, bank)
     assert "2 broken image file(s) skipped: ant/002.png, red_fox/000.png." in caplog.text
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_whatever_a_decoder_raises_the_image_is_skipped_and_named(
+    folder: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    good, signature = buffer.getvalue(), b"\x89PNG\r\n\x1a\n"
+    profile = png_chunk(b"iCCP", b"large\0\0" + zlib.compress(bytes(2**21)))
+    broken = {
+        "profile.png": good[:33] + profile + good[33:],  # ValueError
+        "header.png": signature + png_chunk(b"IHDR", b"\0\0"),  # struct.error or IndexError
+        "cut.avif": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(40),
+        "float.tif": b"",
+    }
+    for name, content in broken.items():
+        (folder / "ant" / name).write_bytes(content)
+    Image.fromarray(np.full((4, 4), 3.5, dtype=np.float32)).save(folder / "ant" / "float.tif")
+    with caplog.at_level(logging.WARNING, logger="ex2"):
+        bank = build_bank(FakeVLM(), load_images(f"folder:{folder}"), cache_dir=cache, progress=False)
+    assert set(bank.skipped) >= {f"ant/{name}" for name in broken}
+    assert all(f"ant/{name} (" in caplog.text for name in broken)
+    assert "ant/float.tif (its greys go from 3.5 to 3.5, which is no usual scale" in caplog.text
 
 
 def test_broken_files_do_not_move_other_images_between_splits(folder: Path, cache: Path) -> None:
@@ -684,6 +715,7 @@ rank, work = int(sys.argv[1]), Path(sys.argv[2])
 sys.path.insert(0, sys.argv[3])
 from test_bank import FakeVLM, build, same
 from ex2.base.errors import UserError
+from ex2.base.shown import some_of
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", init_method=f"file://{work}/rendezvous", rank=rank, world_size=2)
 os.environ["LOCAL_RANK"] = str(rank)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ex2.base.errors import UserError
@@ -65,6 +65,7 @@ def contrasts(draw: st.DrawFn) -> PairTexts:
     return PairTexts(tuple(names), {key: tuple(draw(lines)) for key in some})
 
 
+@settings(deadline=None)  # it writes files
 @given(contrasts())
 def test_equal_content_gives_equal_bytes_and_comes_back(
     tmp_path_factory: pytest.TempPathFactory, pairs: PairTexts
@@ -145,9 +146,12 @@ def test_broken_files_name_file_and_key(tmp_path: Path, content: Any, words: str
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (("cat", "owl", "bta"), "1 of 3 classes are not in the dataset: 'bta'. Did you mean 'bat'?"),
-        (("cat", "owl", "bat", "zebra"), "1 of 4 classes are not in the dataset: 'zebra'."),
-        (("cat", "owl"), "1 of the dataset's 3 classes are missing: 'bat'"),
+        (
+            ("cat", "bta"),
+            "1 of 2 names are no class of the dataset, or could be several: 'bta' (nearest: 'bat'); classes",
+        ),
+        (("cat", "owl", "bat", "zebra"), "1 of 4 names are no class of the dataset, or could be several: 'zebra'."),
+        (("cat", "owl"), "1 of the dataset's 3 classes are missing: bat"),
         (("cat", "cat", "owl", "bat"), "it has several classes called 'cat', which only their positions tell apart"),
         ({"cat": 0}, "expected a JSON list of class names in order"),
         (("cat", 1), "expected a JSON list of class names in order"),
@@ -204,3 +208,11 @@ def test_answers_become_pairs_where_both_orders_are_answered() -> None:
             PairText("color", ("white", "dark")),
         )
     }
+
+
+@pytest.mark.parametrize("name", ["pairs_class_names.json", "class_names.json", "pair_class_names.json"])
+def test_the_class_list_of_published_files_is_found(tmp_path: Path, name: str) -> None:
+    path = _file(tmp_path, {"0_1": _entry(0, 1)}, names=None)
+    (tmp_path / name).write_text(json.dumps([name.upper().replace(" ", "-") for name in NAMES]))
+    (tmp_path / "other_class_names.json").write_text("[]")
+    assert set(read_pairs(path, NAMES).pairs) == {(0, 1)}

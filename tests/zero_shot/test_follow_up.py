@@ -41,10 +41,14 @@ def summed(pairs: PairTexts, templates: Tensor, embedding: Mapping[str, Tensor])
 
 
 def some_pairs(classes: int, seed: int, most: int) -> PairTexts:
-    """A random half of all pairs, each with 1 to `most` sentences about each class, all different."""
+    """A random half of all pairs, each with 1 to `most` sentences about each class; some come back in other pairs of a class."""
     draw = random.Random(seed)
+
+    def sentence(about: int, against: int, n: int) -> str:
+        return f"{about}: {draw.randint(0, 3)}" if draw.random() < 0.4 else f"{about} and not {against}: {n}"
+
     pairs = {
-        (i, j): tuple(PairText("", (f"{i}/{j}/{n}", f"{j}/{i}/{n}")) for n in range(draw.randint(1, most)))
+        (i, j): tuple(PairText("", (sentence(i, j, n), sentence(j, i, n))) for n in range(draw.randint(1, most)))
         for i in range(classes)
         for j in range(i + 1, classes)
         if draw.random() < 0.5
@@ -98,7 +102,12 @@ def test_ties_go_to_the_lower_class_as_in_the_loop(k: int, classes: int, seed: i
     def axes(count: int) -> Tensor:
         return torch.eye(3)[torch.randint(0, 3, (count,), generator=generator)]
 
-    shown, templates, pairs = axes(10), axes(classes), some_pairs(classes, seed, most=1)
+    # All different, and of all pairs.
+    shown, templates = axes(10), axes(classes)
+    ordered = [(i, j) for i in range(classes) for j in range(i + 1, classes)]
+    pairs = PairTexts(
+        tuple(map(str, range(classes))), {(i, j): (PairText("", (f"{i}/{j}", f"{j}/{i}")),) for i, j in ordered}
+    )
     embedding = embed(pairs, axes(100))
     sums = summed(pairs, templates, embedding)
     found = follow_up(predict(templates, shown, max(5, k)), shown, sums, k)
@@ -128,10 +137,32 @@ def test_by_hand() -> None:
     assert two.scores[0, 2].isnan()
 
     three = follow_up(first, image, sums, 3)
-    # The pairs with class 2 lack sentences: the template is one sentence more, and for class 2 the only one, twice.
+    # The pairs with class 2 lack sentences: the template is one sentence more, and for class 2 the only one.
     expected = {0: 1 / math.hypot(1, 2), 1: 2.6 / math.hypot(2.6, 1.2), 2: 0.0}
     assert three.class_ids.tolist() == [[1, 0, 2]]
     assert three.scores[0].tolist() == pytest.approx([expected[i] for i in (1, 0, 2)])
+
+
+def test_a_sentence_that_several_pairs_have_counts_once() -> None:
+    templates = torch.eye(3)
+    embedding = {text: normalize(torch.tensor([vector]), dim=1)[0] for text, vector in {
+        "0 again and again": [1.0, 0.0, 0.0], "0 not 1": [0.0, 1.0, 0.0], "1": [0.0, 1.0, 1.0], "2": [0.0, 0.0, 1.0],
+    }.items()}  # fmt: skip
+    pairs = {
+        (0, 1): (PairText("", ("0 again and again", "1")), PairText("", ("0 not 1", "1"))),
+        (0, 2): (PairText("", ("0 again and again", "2")), PairText("", ("0 again and again", "2"))),
+    }
+    sums = summed(PairTexts(("a", "b", "c"), pairs), templates, embedding)
+    image = normalize(torch.tensor([[3.0, 2.0, 1.0]]), dim=1)
+    found = follow_up(predict(templates, image), image, sums, 2)
+    assert found.scores[0, 0] == pytest.approx(5 / math.sqrt(14) / math.sqrt(2))  # (1, 1, 0): class 0 against 1
+    assert found.class_ids.tolist() == [[0, 1, 2]]
+    assert torch.allclose(
+        sums.vectors()[0], normalize(torch.tensor([1.0, 1.0, 0.0]), dim=0)
+    )  # against both: no more of it
+    assert torch.allclose(
+        sums.vectors()[1], normalize(torch.tensor([0.0, 1.0 + 0.5**0.5, 0.5**0.5]), dim=0)
+    )  # and template
 
 
 def test_without_sentences_the_template_decides() -> None:
