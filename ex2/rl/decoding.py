@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -263,7 +264,7 @@ def unfit(model: Any) -> str | None:
     """Why a model cannot be sampled by `Decoder`; None where it can."""
     config = model.config.get_text_config()
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if getattr(base, "_is_fsdp_managed_module", False) or is_deepspeed_zero3_enabled():
+    if is_deepspeed_zero3_enabled() or any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         return "its weights are shared out, so that all processes have to take the same steps"
     if getattr(base, "is_quantized", False):
         return "its layers are quantised"
@@ -291,9 +292,16 @@ def _as_list(ends: int | list[int] | None) -> list[int]:
 
 @contextmanager
 def decoding(model: Any, decoder: Decoder) -> Iterator[None]:
-    """Let `model.generate` be the decoder."""
+    """Let `model.generate` be the decoder, where that can sample the model."""
+    if decoder.problem is not None:
+        yield
+        return
+    own = vars(model).get("generate")  # FSDP2 puts one of its own there
     model.generate = decoder
     try:
         yield
     finally:
-        del model.generate
+        if own is None:
+            del model.generate
+        else:
+            model.generate = own

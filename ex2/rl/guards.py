@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from ex2.base.errors import RunStopped
 from ex2.rl.trl_names import Mixin
+
+_CURE = "Lower learning_rate or raise beta."
 
 
 class TrainingDiverged(RunStopped):
@@ -26,7 +28,12 @@ class Guards(Mixin):
     """Mixin for TRL's online trainers and PPOTrainer: guards loss and gradient, and keeps the scores of a rollout."""
 
     _scores: Tensor | None = None
-    _micro_batch: dict[str, Any]
+    _losses: list[tuple[Tensor, dict[str, Any]]]  # of the micro-batches of an update: whether each is finite
+    _micro_batch: dict[str, Any]  # the last one of an update
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._losses, self._micro_batch = [], {}
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -51,8 +58,21 @@ class Guards(Mixin):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         loss = super().compute_loss(model, inputs, *args, **kwargs)
-        self._guard(torch.isfinite(loss).all(), "the loss is not finite", inputs)
-        self._micro_batch = inputs
+        if self.model.training:
+            self._losses.append((torch.isfinite(loss).all(), inputs))
+        return loss
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """One micro-batch; after the last one of an update, and before weights change, all its losses are looked at.
+
+        At once, because looking makes a device, and all processes, wait.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients and self._losses:
+            finite, batches = zip(*self._losses, strict=True)
+            self._losses, self._micro_batch = [], batches[-1]
+            if not self._on_all(torch.stack(finite).all()):
+                self._stop("the loss is not finite", batches[int(torch.stack(finite).int().argmin())])
         return loss
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
@@ -62,19 +82,23 @@ class Guards(Mixin):
             self._guard(finite, "the gradient is not finite", self._micro_batch)
         return norm
 
-    def _guard(
-        self, ok: Tensor, what: str, batch: dict[str, Any], cure: str = "Lower learning_rate or raise beta."
-    ) -> None:
+    def _guard(self, ok: Tensor, what: str, batch: dict[str, Any], cure: str = _CURE) -> None:
         """Raise `TrainingDiverged` where `ok` is false on any process.
 
         Decided by all processes together: one that stopped alone would leave the others waiting in their next reduction.
         """
-        if self.accelerator.reduce((~ok).float(), reduction="sum") > 0:
-            path = self._dump(batch)
-            raise TrainingDiverged(
-                f"Training stops at step {self.state.global_step}: {what}. The samples of this step are in {path}; earlier "
-                f"checkpoints are untouched. {cure}"
-            )
+        if not self._on_all(ok):
+            self._stop(what, batch, cure)
+
+    def _on_all(self, ok: Tensor) -> bool:
+        return bool(self.accelerator.reduce((~ok).float(), reduction="sum") == 0)
+
+    def _stop(self, what: str, batch: dict[str, Any], cure: str = _CURE) -> NoReturn:
+        path = self._dump(batch)
+        raise TrainingDiverged(
+            f"Training stops at step {self.state.global_step}: {what}. The samples of this step are in {path}; earlier "
+            f"checkpoints are untouched. {cure}"
+        )
 
     def _dump(self, batch: dict[str, Any]) -> Path:
         """Write the completions of a bad step with their numbers as JSON lines, one file a process, and return its path.

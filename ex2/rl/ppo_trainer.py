@@ -100,7 +100,8 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, FrozenBase, ExactRes
         )
         self._checked_prefix = False
         self._moved_too_far = False
-        self._approx_kls: list[float] = []  # of the micro-batches of an update, the same on all processes
+        self._update_sums: dict[str, Tensor] = {}  # over the tokens of an update's micro-batches of this process
+        self._update_tokens = torch.ones(())
         self._scored: tuple[PolicyOutput, Tensor] | None = None
         if self.use_vllm:
             # TRL measures how far vLLM is from the policy where it corrects for that; here in any case, what is corrected
@@ -322,17 +323,23 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, FrozenBase, ExactRes
             loss = torch.zeros((), device=self.accelerator.device)
         else:
             loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.accelerator.sync_gradients and self.args.target_kl is not None:
-            self._end_update(model, self.args.target_kl)
+        if self.accelerator.sync_gradients:
+            self._end_update(model)
         return loss
 
-    def _end_update(self, model: torch.nn.Module, target_kl: float) -> None:
-        """Leave this update and the rollout's others out where the policy has moved too far before it."""
-        kls, self._approx_kls = self._approx_kls, []
-        if kls and sum(kls) / len(kls) > target_kl:
-            self._moved_too_far = True
-            model.zero_grad(set_to_none=True)  # optimizers pass over weights without gradient
-        self._metrics["train"]["updates_left_out"].append(float(self._moved_too_far))
+    def _end_update(self, model: torch.nn.Module) -> None:
+        """Log an update's numbers, and leave it and the rollout's others out where the policy has moved too far before it."""
+        if self._update_sums:
+            sums = self.accelerator.reduce(torch.stack(list(self._update_sums.values())), reduction="sum")
+            means = dict(zip(self._update_sums, (sums / self._update_tokens).tolist(), strict=True))
+            self._update_sums = {}
+            for name, value in means.items():
+                self._metrics["train"][name].append(value)
+            if self.args.target_kl is not None and means["approx_kl"] > self.args.target_kl:
+                self._moved_too_far = True
+                model.zero_grad(set_to_none=True)  # optimizers pass over weights without gradient
+        if self.args.target_kl is not None:
+            self._metrics["train"]["updates_left_out"].append(float(self._moved_too_far))
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
         """PPO loss of one micro-batch, as a share of the mean over all tokens of the update."""
@@ -363,22 +370,24 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, FrozenBase, ExactRes
                 "clip_ratio/value": value_clipped,
                 "approx_kl": F.kl_k3(old_logps, policy.logps),
             }
-            # Of the rollout's tokens a micro-batch has its share on average: so means do not depend on how it is dealt out.
-            share = inputs["num_items_in_batch"] / self.args.steps_per_generation if mode == "train" else None
-            means = dict(zip(terms, self._global_masked_means(list(terms.values()), mask, share), strict=True))
-            for name, value in means.items():
-                self._metrics[mode][name].append(value)
-            if mode == "train" and self.args.target_kl is not None:
-                self._approx_kls.append(means["approx_kl"])
+            if mode == "train":
+                # Logged at the end of the update: reading a number makes a device, and all processes, wait.
+                for name, value in terms.items():
+                    total = (value.float() * mask).sum()
+                    self._update_sums[name] = self._update_sums.get(name, torch.zeros_like(total)) + total
+                self._update_tokens = tokens * self.accelerator.num_processes
+            else:
+                for name, mean in zip(terms, self._global_masked_means(list(terms.values()), mask), strict=True):
+                    self._metrics[mode][name].append(mean)
         return loss
 
     # ---------------------------------------------------------------- numbers over all processes
 
-    def _global_masked_means(self, tensors: list[Tensor], mask: Tensor, tokens: Tensor | None = None) -> list[float]:
-        """Sum of each (B, T) tensor over the masked positions of all processes, over `tokens` (None: how many there are)."""
+    def _global_masked_means(self, tensors: list[Tensor], mask: Tensor) -> list[float]:
+        """Mean of each (B, T) tensor over the masked positions of all processes."""
         sums = torch.stack([(x.float() * mask).sum() for x in tensors] + [mask.sum().float()])
         totals = self.accelerator.reduce(sums, reduction="sum")
-        return (totals[:-1] / (totals[-1] if tokens is None else tokens).clamp(min=1)).tolist()
+        return (totals[:-1] / totals[-1].clamp(min=1)).tolist()
 
     def _global_masked_mean(self, x: Tensor, mask: Tensor) -> float:
         return self._global_masked_means([x], mask)[0]

@@ -54,7 +54,7 @@ PRIVATE = (
         ("inputs", "prompts", "completions", "completion_ids_list"),
     ),
     PrivateName("_tokenize_prompts", _ONLINE, "prompts may end with the opening of the answer", ("prompts",)),
-    PrivateName("_generate_single_turn", _ONLINE, "rollouts are sampled under autocast", ()),
+    PrivateName("_generate_single_turn", _ONLINE, "rollouts are sampled under autocast, by a `Decoder`", ()),
     PrivateName(
         "_get_per_token_logps_and_entropies", _PPO, "PPO scores texts itself, with the values, in one forward pass",
         ("model", "input_ids", "attention_mask", "logits_to_keep"),
@@ -171,6 +171,9 @@ class OnlineTrainer(Protocol):
     # Bodies that raise: empty ones would make every class that is mixed with this abstract to type checkers.
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        raise AssertionError
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         raise AssertionError
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:

@@ -190,13 +190,11 @@ def test_models_that_count_positions_for_themselves() -> None:
     assert torch.equal(found, expected)
 
 
-def test_sharded_and_quantised_models(words_model: Callable[[], Any]) -> None:
+def test_quantised_models(words_model: Callable[[], Any]) -> None:
     model = words_model()
     assert unfit(model) is None
     model.is_quantized = True
     assert unfit(model) == "its layers are quantised"
-    model._is_fsdp_managed_module = True
-    assert unfit(model) == "its weights are shared out, so that all processes have to take the same steps"
 
 
 # ---------------------------------------------------------------- checks

@@ -634,3 +634,26 @@ def test_rewards_of_other_scales_do_not_drown_each_other(make_trainer: MakeTrain
     assert logged(trainer, "rewards/large/mean")[0] > 1000  # logged as they are
     with pytest.raises(ValueError, match="multi_objective_aggregation=rank is unknown: choose sum_then_normalize"):
         make_trainer([large, small], multi_objective_aggregation="rank")
+
+
+def test_an_update_waits_as_often_in_eight_micro_batches_as_in_one(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers that are logged or guarded are read, by all processes together, once an update."""
+    waits = {}
+    for micro_batches in (1, 8):
+        trainer = make_trainer(
+            per_device_train_batch_size=8 // micro_batches,
+            gradient_accumulation_steps=micro_batches,
+            steps_per_generation=micro_batches,
+            max_steps=2,
+        )
+        reduce, calls = trainer.accelerator.reduce, []
+        monkeypatch.setattr(
+            trainer.accelerator,
+            "reduce",
+            lambda *args, reduce=reduce, calls=calls, **kw: calls.append(1) or reduce(*args, **kw),
+        )
+        trainer.train()
+        waits[micro_batches] = len(calls)
+    assert waits[1] == waits[8] > 0

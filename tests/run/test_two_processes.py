@@ -79,16 +79,17 @@ class OneStream:
         self.rollout = self.token = 0
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        from transformers.generation.utils import GenerationMixin
         from trl.trainer import grpo_trainer, rloo_trainer
 
-        generate = GenerationMixin.generate
+        from ex2.rl.precision import SampledAsScored
+
+        generate = SampledAsScored._generate_single_turn
 
         def new_rollout(*args: Any, **kwargs: Any) -> Any:
             self.rollout, self.token = self.rollout + 1, 0
             return generate(*args, **kwargs)
 
-        patch.setattr(GenerationMixin, "generate", new_rollout)
+        patch.setattr(SampledAsScored, "_generate_single_turn", new_rollout)
         patch.setattr(torch, "multinomial", self.multinomial)
         for module in (grpo_trainer, rloo_trainer):
             patch.setattr(module, "shuffle_sequence_dict", self.shuffle)
