@@ -56,15 +56,16 @@ def test_notebooks_find_what_was_planted(tmp_path: Path, monkeypatch: pytest.Mon
     mixed = {"visual": 2, "habitat": 2, "non_visual": 2, "spurious": 2}
     for kind in ("visual", "habitat"):
         base = planted_descriptions(tmp_path / f"{kind}_base.jsonl", mixed, f"planted:{kind}")
-        aligned = planted_descriptions(
-            tmp_path / f"{kind}.jsonl", {kind: 6, "spurious": 1, "non_visual": 1}, f"planted:{kind}"
-        )
-        main(["analyze", str(aligned), "--base", str(base), "--out", str(tmp_path / kind)])
+        for run, most in ((0, 6), (1, 5)):
+            aligned = planted_descriptions(
+                tmp_path / f"{kind}_{run}.jsonl", {kind: most, "spurious": 1, "non_visual": 7 - most}, f"planted:{kind}"
+            )
+            main(["analyze", str(aligned), "--base", str(base), "--out", str(tmp_path / f"{kind}_{run}")])
 
     printed = execute(
         "attribute_preferences.ipynb",
         {
-            "EX2_DESCRIPTIONS": tmp_path / "visual.jsonl",
+            "EX2_DESCRIPTIONS": tmp_path / "visual_0.jsonl",
             "EX2_BASE": tmp_path / "visual_base.jsonl",
             "EX2_DATASET": "planted:visual",
         },
@@ -76,12 +77,13 @@ def test_notebooks_find_what_was_planted(tmp_path: Path, monkeypatch: pytest.Mon
     assert "[png]" in printed[4]
     assert "random_words" in printed[5]
 
-    printed = execute(
-        "compare_vlms.ipynb", {"EX2_FIRST": tmp_path / "visual", "EX2_SECOND": tmp_path / "habitat"}, monkeypatch
-    )
+    folders = {kind: f"{tmp_path / kind}_0:{tmp_path / kind}_1" for kind in ("visual", "habitat")}
+    sides = {"EX2_FIRST": folders["visual"], "EX2_SECOND": folders["habitat"]}
+    printed = execute("compare_vlms.ipynb", sides, monkeypatch)
     assert "planted:visual" in printed[0]
     assert "dataset is not the same" in printed[1]
     assert "[png]" in printed[1]
-    flips = [line.split() for line in printed[3].splitlines()]
-    assert any("visual" in row and row.index("first") < row.index("second") for row in flips if "first" in row)
-    assert any("habitat" in row and row.index("second") < row.index("first") for row in flips if "first" in row)
+    rows = [line.split() for line in printed[2].splitlines()]
+    (share,) = (row for row in rows if row[1:3] == ["share_of_clauses", "visual"])
+    assert float(share[3]) > 0.2  # the mean; with two runs a side little is sure
+    assert "rose_for" in printed[3]

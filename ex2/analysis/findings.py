@@ -266,15 +266,17 @@ def preference_table(change: pd.DataFrame, contributions: pd.DataFrame, *, colla
         "contribution": by_test["contrast"],
         "general": by_test["general"],
     }
-    wanted = (*ENDS, "p", "within", "detectable")
-    parts = [
-        source.reindex(list(CATEGORIES))[list(wanted)].add_prefix(f"{quantity}_")
-        for quantity, source in sources.items()
-    ]
-    table = pd.concat(parts, axis=1).astype(float)
+    wanted = [*ENDS, "p", "within", "detectable"]
+    rows = {quantity: source.reindex(list(CATEGORIES)) for quantity, source in sources.items()}
+    cells = pd.concat([own[wanted].add_prefix(f"{quantity}_") for quantity, own in rows.items()], axis=1)
+    return preference_of(cells.assign(classes=rows["change"]["classes"]).astype(float), collapsed=collapsed)
+
+
+def preference_of(quantities: pd.DataFrame, *, collapsed: bool) -> pd.DataFrame:
+    """The preference table of quantities that are estimated already, a row a category; `preference_table` says what is in it."""
+    table = quantities.copy()
     p_values = table[[f"{quantity}_p" for quantity in QUANTITIES]]
     table[[f"{quantity}_p_holm" for quantity in QUANTITIES]] = holm(p_values.to_numpy().ravel()).reshape(p_values.shape)
-    table["classes"] = sources["change"].reindex(list(CATEGORIES))["classes"].astype(float)
     table["finding"] = [finding(row, collapsed) for row in table.to_dict("records")]
     table["preferred"] = table["finding"] == "preferred"
     return table.drop(columns=list(p_values)).reset_index(names="category")

@@ -1,4 +1,4 @@
-"""`ex2 compare`: how VLMs differ in what they prefer."""
+"""`ex2 compare`: how VLMs differ in what they prefer, over training runs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,24 @@ def add(commands: Any) -> None:
     """Describe the command to the parser."""
     parser = commands.add_parser(
         "compare",
-        help="compare analyses of several VLMs",
+        help="compare analyses of several VLMs, of one or more training runs each",
         description="Put analyses of the same classes side by side: category shares and contributions, their differences\n"
-        "paired by class with intervals, and the attributes that flip. Says what was not held equal.",
-        epilog="Example: ex2 compare runs/clip/analysis runs/siglip/analysis --out clip_siglip",
+        "paired by class, and the attributes that flip. Analyses of one VLM are training runs of one side; intervals are\n"
+        "about classes and runs alike, and with one run a side no difference is called. Says what was not held equal.",
+        epilog="Example: ex2 compare runs/clip_*/analysis runs/siglip_*/analysis --out clip_siglip",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder that `ex2 analyze` wrote")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for tables and plot; default: print only")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap; default: 0")
+    parser.add_argument(
+        "--by",
+        default="vlm",
+        metavar="FACT",
+        help="analyses that share this fact (vlm, dataset, learning_rate ...) are runs of one side; where all share it, "
+        "each is a side of its own; default: vlm",
+    )
+    parser.add_argument(
+        "--see", type=float, metavar="SHARE", help="say how many runs a side it takes to see this difference of shares"
+    )
     parser.set_defaults(command=run)
 
 
@@ -40,14 +50,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace, folders: list[str]) -> None:
-    from ex2.analysis.comparison import compare, comparison_tables, format_comparison, study_names
+    from ex2.analysis.comparison import compare, comparison_tables, format_comparison, sides_of
     from ex2.analysis.study import Study
     from ex2.base.files import write_atomically
     from ex2.stats.plots import comparison_png
 
     studies = [Study.read(folder) for folder in arguments.folders]
-    names = study_names(folders, [str(study.summary["meta"].get("vlm")) for study in studies])
-    comparison = compare(dict(zip(names, studies, strict=True)), seed=arguments.seed)
+    comparison = compare(sides_of(folders, studies, arguments.by), see=arguments.see)
     text = format_comparison(comparison)
     say(text)
     if arguments.out is not None:
@@ -56,5 +65,5 @@ def _compare(arguments: argparse.Namespace, folders: list[str]) -> None:
                 write_atomically(arguments.out / f"{name}.parquet", table.to_parquet(index=False))
                 write_atomically(arguments.out / f"{name}.csv", to_csv(table))
             write_atomically(arguments.out / "comparison.txt", (text + "\n").encode())
-            write_atomically(arguments.out / "comparison.png", comparison_png(comparison.studies))
+            write_atomically(arguments.out / "comparison.png", comparison_png(comparison.sides))
         say(f"Written: {arguments.out}")

@@ -187,20 +187,20 @@ def _to_png(figure: Figure) -> bytes:
 
 
 def comparison_png(studies: Any) -> bytes:
-    """The PNG of studies side by side: share of clauses and contribution of each category, one colour a study.
+    """The PNG of sides: share of clauses and contribution of each category, one colour a side.
 
     Args:
-        studies: The table ``Comparison.studies``.
+        studies: The table ``Comparison.sides``.
     """
     palette = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-    names = list(dict.fromkeys(studies["study"]))
+    names = list(dict.fromkeys(studies["side"]))
     categories = list(dict.fromkeys(studies["category"]))
     height = 1.6 + 0.28 * len(names) * len(categories)
     figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     thickness = 0.8 / len(names)
     for place, name in enumerate(names):
-        own = studies[studies["study"] == name].set_index("category").loc[categories]
+        own = studies[studies["side"] == name].set_index("category").loc[categories]
         rows = [row + (place - (len(names) - 1) / 2) * thickness for row in range(len(categories))]
         colour = palette[place % len(palette)]
         left.barh(rows, own["share_of_clauses"], height=thickness * 0.9, color=colour, label=name)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -161,6 +163,8 @@ def test_compare_two_analyses(descriptions: Path, tmp_path: Path, capsys: pytest
     differences = pd.read_parquet(tmp_path / "c" / "differences.parquet").set_index(["measure", "name"])
     spurious = differences.loc[("share_of_clauses", "spurious")]
     assert spurious["mean"] == pytest.approx(-1.0)  # texts of the one are never spurious, of the other always
+    assert np.isnan(spurious["p"])  # one run a side
+    assert "No difference is called: with one run a side" in printed
     assert spurious["classes"] == 4
     assert (tmp_path / "c" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "c" / "comparison.txt").read_text().strip() in printed
@@ -266,12 +270,15 @@ def test_an_unreachable_judge_ends_soon(
 def test_what_compare_and_judge_refuse(descriptions: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     main(["analyze", str(descriptions), "--out", str(tmp_path / "a")])
     whole, damaged = str(tmp_path / "a"), tmp_path / "damaged"
+    shutil.copytree(whole, tmp_path / "b")
     damaged.mkdir()
     (damaged / "summary.json").write_text((tmp_path / "a" / "summary.json").read_text()[:100])
     labels = tmp_path / "labels.jsonl"
     for line, words in [
         (["compare", whole], ["two analyses or more, got 1"]),
         (["compare", whole, whole], ["named twice"]),
+        (["compare", whole, whole, "--see", "2"], ["--see 2", "0.001"]),
+        (["compare", whole, str(tmp_path / "b"), "--by", "colour"], ["--by colour", "no such fact"]),
         (["compare", whole, str(tmp_path)], ["holds no analysis"]),
         (["compare", whole, str(damaged)], ["damaged analysis"]),
         (["judge", "--labels", str(tmp_path / "nowhere.jsonl")], ["no such file"]),
