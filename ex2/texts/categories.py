@@ -107,20 +107,37 @@ def of_text(clauses: Sequence[Judgement]) -> Judgement:
 
 # ---------------------------------------------------------------- clauses
 
-_SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|(?<=[.!?;][\"')\]])\s+|\s+(?=[-–—]+\s)")
-_STARTS = (
-    r"which|who|whose|where|while|whereas|although|though|but|because|since|so|and|with|without|making|giving|known|found|"
-    r"native|used|often|usually|typically|commonly|it|its|it's|they|their|he|she|this|these|that|features?|featuring|has|"
-    r"having|is|are|lives?|living|grows?|growing|can|originally|located|covered|characterized|characterised"
+_SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|(?<=[.!?;:][\"')\]])\s+|\s+(?=[-–—]+\s)")
+_ADVERBS = (
+    r"(?:(?:also|often|usually|typically|commonly|mainly|mostly|primarily|sometimes|frequently|widely|originally|generally|"
+    r"well|best|still|only)\s+)*"
 )
-# A comma ends a clause only where what follows can stand as one: "tall, green leaves" stays whole.
-_COMMA = re.compile(rf"(?<=,)\s+(?=(?:{_STARTS})\b)", re.IGNORECASE)
+_FACTS = (
+    r"(?:found|native|seen|used|known|located|grown|kept|bred|eaten|served|sold|built|manufactured|designed|named|called|"
+    r"popular|common|endemic|widespread|active|able|capable|prized|valued|cultivated|hunted|pollinated|enjoyed)\b"
+)
+_VERBS = r"(?:can|may|lives?|living|grows?|growing|feeds?|eats?|hunts?|nests?|thrives?|inhabits?|breeds?|belongs?|needs?|uses?)\b"
+_BE = r"(?:is|are|was|were|has\s+been|have\s+been)"
+_LOOKS = rf"(?:{_BE}|has|have|had|looks?|appears?|gives?|makes?)\b"
+# "legs which are thin" is about the legs; "a bird which is found in marshes" says a second thing about the bird.
+_RELATIVE = rf"(?:which|who|that)\s+(?:{_BE}\s+{_ADVERBS}{_FACTS}|{_ADVERBS}{_VERBS})|(?:which|who)\s+(?!{_ADVERBS}{_LOOKS})\w+|where\b"
+_CLAUSE = (
+    r"(?:it|its|it's|they|their|he|she|this|these|is|are|has|have|with|without|often|usually|typically|commonly|originally|"
+    rf"features?|known|found|native|used|{_VERBS})\b"
+)
+_STARTS = (
+    rf"{_RELATIVE}|(?:and|but|so)\s+{_CLAUSE}|{_CLAUSE}|(?:while|whereas|although|though|but|because|since|so|making|giving|"
+    r"featuring|having|located|covered|characterized|characterised)\b"
+)
+# A comma ends a clause only where what follows can stand as one: "tall, green leaves" and "fur, and a tail" stay whole.
+_COMMA = re.compile(rf"(?<=,)\s+(?={_STARTS})", re.IGNORECASE)
 _CONJUNCTION = re.compile(
-    r"\s+(?=(?:and|but|while|whereas|because|although)\s+(?:it|its|they|their|is|are|has|have|can|lives?|grows?|feeds?|eats?|"
-    r"often|usually|typically|known|found|native|used|with)\b|which\b|where\b|that\s+(?:is|are|has|have|can|lives?|grows?)\b|"
+    rf"\s+(?={_RELATIVE}|(?:and|but|while|whereas|because|although)\s+{_CLAUSE}|"
     r"with\s+(?:a|an|its|their|two|four|six|eight|long|short|large|small|big|bright|dark)\b)",
     re.IGNORECASE,
 )
+_BARE_HEAD = re.compile(r"(?:(?:an?|the)\s+)?[\w'’]+", re.IGNORECASE)
+"""A head that says nothing without what follows: "A bird" of "A bird with yellow legs"."""
 _ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|etc|vs|approx|St|Mr|Mrs|Dr|No|Inc|Co|Ltd)\.$", re.IGNORECASE)
 _SHORTEST = 2  # words; a shorter piece goes to its neighbour
 
@@ -129,7 +146,8 @@ def split_clauses(text: str) -> tuple[str, ...]:
     """Cut a text into clauses: sentences, and within them the parts that say a thing of their own.
 
     Rules, not a parser: cheap, the same for every judge, and good enough to tell "with orange fur" from "that lives in
-    Siberia". Joined by blanks the clauses are the text again, white space collapsed.
+    Siberia". The tail of a list, a relative clause that tells how its head looks, and a bare head stay with what they belong
+    to. Joined by blanks the clauses are the text again, white space collapsed.
     """
     pieces: list[str] = []
     for sentence in _sentences(text):
@@ -138,7 +156,8 @@ def split_clauses(text: str) -> tuple[str, ...]:
     clauses: list[str] = []
     for piece in pieces:
         piece = piece.strip()
-        if clauses and (len(piece.split()) < _SHORTEST or len(clauses[-1].split()) < _SHORTEST):
+        short = clauses and min(len(piece.split()), len(clauses[-1].split())) < _SHORTEST
+        if clauses and (short or _BARE_HEAD.fullmatch(clauses[-1])):
             clauses[-1] = f"{clauses[-1]} {piece}"
         else:
             clauses.append(piece)
