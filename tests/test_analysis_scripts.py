@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import runpy
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -29,19 +29,36 @@ TINY: dict[str, object] = {
 }
 
 
-def script(name: str, *line: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "analysis" / name), *line],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@dataclass
+class Ended:
+    """How a script ended, and what it printed."""
+
+    status: int | str | None
+    printed: str
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Runs a script of analysis/ in this process; the studies that it starts are processes of their own."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.syspath_prepend(ROOT / "analysis")
+
+    def run(name: str, *line: str) -> Ended:
+        monkeypatch.setattr("sys.argv", [name, *line])
+        status: int | str | None = 0
+        try:
+            runpy.run_path(str(ROOT / "analysis" / name), run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code
+        return Ended(status, capsys.readouterr().out)
+
+    return run
 
 
 @pytest.mark.slow
-def test_the_grid_fills_its_table_and_is_resumable(tiny_llm: Path, class_folder: Path, tmp_path: Path) -> None:
+def test_the_grid_fills_its_table_and_is_resumable(
+    tiny_llm: Path, class_folder: Path, tmp_path: Path, script: Callable[..., Ended]
+) -> None:
     config, grid, out = tmp_path / "base.yaml", tmp_path / "grid.yaml", tmp_path / "paper"
     config.write_text(yaml.safe_dump({**TINY, "model_name_or_path": str(tiny_llm), "before_after": False}))
     grid.write_text(
@@ -49,7 +66,7 @@ def test_the_grid_fills_its_table_and_is_resumable(tiny_llm: Path, class_folder:
     )
     line = ["--grid", str(grid), "--data", str(class_folder.parent), "--out", str(out)]
     result = script("reproduce_paper.py", *line, "--reward_normalization", "zscore")
-    assert result.returncode == 0, result.stderr + (out / "small_four.log").read_text()[-2000:]
+    assert result.status == 0, f"{result}\n{(out / 'small_four.log').read_text()[-2000:]}"
     table = pd.read_csv(out / "paper.csv")
     assert table[["vlm", "dataset"]].to_numpy().tolist() == [["small", "four"]]
     shares = table[[f"share_{name}" for name in ("visual", "habitat", "non_visual", "spurious", "unsure")]]
@@ -61,34 +78,31 @@ def test_the_grid_fills_its_table_and_is_resumable(tiny_llm: Path, class_folder:
     before = {name: (run / name).read_bytes() for name in ("aligned.jsonl", "adapter/adapter_model.safetensors")}
     (run / "aligned.jsonl").write_bytes(before["aligned.jsonl"][:-40])
     again = script("reproduce_paper.py", *line, "--reward_normalization", "zscore")
-    assert again.returncode == 0, again.stderr
+    assert again.status == 0, again
     assert {name: (run / name).read_bytes() for name in before} == before
 
     missing = script("reproduce_paper.py", *line, "--vlms", "large")
-    assert missing.returncode == 1
-    assert missing.stderr.splitlines()[-1] == "error: --vlms large is not in the grid, which has small."
+    assert missing.status == "error: --vlms large is not in the grid, which has small."
 
     grid.write_text(yaml.safe_dump({"vlms": {"small": "absent.yaml"}, "datasets": {"four": "pictograms"}}))
     absent = script("reproduce_paper.py", *line)
-    assert absent.returncode == 1
-    assert "the configuration of small" in absent.stderr
-    assert "does not exist" in absent.stderr
+    assert "the configuration of small" in str(absent.status)
+    assert "does not exist" in str(absent.status)
 
 
 @pytest.mark.slow
-def test_planted_runs_end_in_a_table(tiny_chat_llm: Path, tmp_path: Path) -> None:
+def test_planted_runs_end_in_a_table(tiny_chat_llm: Path, tmp_path: Path, script: Callable[..., Ended]) -> None:
     out = tmp_path / "planted"
     options = [part for name, value in TINY.items() for part in (f"--{name}", str(value))]
     line = ["--out", str(out), "--kinds", "habitat", "--seeds", "3", "--random_seeds"]
     result = script("planted_preference.py", *line, "--model_name_or_path", str(tiny_chat_llm), *options)
-    assert result.returncode == 0, result.stderr + (out / "habitat_3.log").read_text()[-2000:]
+    assert result.status == 0, f"{result}\n{(out / 'habitat_3.log').read_text()[-2000:]}"
     row = pd.read_csv(out / "planted.csv").iloc[0]
     assert (row["planted"], row["seed"]) == ("habitat", 3)
-    assert f"planted kind recovered: {int(row['as_planted'])} of 1" in result.stdout
+    assert f"planted kind recovered: {int(row['as_planted'])} of 1" in result.printed
     config = yaml.safe_load((out / "habitat_3" / "config.yaml").read_text())
     assert (config["dataset"], config["seed"], config["split_seed"]) == ("planted:habitat", 3, 3)
 
     failed = script("planted_preference.py", *line[:4], "--seeds", "4", "--random_seeds", "--learning_rat", "1")
-    assert failed.returncode == 1
-    assert "habitat_4 ended with status 2: see" in failed.stderr
+    assert "habitat_4 ended with status 2: see" in str(failed.status)
     assert "Unknown option learning_rat" in (out / "habitat_4.log").read_text()
