@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from ex2.texts.categories import CATEGORIES
+
 ROOT = Path(__file__).resolve().parent.parent
 
 TINY: dict[str, object] = {
@@ -69,7 +71,7 @@ def test_the_grid_fills_its_table_and_is_resumable(
     assert result.status == 0, f"{result}\n{(out / 'small_four.log').read_text()[-2000:]}"
     table = pd.read_csv(out / "paper.csv")
     assert table[["vlm", "dataset"]].to_numpy().tolist() == [["small", "four"]]
-    shares = table[[f"share_{name}" for name in ("visual", "habitat", "non_visual", "spurious", "unsure")]]
+    shares = table[[f"share_{name}" for name in (*CATEGORIES, "unsure")]]
     assert shares.sum(axis=1).item() == pytest.approx(1)
     assert "| small | four |" in (out / "paper.md").read_text()
 
