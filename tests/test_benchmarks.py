@@ -161,6 +161,14 @@ def test_bank_speed(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0.05 < found["pictogram: rate of the bank / rate of the bare image encoder"] < 5
 
 
+def test_decode_speed(benchmark: Any, tiny_chat_llm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark("decode_speed").main(["--policy", str(tiny_chat_llm), "--quick"])
+    text = capsys.readouterr().out
+    assert {line.split(",")[0] for line in text.splitlines()[:-1]} == {"generate", "decoder"}
+    (ratio,) = verdicts(text).values()
+    assert 0.1 < ratio < 10
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")
 def test_profile_of_a_step(
     benchmark: Any, tiny_chat_llm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
