@@ -1,9 +1,9 @@
-"""Seconds to sample a rollout of the quickstart: transformers' `generate` and EX2's decoder, the base held in float32 or bfloat16.
+"""Seconds to sample a rollout of the quickstart: `generate` and EX2's decoder, with the base held in float32 or bfloat16.
 
     python benchmarks/decode_speed.py [--policy smollm2] [--repeats 5] [--quick]
 
-32 completions of 8 prompts, up to 32 tokens, from a policy with a LoRA adapter on all linear layers whose weights are random. Where the
-processor multiplies in bfloat16, all sides do so by autocast; elsewhere the two ways of holding the base are one.
+32 completions of 8 prompts, up to 32 tokens, from a policy with a LoRA adapter on all linear layers whose weights are random.
+Where the processor multiplies in bfloat16, all sides do so by autocast; elsewhere the two ways of holding the base are one.
 """
 
 from __future__ import annotations
