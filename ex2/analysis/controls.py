@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,15 +39,12 @@ class Control:
         return [nameless(text, names[i]) for text, i in zip(self.texts, self.named or self.class_ids, strict=True)]
 
 
-def control_texts(
-    judged: Sequence[Judged], names: Sequence[str], similarity: Similarity, seed: int
-) -> dict[str, Control]:
-    """The texts of every system of the controls table.
+def control_texts(judged: Sequence[Judged], names: Sequence[str], seed: int) -> dict[str, Control]:
+    """The texts of every system of the controls table but best-of-N, which `control_scores` picks for each reading.
 
     Args:
-        judged: The descriptions under study first, then perhaps the untrained policy's, of which best-of-N is made.
+        judged: The descriptions under study first, then perhaps the untrained policy's.
         names: Class names.
-        similarity: Scores best-of-N.
         seed: Of what is drawn.
     """
     aligned = judged[0]
@@ -60,7 +57,7 @@ def control_texts(
         names, [r.text for part in judged for r in part.records], min(WAFFLES_PER_CLASS, len(texts)), seed
     )
     waffle = [(class_id, text) for class_id, text in waffle if class_id in set(described)]
-    systems = {
+    return {
         "class_name": Control(described, [names[i] for i in described]),
         "template": Control(described, [TEMPLATE.replace("{}", names[i]) for i in described]),
         "random_words": Control([i for i, _ in waffle], [text for _, text in waffle]),
@@ -75,28 +72,32 @@ def control_texts(
             ],
         ),
     }
-    for base in judged[1:]:
-        base_texts = [record.text for record in base.records]
-        best = best_of(base.class_ids, similarity.on("reward").own(base_texts, base.class_ids).tolist())
-        systems["best_of_n"] = Control([base.class_ids[i] for i in best], [base_texts[i] for i in best])
-    return systems
 
 
 def control_scores(
     systems: Mapping[str, Control], names: Sequence[str], similarity: Similarity
 ) -> tuple[list[SystemScores], list[SystemScores]]:
-    """Scores of every system on reward and held-out images: as written, and without the names of the classes."""
+    """Scores of every system on reward and held-out images: as written, and without the names of the classes.
+
+    Where there is an untrained policy, its text of each class that the reward images like best is a system of its own,
+    `best_of_n`: in each reading the best in that reading.
+    """
     rewarded = similarity.on("reward")
 
-    def scores(name: str, read: list[str]) -> SystemScores:
-        own = systems[name].class_ids
+    def scores(name: str, control: Control, read: list[str]) -> SystemScores:
+        own = control.class_ids
         # Texts are counted as they are: without names, more of them are equal.
-        return SystemScores(name, own, rewarded.own(read, own), similarity.own(read, own), systems[name].texts)
+        return SystemScores(name, own, rewarded.own(read, own), similarity.own(read, own), control.texts)
 
-    return (
-        [scores(name, control.texts) for name, control in systems.items()],
-        [scores(name, control.without_names(names)) for name, control in systems.items()],
-    )
+    def all_scores(read: Callable[[Control], list[str]]) -> list[SystemScores]:
+        found = [scores(name, control, read(control)) for name, control in systems.items()]
+        if (base := systems.get("base")) is not None:
+            best = best_of(base.class_ids, rewarded.own(read(base), base.class_ids).tolist())
+            chosen = Control([base.class_ids[i] for i in best], [base.texts[i] for i in best])
+            found.append(scores("best_of_n", chosen, read(chosen)))
+        return found
+
+    return all_scores(lambda control: control.texts), all_scores(lambda control: control.without_names(names))
 
 
 def control_table(summary: Summary) -> pd.DataFrame:

@@ -114,7 +114,7 @@ def analyse(
     collapse = signs_of_collapse(*([(r.class_name, r.text) for r in records] for records in (aligned, base)))
     tables["preference"] = preference_table(tables["share_change"], tables["contributions"], collapsed=bool(collapse))
     on_step("controls")
-    as_written, nameless = control_scores(control_texts(judged, class_names, similarity, seed), class_names, similarity)
+    as_written, nameless = control_scores(control_texts(judged, class_names, seed), class_names, similarity)
     monitors = first_and_last(metrics)
     summary = summarise(
         as_written,
