@@ -28,6 +28,7 @@ from ex2.base.files import write_atomically
 from ex2.base.shown import printable
 from ex2.data import LabelledImages, PlantedImages
 from ex2.data.labelled import BrokenImage
+from ex2.data.planted import CONTROLS as PLANTED_CONTROLS
 from ex2.stats.before_after import SPOKEN_NAMES
 from ex2.stats.plots import SYSTEM_LABELS
 from ex2.texts.probe import SPOKEN
@@ -182,6 +183,7 @@ def render(study: Study, plots: Mapping[str, study_plots.Plot], images: Labelled
         not_beaten=_not_beaten(tables["controls"]),
         monitors={name: (MONITORS.get(name, ""), ends) for name, ends in summary["monitors"].items()},
         has_metrics="learning_curve" in tables,
+        controls_planted=PLANTED_CONTROLS,
         examples=_examples(study, images),
         tables=[(name, TABLES.get(name, ""), len(tables[name]), tables[name].shape[1]) for name in sorted(tables)],
     )

@@ -51,7 +51,7 @@ def study(seed: int, *, visual: float = 0.4, adds: float = 0.0, vlm: str = "a", 
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, list[Study]]:
-    """Three runs of one VLM, which differ by 0.05, and three of another that say 0.5 less of what is visual, less than before training."""
+    """Three runs of one VLM, which differ by 0.05, and three of another that say 0.5 less of what is visual: less than base."""
     lean = (-0.05, 0.0, 0.05)
     return {
         "a": [study(i, visual=0.6, adds=0.05, run=lean[i]) for i in range(3)],
