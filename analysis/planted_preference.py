@@ -2,13 +2,14 @@
 
     python analysis/planted_preference.py --out runs/planted [--seeds 0 1 2] [--random_seeds 0 1 2 3 4 5] [--jobs 2]
 
-For each kind of attribute and seed: PPO on prototypes made of sentences of that kind (configs/planted.yaml), descriptions of the
-trained policy, analysis. `planted:random` is the negative control; `--controls` adds `common` and `swapped`. Each run uses one core; `--jobs 2` keeps two going. A run that
-is finished is not repeated, one that was interrupted goes on from its checkpoint. Prints the table, and writes it as
-OUT/planted.csv and OUT/planted.md.
+For each kind of attribute and seed: PPO on prototypes made of sentences of that kind (configs/planted.yaml), descriptions of
+the trained policy, analysis. `planted:random` is the negative control; `--controls` adds `common` and `swapped`. Each run uses
+one core; `--jobs 2` keeps two going. A run that is finished is not repeated, one that was interrupted goes on from its
+checkpoint. Prints the table, and writes it as OUT/planted.csv and OUT/planted.md.
 
 A run counts as recovered when the planted kind gained the most share of clauses from base to aligned and has the largest
-contribution (`spurious`, which is about no class: the largest `general`); a control counts as a false alarm when the interval of any category's contribution excludes zero.
+contribution (`spurious`, which is about no class: the largest `general`); a control counts as a false alarm when the interval
+of any category's contribution excludes zero.
 """
 
 from __future__ import annotations

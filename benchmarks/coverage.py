@@ -2,13 +2,13 @@
 
     python benchmarks/coverage.py [--trials 2000] [--classes 8 10 20 30 54 200] [--runs 1 2 3 5 8]
 
-Part 1, one run: the mean of one number a class, for numbers as they occur: normal, skewed, shares of what is rarely said, changes of
-such shares. Beside EX2's interval: Student's t, the expanded percentile bootstrap that EX2 had, the studentised bootstrap, and BCa by
-scipy. "Refused" is the share of samples in which all classes are alike, so that there is no interval.
+Part 1, one run: the mean of one number a class, for numbers as they occur: normal, skewed, shares of what is rarely said,
+changes of such shares. Beside EX2's interval: Student's t, the expanded percentile bootstrap that EX2 had, the studentised
+bootstrap, and BCa by scipy. "Refused" is the share of samples in which all classes are alike, so that there is no interval.
 
-Part 2, several runs: six shares of two sides that are the same, or of which the first differs by 0.2. Classes differ by 0.25, runs by 0
-to 0.12 in the first share, single cells by 0.15. Coverage of one side's mean; how often any of the six differs where none does (Holm);
-the power for 0.2 of one test by itself, and of the six together.
+Part 2, several runs: six shares of two sides that are the same, or of which the first differs by 0.2. Classes differ by 0.25,
+runs by 0 to 0.12 in the first share, single cells by 0.15. Coverage of one side's mean; how often any of the six differs where
+none does (Holm); the power for 0.2 of one test by itself, and of the six together.
 """
 
 from __future__ import annotations

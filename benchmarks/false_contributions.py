@@ -2,15 +2,15 @@
 
     python benchmarks/false_contributions.py DESCRIPTIONS [--base BASE] [--vlm pictogram] [--dataset pictograms] [--trials 100]
 
-Each trial hands every class other prototypes: those of another class (`swapped`), random directions around a common one (`common`),
-or independent random directions (`random`). A trial is false where the interval of any category's contribution leaves out zero.
-Printed, in percent of the trials: for `contrast` as `ex2 analyze` has it (about the class, matched for length and place), without the
-matching, and for what clauses add alone, as it was before; all with the intervals of the table `contributions`. `real` is the one
-trial with the real prototypes: what is found there.
+Each trial hands every class other prototypes: those of another class (`swapped`), random directions around a common one
+(`common`), or independent random directions (`random`). A trial is false where the interval of any category's contribution
+leaves out zero. Printed, in percent of the trials: for `contrast` as `ex2 analyze` has it (about the class, matched for length
+and place), without the matching, and for what clauses add alone, as it was before; all with the intervals of the table
+`contributions`. `real` is the one trial with the real prototypes: what is found there.
 
-Then the planted kinds, without training a policy: sentences of all kinds, none of which stands in for a held-out image, as clauses on
-planted images. A kind counts as recovered where it has the largest contribution; `spurious`, which is about no class, where it has
-the largest `general`.
+Then the planted kinds, without training a policy: sentences of all kinds, none of which stands in for a held-out image, as
+clauses on planted images. A kind counts as recovered where it has the largest contribution; `spurious`, which is about no
+class, where it has the largest `general`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 The positive control of EX2 as a measuring instrument. For each class, the text embeddings of sentences of one category, with
 noise, stand in for images: whoever describes the class in that category's terms comes closest. The sentences say "it" for the
-class, so that what is planted is the kind of attribute and not the name. What EX2 then reports must be what was planted.
-Three are negative controls, of which no kind of attribute may be reported: `planted:random`, where each class is a random
-direction; `planted:common`, random directions that share one; and `planted:swapped`, where each class has the sentences about another.
+class, so that what is planted is the kind of attribute and not the name. What EX2 then reports must be what was planted. Three
+are negative controls, of which no kind of attribute may be reported: `planted:random`, where each class is a random direction;
+`planted:common`, random directions that share one; and `planted:swapped`, where each class has the sentences about another.
 """
 
 from __future__ import annotations
