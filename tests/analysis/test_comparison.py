@@ -38,6 +38,7 @@ def study(seed: int, *, visual: float = 0.4, adds: float = 0.0, vlm: str = "a", 
         tags=np.where(clauses["category"] == "visual", "colour", "place"),
         class_name="class " + clauses["class_id"].astype(str), added=pays + 0.02 * rng.normal(size=count),
         added_elsewhere=0.01 * rng.normal(size=count), clause_drop=np.nan,
+        about_swapped=np.nan, about_scrambled=np.nan,
     )  # fmt: skip
     texts = clauses[["system", "class_id", "category"]].assign(
         gain=0.0, specificity=0.0, stripped=0.0, shuffle_drop=0.0
