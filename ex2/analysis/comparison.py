@@ -135,6 +135,8 @@ def _one_job(runs: Mapping[str, Sequence[Study]]) -> bool:
 def _class_measures(study: Study) -> dict[str, pd.DataFrame]:
     """One table a measure and quantity: classes (by name, as ids may differ) in rows, categories or tags in columns."""
     clauses = study.tables["clauses"]
+    if "added_elsewhere" not in clauses:
+        raise UserError("an analysis of an older version cannot be compared: run `ex2 analyze` again.")
     shares, tags = (
         {system: make(own) for system, own in clauses.groupby("system", sort=False)}
         for make in (_category_shares, _tag_shares)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ex2.analysis.contribution import CLAUSE_TESTS, TEXT_TESTS
+from ex2.analysis.placebo import EDITS, PLACEBOS
 from ex2.stats.intervals import SHARE, UNBOUNDED, cluster_means, detectable, holm, mean_interval, mean_p, standard_error
 from ex2.texts.categories import ALL_TAGS, CATEGORIES, INFORMATIVE, TAGS
 
@@ -165,7 +166,8 @@ def contributions(texts: pd.DataFrame, clauses: pd.DataFrame) -> pd.DataFrame:
     `contrast` is the headline: within each class and system, clauses of the category against the other judged clauses in how
     much more they add for their own class than for the others (`about_class`), averaged over the systems. Pairing within class
     and system takes out that classes differ, and that a policy's own clauses fit its reward. `general` is the same of what
-    clauses add for the other classes, which is not about the class at all.
+    clauses add for the other classes, which is not about the class at all. `contrast_swapped` and `contrast_scrambled` are the
+    headline of clauses that were put to another class, or whose words are in random order (`ex2.analysis.placebo`).
     """
     rows = []
     tests = [(test, texts) for test in TEXT_TESTS] + [(test, clauses) for test in CLAUSE_TESTS]
@@ -174,10 +176,17 @@ def contributions(texts: pd.DataFrame, clauses: pd.DataFrame) -> pd.DataFrame:
         values = {name: own[own["category"] == name].groupby("class_id")[test].mean() for name in CATEGORIES}
         rows += _by_category(test, values, own["category"].value_counts())
     for test, added in (("contrast", about_class(clauses)), ("general", clauses["added_elsewhere"])):
-        level = matched(clauses, added)
-        values = {name: contrast(clauses, level, clauses["category"] == name) for name in CATEGORIES}
-        rows += _by_category(test, values, clauses["category"].value_counts())
+        rows += _contrasts(test, clauses, added)
+    for way in PLACEBOS:
+        tried = clauses[clauses[f"about_{way}"].notna()]
+        rows += _contrasts(f"contrast_{way}", tried, tried[f"about_{way}"])
     return _corrected(rows)
+
+
+def _contrasts(test: str, clauses: pd.DataFrame, values: pd.Series) -> list[dict[str, Any]]:
+    level = matched(clauses, values)
+    by_category = {name: contrast(clauses, level, clauses["category"] == name) for name in CATEGORIES}
+    return _by_category(test, by_category, clauses["category"].value_counts())
 
 
 def _by_category(test: str, values: Mapping[str, pd.Series], counts: Mapping[Any, int]) -> list[dict[str, Any]]:
@@ -236,6 +245,17 @@ def attribute_contributions(clauses: pd.DataFrame) -> pd.DataFrame:
             by_class = contrast(clauses, values, has)
             row = {"tag": tag, "category": category, **estimate(by_class, level)}
             rows.append({**row, "classes": len(by_class), "n": int(has.sum())})
+    return _corrected(rows)
+
+
+def counterfactuals(clauses: pd.DataFrame) -> pd.DataFrame:
+    """What clauses say about their class beyond the same clauses with another colour, or another place: one row an edit."""
+    rows = []
+    for edit in EDITS:
+        lost = (about_class(clauses) - clauses[f"about_{edit}"]).dropna()
+        by_class = lost.groupby(clauses["class_id"]).mean()
+        tested = estimate(by_class, 1 - (1 - _LEVEL) / len(EDITS))
+        rows.append({"edit": edit, **tested, "classes": len(by_class), "n": len(lost)})
     return _corrected(rows)
 
 

@@ -17,6 +17,7 @@ from ex2.analysis.findings import (
     attribute_contributions,
     attribute_shares,
     contributions,
+    counterfactuals,
     first_and_last,
     hacking_warnings,
     preference_table,
@@ -27,10 +28,11 @@ from ex2.analysis.findings import (
     shares_by,
 )
 from ex2.analysis.judging import judge_all
+from ex2.analysis.placebo import changed_clauses, texts_of
 from ex2.analysis.probe import DECIDES, above, answer_to, probe_tables
 from ex2.analysis.study import Study
 from ex2.analysis.tables import clause_table, text_table, zero_shot_table
-from ex2.analysis.verdict import verdict
+from ex2.analysis.verdict import counterfactual_sentences, placebo_warnings, verdict
 from ex2.base.errors import UserError
 from ex2.scoring.scorer import TextScorer
 from ex2.stats.before_after import outcome, summarise
@@ -92,10 +94,10 @@ def analyse(
 
     on_step("encoding texts for the contribution tests")
     similarity = Similarity(scorer, exact=exact)
-    similarity.encode(
-        [text for part in judged for text in all_texts(part.passages, part.apart(seed))], progress=progress
-    )
-    texts, clauses = text_table(judged, similarity, seed), clause_table(judged, similarity, seed)
+    changed = [changed_clauses(part, class_names, seed) for part in judged]
+    compared = [text for part in judged for text in all_texts(part.passages, part.apart(seed))]
+    similarity.encode([*compared, *(text for own in changed for text in texts_of(own))], progress=progress)
+    texts, clauses = text_table(judged, similarity, seed), clause_table(judged, similarity, changed, seed)
 
     on_step("intervals and tests")
     asked_with = texts["question"].to_numpy()[clauses["description"]]
@@ -109,6 +111,7 @@ def analyse(
         "attributes": attribute_shares(clauses),
         "contributions": contributions(texts, clauses),
         "attribute_contributions": attribute_contributions(clauses),
+        "counterfactuals": counterfactuals(clauses),
         "zero_shot": zero_shot_table(judged[0], similarity, scorer),
     }
     collapse = signs_of_collapse(*([(r.class_name, r.text) for r in records] for records in (aligned, base)))
@@ -132,6 +135,7 @@ def analyse(
     asked: dict[str, Any] = {}
     unsure = float((clauses.query("system == 'aligned'")["category"] == UNSURE).mean())
     warnings = summary.warnings + hacking_warnings(texts, monitors, unsure) + question_warnings(texts)
+    warnings += placebo_warnings(tables["preference"], tables["contributions"])
     if probe:
         on_step("direct probe")
         tables |= probe_tables(probe, similarity, scorer)
@@ -147,6 +151,7 @@ def analyse(
         "classes_of_dataset": len(class_names),
         "unsure": unsure,
         "verdict": [*outcome(summary), *verdict(tables["preference"])],
+        "counterfactuals": counterfactual_sentences(tables["counterfactuals"]),
         "warnings": warnings,
         "tables": sorted(tables),
         **asked,

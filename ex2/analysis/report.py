@@ -28,6 +28,7 @@ from ex2.base.files import write_atomically
 from ex2.base.shown import printable
 from ex2.data import LabelledImages, PlantedImages
 from ex2.data.labelled import BrokenImage
+from ex2.data.planted import CONTROLS as PLANTED_CONTROLS
 from ex2.stats.before_after import SPOKEN_NAMES
 from ex2.stats.plots import SYSTEM_LABELS
 from ex2.texts.probe import SPOKEN
@@ -52,6 +53,8 @@ TESTS = {
     "for clauses of the category minus the other judged clauses of the same class and system, as if all had the same length and "
     "place; then the mean of the systems. This takes out what pleases the VLM whatever the class, that classes differ, and that "
     "a policy's own clauses fit its reward.",
+    "contrast_swapped": "Placebo: the contrast of the same clauses behind the name of another class, with that class's images.",
+    "contrast_scrambled": "The contrast of the same clauses with their words in random order: how far the words alone do it.",
     "general": "The same of “added elsewhere” alone: what clauses of the category are worth for any class.",
     "added": "The class name with one clause against the class name alone, in the same form for every clause.",
     "added_elsewhere": "The same two texts with images of the other classes.",
@@ -94,6 +97,7 @@ TABLES = {
     "attribute_contributions": "the test contrast for each attribute tag: clauses with it against those without",
     "attributes": "share of clauses with each attribute tag, by system",
     "clauses": "one row a clause: category with probabilities, tags, tests",
+    "counterfactuals": "what clauses say about their class beyond the same clauses with another colour or place",
     "contributions": "every test by category: mean, interval, p-value, numbers of classes and texts",
     "controls": "cosines of every control on reward and held-out images, and the aligned policy's advantage",
     "controls_nameless": "the same with the name of the class taken out of what the VLM reads",
@@ -182,6 +186,7 @@ def render(study: Study, plots: Mapping[str, study_plots.Plot], images: Labelled
         not_beaten=_not_beaten(tables["controls"]),
         monitors={name: (MONITORS.get(name, ""), ends) for name, ends in summary["monitors"].items()},
         has_metrics="learning_curve" in tables,
+        controls_planted=PLANTED_CONTROLS,
         examples=_examples(study, images),
         tables=[(name, TABLES.get(name, ""), len(tables[name]), tables[name].shape[1]) for name in sorted(tables)],
     )

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ex2.analysis import contribution
+from ex2.analysis import contribution, placebo
 from ex2.analysis.contribution import Similarity
 from ex2.analysis.findings import UNSURE, class_interval
 from ex2.analysis.judging import Judged
+from ex2.analysis.placebo import Changed
 from ex2.scoring.scorer import TextScorer
 from ex2.stats.intervals import SHARE
 from ex2.texts.categories import CATEGORIES, Judgement
@@ -45,10 +46,12 @@ def text_table(judged: Sequence[Judged], similarity: Similarity, seed: int) -> p
     return pd.concat(parts, ignore_index=True)
 
 
-def clause_table(judged: Sequence[Judged], similarity: Similarity, seed: int) -> pd.DataFrame:
-    """One row a clause: what it is about, and the contribution tests of clauses."""
+def clause_table(
+    judged: Sequence[Judged], similarity: Similarity, changed: Sequence[Changed], seed: int
+) -> pd.DataFrame:
+    """One row a clause: what it is about, the contribution tests of clauses, and what changed clauses say about their class."""
     parts, first = [], 0
-    for part in judged:
+    for part, own_changed in zip(judged, changed, strict=True):
         sizes = [len(passage.clauses) for passage in part.passages]
         columns = {
             "system": part.system,
@@ -58,6 +61,7 @@ def clause_table(judged: Sequence[Judged], similarity: Similarity, seed: int) ->
             "clause": [clause for passage in part.passages for clause in passage.clauses],
             **_judgement_columns([j for own in part.clauses for j in own]),
             **contribution.clause_tests(similarity, part.passages, part.class_ids, part.apart(seed)),
+            **placebo.about(similarity, own_changed),
         }
         parts.append(pd.DataFrame(columns))
         first += len(sizes)

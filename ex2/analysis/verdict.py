@@ -172,3 +172,43 @@ def format_preference(preference: pd.DataFrame, shares: pd.DataFrame) -> str:
         line = f"{name:<{width}}{share('base', name):>6}{share('aligned', name):>8}  {cells[0]:<24}{cells[1]:<24}{cells[2]}"
         lines.append(line.rstrip())
     return "\n".join(lines)
+
+
+def placebo_warnings(preference: pd.DataFrame, contributions: pd.DataFrame) -> list[str]:
+    """A warning for each preferred category whose clauses do as well behind the name of another class.
+
+    Args:
+        preference: `preference_table`.
+        contributions: `contributions`.
+    """
+    swapped = contributions[contributions["test"] == "contrast_swapped"].set_index("category")
+    warnings = []
+    for name in preferred(preference):
+        row = swapped.loc[name]
+        if row["low"] > 0:
+            ends = f"{row['mean']:+.3f} {bracket(row['low'], row['high'], '+.3f')}"
+            warnings.append(
+                f"The same {spoken(name)} clauses put to other classes say more about these than other clauses do as well "
+                f"(cosine {ends}): the preference need not be about the class."
+            )
+    return warnings
+
+
+def counterfactual_sentences(counterfactuals: pd.DataFrame) -> list[str]:
+    """What happens to what clauses say about their class when one word is changed; nothing about edits that too few classes have.
+
+    Args:
+        counterfactuals: `findings.counterfactuals`.
+    """
+    words = {"recoloured": "colour", "moved": "place"}
+    said = []
+    for row in counterfactuals[counterfactuals["classes"] >= FEWEST_CLASSES].to_dict("records"):
+        ends = f"cosine {row['mean']:+.3f} {bracket(row['low'], row['high'], '+.3f')}"
+        if row["low"] > 0:
+            found = f"lose some of what they say about their class ({ends}): the VLM reads the {words[row['edit']]}"
+        elif row["high"] < 0:
+            found = f"say more about their class ({ends}): what the policy says of {words[row['edit']]} is often wrong"
+        else:
+            found = f"do not clearly say less about their class ({ends})"
+        said.append(f"With another {words[row['edit']]}, {row['n']} clauses that name one {found}.")
+    return said

@@ -139,6 +139,8 @@ def say_findings(study: Study) -> None:
 
     for sentence in study.summary["verdict"]:
         say(sentence)
+    for sentence in study.summary["counterfactuals"]:
+        say(sentence)
     say(format_preference(study.tables["preference"], study.tables["shares"]))
     if "probe" in study.summary:
         say(f"\n{study.summary['probe']['sentence']}")

@@ -99,8 +99,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _classify(arguments: argparse.Namespace) -> None:
+    from statistics import median
+
     from ex2.base.cache import cache_folder
     from ex2.data import load_images
+    from ex2.stats.intervals import visible_accuracy
     from ex2.texts.name_matching import read_aliases
     from ex2.texts.pairs import read_pairs
     from ex2.texts.questions import TEMPLATE, read_templates
@@ -139,6 +142,8 @@ def _classify(arguments: argparse.Namespace) -> None:
         cache=cache_folder(arguments.cache_dir) / "texts",
     )
     say(f"{scorer.bank.vlm_name}, {len(comparison.labels)} {arguments.split} images of {images.name}, in percent:")
+    counts = [count for count in scorer.bank.counts_of(arguments.split) if count]
+    say(visible_accuracy(len(counts), median(counts)))
     say(comparison.table())
     for row in comparison.rows:
         if row["cut_texts"]:

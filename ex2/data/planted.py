@@ -2,8 +2,9 @@
 
 The positive control of EX2 as a measuring instrument. For each class, the text embeddings of sentences of one category, with
 noise, stand in for images: whoever describes the class in that category's terms comes closest. The sentences say "it" for the
-class, so that what is planted is the kind of attribute and not the name. What EX2 then reports must be what was planted.
-`planted:random` is the negative control: each class is a random direction, and no kind of attribute may be reported.
+class, so that what is planted is the kind of attribute and not the name. What EX2 then reports must be what was planted. Three
+are negative controls, of which no kind of attribute may be reported: `planted:random`, where each class is a random direction;
+`planted:common`, random directions that share one; and `planted:swapped`, where each class has the sentences about another.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ SENTENCES = Path(__file__).resolve().parent.parent / "assets" / "planted" / "sen
 PLANTED = ("visual", "habitat", "non_visual", "spurious")
 """Categories that there are sentences of."""
 
-KINDS = (*PLANTED, "random")
+CONTROLS = ("random", "common", "swapped")
+"""Negative controls, see the module."""
+
+KINDS = (*PLANTED, *CONTROLS)
 
 COPIES = 8
 """Noisy copies of a sentence: so many images it stands in for."""
@@ -42,9 +46,9 @@ class PlantedImages:
     Attributes:
         name: The spec, e.g. ``planted:habitat``.
         class_names: C names.
-        kind: The planted category, or ``random``.
-        sentences: For each class its sentences of that category, its name replaced by "it"; for ``random`` only their
-            number counts.
+        kind: The planted category, or one of `CONTROLS`.
+        sentences: For each class its sentences of that category, its name replaced by "it"; for ``swapped`` those of all
+            categories about another class, and for random directions only their number counts.
     """
 
     name: str
@@ -57,7 +61,7 @@ def load_planted(kind: str) -> PlantedImages:
     """The set ``planted:KIND``.
 
     Raises:
-        UserError: KIND is neither in `PLANTED` nor ``random``.
+        UserError: KIND is neither in `PLANTED` nor in `CONTROLS`.
     """
     if kind not in KINDS:
         nearest = difflib.get_close_matches(kind, KINDS, n=1)
@@ -65,14 +69,15 @@ def load_planted(kind: str) -> PlantedImages:
         raise UserError(f"dataset 'planted:{kind}': the planted kind must be one of {', '.join(KINDS)}.{hint}")
     rows = [json.loads(line) for line in SENTENCES.read_text(encoding="utf-8").splitlines()]
     class_names = tuple(sorted({row["class_name"] for row in rows}))
-    wanted = PLANTED[0] if kind == "random" else kind
+    wanted = (kind,) if kind in PLANTED else PLANTED if kind == "swapped" else PLANTED[:1]
+    about = class_names[1:] + class_names[:1] if kind == "swapped" else class_names
     sentences = tuple(
         tuple(
             strip_whole_name(row["text"], name)
             for row in rows
-            if row["class_name"] == name and row["category"] == wanted
+            if row["class_name"] == name and row["category"] in wanted
         )
-        for name in class_names
+        for name in about
     )
     return PlantedImages(f"planted:{kind}", class_names, kind, sentences)
 
@@ -98,9 +103,14 @@ def plant(planted: PlantedImages, vlm: VLM, seed: int) -> tuple[torch.Tensor, li
                 labels.append(class_id)
                 splits.append("reward" if place < len(own) // 2 else "heldout")
                 ids.append(f"{name}/{position}-{copy}")
-    if planted.kind == "random":
-        centres = torch.randn(len(planted.class_names), vlm.dim, generator=generator)
-        clean = torch.nn.functional.normalize(centres, dim=1)[labels]
+    if planted.kind in ("random", "common"):
+        centres = torch.nn.functional.normalize(
+            torch.randn(len(planted.class_names), vlm.dim, generator=generator), dim=1
+        )
+        if planted.kind == "common":
+            shared = torch.randn(vlm.dim, generator=generator)
+            centres = torch.nn.functional.normalize(centres + torch.nn.functional.normalize(shared, dim=0), dim=1)
+        clean = centres[labels]
     else:
         index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         clean = vlm.encode_texts(list(index)).cpu()[[index[text] for text in texts]]

@@ -23,7 +23,8 @@ _FORMS = (
     *((f"{scheme}:DIR", benchmark.about) for scheme, benchmark in BENCHMARKS.items()),
     (
         "planted:KIND",
-        "a control without images: classes known to prefer visual, habitat, non_visual or spurious text, or random ones",
+        "a control without images: classes known to prefer visual, habitat, non_visual or spurious text, or none: random, "
+        "common, swapped",
     ),
 )
 

@@ -5,15 +5,19 @@ No weights are loaded: parameters are counted on models without storage (torch's
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
 
+from ex2.analysis.findings import TOGETHER
 from ex2.base.embedded_llm import EMBEDDED, embedded_gguf
 from ex2.base.errors import UserError, first_line
-from ex2.data import load_images
+from ex2.data import LabelledImages, PlantedImages, load_images
 from ex2.options.ex2_options import EX2Config
 from ex2.options.run_options import RunOptions, num_processes
 from ex2.policy.checks import adopt_adapter, check_adapter_kind, check_prompt_format, empty_model
@@ -22,6 +26,7 @@ from ex2.rewards import check_rewards
 from ex2.run.cost import GPUS, rollout_work, seconds
 from ex2.run.folder import holds_run
 from ex2.run.rehearsal import rehearse
+from ex2.stats.intervals import detectable, visible_accuracy
 from ex2.texts.questions import check_questions, load_questions
 from ex2.vlm import check_spec
 from ex2.zero_shot.confusion import check_pair_count
@@ -70,7 +75,8 @@ def describe(options: RunOptions) -> str:
     pairs = options.ex2.pairs
     questions = load_questions(options.ex2.questions)
     check_questions(questions, about_pairs=pairs is not None)
-    classes = len(load_images(options.ex2.dataset).class_names)
+    images = load_images(options.ex2.dataset)
+    classes = len(images.class_names)
     if pairs is not None:
         check_pair_count(pairs, classes)
     subjects, noun = (classes, "classes") if pairs is None else (2 * pairs, "ordered pairs")
@@ -88,6 +94,8 @@ def describe(options: RunOptions) -> str:
     except _Unknown as reason:
         size = str(reason)
     memory, known = _memory_text(options, size)
+    if pairs is None:
+        parts.append(_power_text(options, images))
     parts += [memory, _cost_text(options, size, known, options.planned_samples(subjects * len(questions)))]
     if holds_run(options.output_dir) and not options.trainer.resume_from_checkpoint:
         parts.append(
@@ -150,6 +158,40 @@ def _batches_text(options: RunOptions, subjects: int, noun: str, questions: int)
     ]  # fmt: skip
     return "# Batches, over all processes\n" + "\n".join(
         f"{name:<27}{value!s:>8}  = {how}" for name, value, how in rows
+    )
+
+
+# ---------------------------------------------------------------- what can be seen
+
+_CHANGE_SPREAD = 0.2
+"""Standard deviation over classes of the change of a category's share, as the quickstart has it."""
+
+
+def _power_text(options: RunOptions, images: LabelledImages | PlantedImages) -> str:
+    """How large an effect must be to be seen in the results of the run."""
+    classes = len(images.class_names)
+    head = "# What the results can show"
+    if classes < 2:
+        return f"{head}\nNothing: intervals are about classes, and there is one."
+    lines = [head]
+    if isinstance(images, LabelledImages):
+        lines.append(visible_accuracy(classes, _heldout_images(options, images)))
+    change = detectable(_CHANGE_SPREAD / math.sqrt(classes), classes - 1, level=TOGETHER)
+    lines += [
+        f"A category's share of clauses has to change by {100 * change:.0f} points to be seen (changes differ by "
+        f"{100 * _CHANGE_SPREAD:.0f} points between classes).",
+        "One run says nothing about other runs: train three or more with other seeds and compare them (ex2 compare).",
+    ]
+    return "\n".join(lines)
+
+
+def _heldout_images(options: RunOptions, images: LabelledImages) -> float:
+    """Median number of held-out images of a class."""
+    own = [label for i, label in enumerate(images.labels) if images.splits is None or images.splits[i] == "heldout"]
+    share = options.ex2.heldout_fraction if images.splits is None else 1.0
+    counts = Counter(own)
+    return max(
+        1.0, median(min(share * counts[i], options.ex2.images_per_class) for i in range(len(images.class_names)))
     )
 
 

@@ -181,6 +181,32 @@ def detectable(error: float, freedom: float, *, level: float = 0.95, power: floa
     return error * float(stats.t.ppf((1 + level) / 2, freedom) + stats.t.ppf(power, freedom))
 
 
+OTHERWISE = 0.1
+"""Share of images that two ways of classifying answer differently, where it is said before a run what will be seen."""
+
+
+def detectable_accuracy(classes: int, images: float) -> float:
+    """The smallest difference of accuracy that is seen with the chance `POWER`, before anything is classified.
+
+    Two ways that answer a share `OTHERWISE` of the images differently, each as often rightly, differ in a class of n images by
+    chance with a standard deviation of sqrt(OTHERWISE / n).
+
+    Args:
+        classes: Two or more.
+        images: Images of a class.
+    """
+    return detectable(math.sqrt(OTHERWISE / images / classes), classes - 1)
+
+
+def visible_accuracy(classes: int, images: float) -> str:
+    """`detectable_accuracy` in words."""
+    points = f"{100 * detectable_accuracy(classes, images):.0f} points"
+    return (
+        f"{classes} classes with {images:g} held-out images each: no difference of accuracy below {points} will be seen (power "
+        f"{POWER:g}, {OTHERWISE:.0%} of the images answered differently)."
+    )
+
+
 def standard_error(means: ArrayLike) -> float:
     """Standard error of the mean of C independent numbers, NaN for fewer than two."""
     means = np.asarray(means, dtype=np.float64)

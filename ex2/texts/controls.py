@@ -1,8 +1,9 @@
-"""Texts changed on purpose, which descriptions are compared with: scrambled, about another class, renamed, random words."""
+"""Texts changed on purpose, which descriptions are compared with: scrambled, about another class, edited, random words."""
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 
 from ex2.texts.class_names import strip_name
@@ -53,3 +54,43 @@ def some_of_each_class(class_ids: Sequence[int], most: int, seed: int) -> list[i
 def renamed(text: str, old: str, new: str) -> str:
     """A text with the name of its class replaced by another."""
     return strip_name(text, old, stand_in=new)
+
+
+COLOURS = (
+    "red", "orange", "yellow", "golden", "brown", "black", "green", "blue", "purple", "pink", "white", "silver", "grey", "gray",
+)  # fmt: skip
+PLACES = (
+    "ocean", "sea", "river", "lake", "pond", "beach", "reef", "coast", "forest", "jungle", "rainforest", "desert", "savanna",
+    "meadow", "mountain", "garden", "farm", "house", "kitchen", "city",
+)  # fmt: skip
+
+
+def recoloured(text: str) -> str | None:
+    """A text with every colour replaced by another one, always the same; None where it names none."""
+    return _replaced(text, _OTHER_COLOUR)
+
+
+def moved(text: str) -> str | None:
+    """A text with every place replaced by another one, always the same; None where it names none."""
+    return _replaced(text, _OTHER_PLACE)
+
+
+def _turned(words: Sequence[str]) -> dict[str, str]:
+    """Each word and the one that is half of the list away: what is near in the list is alike."""
+    half = len(words) // 2
+    return {word: words[(place + half) % len(words)] for place, word in enumerate(words)}
+
+
+def _plural(place: str) -> str:
+    if place.endswith("y"):
+        return f"{place[:-1]}ies"
+    return f"{place}es" if place.endswith("ch") else f"{place}s"
+
+
+_OTHER_COLOUR = _turned(COLOURS)
+_OTHER_PLACE = _turned(PLACES) | {_plural(word): _plural(other) for word, other in _turned(PLACES).items()}
+
+
+def _replaced(text: str, other: dict[str, str]) -> str | None:
+    changed = re.sub(rf"\b({'|'.join(other)})\b", lambda found: other[found[0].casefold()], text, flags=re.IGNORECASE)
+    return changed if changed != text else None

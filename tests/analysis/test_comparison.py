@@ -38,6 +38,7 @@ def study(seed: int, *, visual: float = 0.4, adds: float = 0.0, vlm: str = "a", 
         tags=np.where(clauses["category"] == "visual", "colour", "place"),
         class_name="class " + clauses["class_id"].astype(str), added=pays + 0.02 * rng.normal(size=count),
         added_elsewhere=0.01 * rng.normal(size=count), clause_drop=np.nan,
+        about_swapped=np.nan, about_scrambled=np.nan,
     )  # fmt: skip
     texts = clauses[["system", "class_id", "category"]].assign(
         gain=0.0, specificity=0.0, stripped=0.0, shuffle_drop=0.0
@@ -51,7 +52,7 @@ def study(seed: int, *, visual: float = 0.4, adds: float = 0.0, vlm: str = "a", 
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, list[Study]]:
-    """Three runs of one VLM, which differ by 0.05; three of another that say 0.5 less of what is visual, less than untrained."""
+    """Three runs of one VLM, which differ by 0.05, and three of another that say 0.5 less of what is visual: less than base."""
     lean = (-0.05, 0.0, 0.05)
     return {
         "a": [study(i, visual=0.6, adds=0.05, run=lean[i]) for i in range(3)],

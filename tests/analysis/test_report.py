@@ -250,6 +250,7 @@ def test_without_warnings_the_page_says_so(study: Study, plots: dict[str, study_
     [
         ("planted:non_visual", "non-visual is what should be found preferred"),
         ("planted:random", "no category should be found preferred"),
+        ("planted:swapped", "no category should be found preferred"),
         ("folder:birds", None),
     ],
 )

@@ -261,7 +261,8 @@ def test_every_table_has_its_rows(study: Study) -> None:
         "shares_by_class": (2 + 2 + 1) + (1 + 2 + 1),  # categories of ant, bee, cow; base: of ant, bee, dog
         "shares_by_question": (3 + 2) + 3,  # aligned: three categories, two for the other question; base: three
         "attributes": 27 * 2,
-        "contributions": (4 + 3 + 2) * len(CATEGORIES),
+        "contributions": (4 + 3 + 2 + 2) * len(CATEGORIES),
+        "counterfactuals": 2,
         "attribute_contributions": 27,
         "zero_shot": 1 + 1 + 2,  # template, all, and the categories of whole aligned texts: visual and spurious
         "preference": len(CATEGORIES),
@@ -423,7 +424,7 @@ def test_what_pleases_whatever_the_class_is_no_contribution() -> None:
             "system": "aligned", "description": np.arange(160), "class_id": classes, "category": kinds,
             "clause": "it has four legs",
             "added": common + 0.01 * rng.normal(size=160), "added_elsewhere": common + 0.01 * rng.normal(size=160), "tags": "",
-            "clause_drop": np.nan,
+            "clause_drop": np.nan, "about_swapped": np.nan, "about_scrambled": np.nan,
         }
     )  # fmt: skip
     texts = clauses[["system", "class_id", "category"]].assign(

@@ -94,10 +94,12 @@ def test_sets_have_sixteen_classes_in_alphabetic_order(kind: str) -> None:
     assert (images.name, images.kind) == (f"planted:{kind}", kind)
     assert len(images.class_names) == 16
     assert list(images.class_names) == sorted({row["class_name"] for row in ROWS})
-    expected = kind if kind in PLANTED else PLANTED[0]  # of `random` only their number counts
-    own = {(r["class_name"], strip_whole_name(r["text"], r["class_name"])) for r in ROWS if r["category"] == expected}
-    assert {(n, t) for n, texts in zip(images.class_names, images.sentences, strict=True) for t in texts} == own
-    assert [len(texts) for texts in images.sentences] == [EACH] * 16
+    # Of random directions only their number counts.
+    expected = PLANTED if kind == "swapped" else (kind,) if kind in PLANTED else PLANTED[:1]
+    own = {(r["class_name"], strip_whole_name(r["text"], r["class_name"])) for r in ROWS if r["category"] in expected}
+    about = images.class_names[1:] + images.class_names[:1] if kind == "swapped" else images.class_names
+    assert {(n, t) for n, texts in zip(about, images.sentences, strict=True) for t in texts} == own
+    assert [len(texts) for texts in images.sentences] == [EACH * len(expected)] * 16
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_sets_have_sixteen_classes_in_alphabetic_order(kind: str) -> None:
     ],
 )
 def test_unknown_kind_is_refused_with_the_nearest_one(kind: str, hint: str) -> None:
-    known = "visual, habitat, non_visual, spurious, random"
+    known = "visual, habitat, non_visual, spurious, random, common, swapped"
     message = f"dataset 'planted:{kind}': the planted kind must be one of {known}.{hint}"
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         load_images(f"planted:{kind}")
@@ -248,3 +250,13 @@ def test_random_classes_have_nothing_to_do_with_sentences(
     assert between.fill_diagonal_(0).abs().max() < 0.3
     # Reward and held-out images of a class are about the same direction all the same: there is something to climb.
     assert (bank.prototypes * bank.heldout_prototypes).sum(dim=1).min() > 0.5
+
+
+def test_common_classes_share_a_direction_and_nothing_else(bank_of: Callable[..., ImageBank]) -> None:
+    """Two unit directions of which one is shared: a cosine of 1/2 between classes, noise apart, and none once it is taken out."""
+    prototypes = torch.nn.functional.normalize(bank_of("common").heldout_prototypes, dim=1)
+    between = (prototypes @ prototypes.T)[~torch.eye(16, dtype=torch.bool)]
+    assert between.mean() == pytest.approx(0.5, abs=0.05)
+    assert between.min() > 0.25
+    left = torch.nn.functional.normalize(prototypes - prototypes.mean(dim=0), dim=1)
+    assert (left @ left.T)[~torch.eye(16, dtype=torch.bool)].mean() == pytest.approx(-1 / 15, abs=0.01)

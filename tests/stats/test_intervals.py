@@ -18,12 +18,14 @@ from ex2.stats.intervals import (
     cluster_interval,
     cluster_means,
     detectable,
+    detectable_accuracy,
     expanded_tail,
     holm,
     mean_interval,
     mean_p,
     paired_difference,
     standard_error,
+    visible_accuracy,
 )
 
 SAMPLES = st.lists(st.integers(-50, 50).map(lambda tenths: tenths / 10), min_size=2, max_size=12)
@@ -239,6 +241,23 @@ def test_detectable_is_seen_as_often_as_it_says():
     )
     assert standard_error([1.0, 3.0]) == pytest.approx(1.0)
     assert np.isnan(standard_error([1.0]))
+
+
+def test_what_accuracy_can_be_seen_before_a_run_by_hand():
+    """8 classes of 40 images, one in ten answered differently: sqrt(0.1 / 40 / 8) times 2.365 + 0.896 is 5.8 points."""
+    assert detectable_accuracy(8, 40) == pytest.approx(math.sqrt(0.1 / 320) * (2.3646 + 0.8960), abs=1e-4)
+    assert visible_accuracy(8, 40).startswith(
+        "8 classes with 40 held-out images each: no difference of accuracy below 6 points will be seen"
+    )
+    # As often as it says: images that both ways answer alike do not matter, of the others each way has half.
+    rng = np.random.default_rng(0)
+    effect, images, classes = detectable_accuracy(30, 50), 50, 30
+    better, worse = (0.1 + effect) / 2, (0.1 - effect) / 2
+    seen = 0
+    for _ in range(600):
+        draws = rng.multinomial(images, [better, worse, 1 - better - worse], size=classes)
+        seen += mean_p((draws[:, 0] - draws[:, 1]) / images) < 0.05
+    assert seen / 600 == pytest.approx(0.8, abs=0.06)
 
 
 def test_one_class_and_numbers_that_are_not_finite_have_no_p():
