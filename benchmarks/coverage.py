@@ -150,14 +150,17 @@ def main() -> None:
     parser.add_argument("--boots", type=int, default=300, help="of these, with bootstraps beside; default: 300")
     parser.add_argument("--classes", type=int, nargs="+", default=[8, 10, 20, 30, 54, 200])
     parser.add_argument("--runs", type=int, nargs="+", default=[1, 2, 3, 5, 8])
+    parser.add_argument("--parts", type=int, nargs="+", default=[1, 2], choices=(1, 2))
     args = parser.parse_args()
     start = time.perf_counter()
-    print("classes  numbers        refused        EX2    Student percentile studentised      BCa   EX2 p<.05")
-    for classes in args.classes:
+    if 1 in args.parts:
+        print("classes  numbers        refused        EX2    Student percentile studentised      BCa   EX2 p<.05")
+    for classes in args.classes if 1 in args.parts else []:
         for line in one_run(classes, args.trials, args.boots):
             print(line, flush=True)
-    print("\nclasses  runs  spread   coverage  false (6)  power (1)   power (6)")
-    for classes in args.classes:
+    if 2 in args.parts:
+        print("\nclasses  runs  spread   coverage  false (6)  power (1)   power (6)")
+    for classes in args.classes if 2 in args.parts else []:
         for runs in args.runs:
             for spread in (0.0, 0.03, 0.06, 0.12):
                 if runs > 1 or spread == 0:

@@ -23,7 +23,7 @@ from ex2.texts.controls import moved, recoloured, scrambled, some_of_each_class,
 PLACEBOS = ("swapped", "scrambled")
 EDITS = ("recoloured", "moved")
 
-PER_CLASS = 16
+PER_CLASS = 8
 """Descriptions of a class and system whose clauses are swapped and scrambled, at most."""
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from scipy.stats import t
 
+from ex2.analysis.findings import TOGETHER
 from ex2.base.errors import UserError
 from ex2.launch import main
 from ex2.options.ex2_options import EX2Config
@@ -62,6 +64,13 @@ def test_options_batches_and_memory_by_hand(
     assert rows["samples in the run"] == "24"
     assert rows["questions"] == "32"  # 4 classes x 8 templates
     assert rows["passes over the questions"] == "0.75"
+
+    can_show = text.partition("# What the results can show")[2].partition("#")[0]
+    assert "4 classes with " in can_show
+    assert "no difference of accuracy below" in can_show
+    # 0.2 / sqrt(4) times (t at the level of all that a verdict rests on, and of the power, with three degrees of freedom).
+    points = 100 * 0.1 * (t.ppf((1 + TOGETHER) / 2, 3) + t.ppf(0.8, 3))
+    assert f"A category's share of clauses has to change by {points:.0f} points to be seen" in can_show
 
     memory = text.partition("# Memory")[2]
     # Embedding and head 2 x 340 x 32; a layer: q, o 32 x 32, k, v 16 x 32, three 32 x 64 and two norms; a last norm.
