@@ -35,7 +35,7 @@ def test_names_of_other_commands_are_understood_with_a_note(capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (["anaylze", "x"], "COMMAND anaylze is unknown. Did you mean analyze? There are 'train', 'generate', "),
+        (["anaylze", "x"], "COMMAND anaylze is unknown. Did you mean analyze? There are "),
         (["list", "dataset"], "dataset is unknown. Did you mean datasets?"),
         (
             ["classify", "--vlm", "pictogram", "--dataset", "pictograms", "--templats", "x"],
