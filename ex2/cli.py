@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from ex2.base.errors import UserError, one_line
@@ -29,6 +30,7 @@ from ex2.commands import (
     verify_goldens,
 )
 from ex2.commands import list as list_names
+from ex2.commands.line import SAME, check_inputs, nearest, underscored, with_known_names
 from ex2.data.names import with_class_names
 from ex2.launch import keep_quiet, use_cores_well
 from ex2.launch import main as start_training
@@ -41,6 +43,11 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
+        if wrong := re.match(
+            r"argument (?P<what>[^:]+): invalid choice: '(?P<word>[^']*)' \(choose from (?P<known>.*)\)", message
+        ):
+            near = nearest(wrong["word"], re.findall(r"[\w-]+", wrong["known"]))
+            message = f"{wrong['what']} {wrong['word']} is unknown.{near} There are {wrong['known']}"
         raise UserError(f"{message[0].upper()}{message[1:]}. See `{self.prog} --help`.")
 
 
@@ -66,13 +73,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(argv: Sequence[str] | None) -> None:
     """Parse a command line and run its command."""
-    parser = _parser()
-    arguments, unknown = parser.parse_known_args(argv)
+    parser, commands = _parser()
+    line = underscored(sys.argv[1:] if argv is None else argv)
+    if not line:
+        parser.print_help()
+        return
+    own = _options(commands.get(line[0]))
+    if line[0] == "train":  # its further options are those of a parser of its own
+        line = with_known_names(line, set(SAME), {here: there for there, here in SAME.items() if here != "batch_size"})
+    elif line[0] != "study":
+        line = with_known_names(line, {name[2:] for name in own})
+    arguments, unknown = parser.parse_known_args(line)
     if unknown and not hasattr(arguments, "further"):
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        near = nearest(unknown[0].partition("=")[0], own)
+        raise UserError(f"Unrecognized arguments: {' '.join(unknown)}.{near} See `ex2 {line[0]} --help`.")
     arguments.further = unknown  # `ex2 train` and `ex2 study` pass them on
     check_ranges(arguments, RANGES, "--{} {}")
     _name_classes(arguments)
+    check_inputs(arguments)
     arguments.command(arguments)
 
 
@@ -108,7 +126,13 @@ def _versions() -> list[str]:
         return ["ex2 is not installed: this is a bare folder of its code", *lines]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _options(parser: argparse.ArgumentParser | None) -> list[str]:
+    """The long options of a command."""
+    return [] if parser is None else [name for name in parser._option_string_actions if name.startswith("--")]
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser of `ex2`, and those of its commands by name."""
     parser = _Parser(
         prog="ex2",
         description="EX2 makes vision-language models say what they pay attention to.",
@@ -123,4 +147,4 @@ def _parser() -> argparse.ArgumentParser:
         list_names,
     ):  # fmt: skip
         command.add(commands)
-    return parser
+    return parser, commands.choices

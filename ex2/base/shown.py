@@ -32,8 +32,9 @@ def say(text: str = "") -> None:
 
 
 def some_of(names: Sequence[str], most: int = 10) -> str:
-    """The first names, comma-separated, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    """The first names, comma-separated and each of 100 characters at most, and how many more there are."""
+    shown = ", ".join(name if len(name) <= 100 else f"{name[:97]}..." for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def markdown(text: str) -> str:

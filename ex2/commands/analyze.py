@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 ANALYSIS = "analysis"
+_DESCRIPTIONS = ("descriptions.jsonl", "aligned.jsonl")
 _EXAMPLES = 3  # classes whose texts are printed
 
 
@@ -37,8 +38,15 @@ def add(commands: Any) -> None:
         "  ex2 analyze descriptions.jsonl --out runs/quickstart/analysis\n"
         "  ex2 analyze mine.jsonl --base base.jsonl --vlm hf:openai/clip-vit-base-patch32 --dataset folder:birds --out birds",
     )
-    parser.add_argument("descriptions", type=Path, metavar="DESCRIPTIONS", help="file that `ex2 generate` wrote")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "descriptions",
+        type=Path,
+        metavar="DESCRIPTIONS",
+        help="file that `ex2 generate` wrote, or a run folder that holds it (descriptions.jsonl or aligned.jsonl)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder to write; default for a run: its folder analysis"
+    )
     parser.add_argument("--judge", default="local", metavar="SPEC", help="see `ex2 list judges`; default: local")
     parser.add_argument("--run", type=Path, metavar="RUN", help="run that the policy comes from; default: as recorded")
     parser.add_argument(
@@ -70,6 +78,12 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Analyse and report."""
+    run_folder = arguments.descriptions
+    if run_folder.is_dir():
+        arguments.descriptions = _descriptions_in(run_folder)
+        arguments.out = arguments.out or run_folder / ANALYSIS
+    if arguments.out is None:
+        raise UserError("--out is needed: name the folder to write.")
     with output_folder(arguments.out, "summary.json", ANALYSIS):
         _analyse(arguments)
 
@@ -151,6 +165,16 @@ def say_findings(study: Study) -> None:
         say()
     for warning in study.summary["warnings"]:
         say(f"warning: {warning}")
+
+
+def _descriptions_in(run_folder: Path) -> Path:
+    """The file of descriptions in a run folder."""
+    for name in _DESCRIPTIONS:
+        if (run_folder / name).is_file():
+            return run_folder / name
+    raise UserError(
+        f"{run_folder} holds no {_DESCRIPTIONS[0]}: run `ex2 generate {run_folder} --out {run_folder / _DESCRIPTIONS[0]}` first."
+    )
 
 
 def _only(name: str, path: Path, values: Sequence[str], wanted: str | None, several: bool = False) -> str:

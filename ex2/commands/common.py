@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.cache import cache_folder
 from ex2.base.errors import UserError
-from ex2.base.files import check_writable
+from ex2.base.files import check_writable, parse_json
 from ex2.base.locks import alone_at
 from ex2.options.ex2_options import EX2Config
 
@@ -66,8 +66,28 @@ def sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature", type=float, metavar="T", help="sampling temperature; default: the run's, else 1"
     )
+    parser.add_argument(
+        "--chat_template_kwargs",
+        type=_json_object,
+        metavar="JSON",
+        help="""arguments of the chat template, such as '{"enable_thinking": false}'; default: the run's""",
+    )
+    parser.add_argument(
+        "--base_model", metavar="MODEL", help="base LLM of an adapter, where it has moved or the adapter names none"
+    )
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="seed of the sampling; default: 0")
     parser.add_argument("--batch_size", type=int, metavar="N", default=64, help="answers sampled at once; default: 64")
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """The value of an option that is a JSON object."""
+    try:
+        value = parse_json(text.encode())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
+    return value
 
 
 def chosen_policy(arguments: argparse.Namespace) -> PolicySource:
@@ -84,8 +104,12 @@ def chosen_policy(arguments: argparse.Namespace) -> PolicySource:
             "questions": arguments.questions,
             "max_completion_length": arguments.max_new_tokens,
             "temperature": arguments.temperature,
+            "chat_template_kwargs": arguments.chat_template_kwargs,
+            "model_name_or_path": arguments.base_model,
         },
     )
+    if arguments.base_model is not None and policy.adapter is None:
+        raise UserError(f"--base_model: {arguments.policy} is no adapter, but a model itself.")
     if arguments.base and policy.adapter is None:
         raise UserError(f"--base: {arguments.policy} has no adapter that could be left out.")
     return policy.base if arguments.base else policy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "score",
         help="score a file of descriptions with any VLM",
-        description="Add to each description its mean cosine to the images of its class, and print the means with\n"
+        description="Print the mean cosine of descriptions to the images of their classes, with --out also of each, with\n"
         "95 % intervals over classes. Held-out images are those that training never saw, provided that the split\n"
         "options are those of the run.",
         epilog="Example: ex2 score descriptions.jsonl --vlm pictogram --dataset pictograms --split heldout",
@@ -26,7 +27,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--vlm", required=True, metavar="SPEC", help="see `ex2 list vlms`")
     parser.add_argument("--dataset", required=True, help="see `ex2 list datasets`")
     parser.add_argument("--split", choices=SPLITS, default="both", help="images to score with; default: both")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="file to write; default: DESCRIPTIONS itself")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="file to write, with the scores; default: print the means only"
+    )
     bank_options(parser, "; default: ")
     parser.set_defaults(command=run)
 
@@ -35,12 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Score and print the means."""
     if not arguments.descriptions.is_file():
         raise UserError(f"{arguments.descriptions}: no such file; `ex2 generate` writes files of descriptions")
-    if arguments.out is None:
-        with output_file(arguments.descriptions, "DESCRIPTIONS"):
-            _score(arguments)
-    else:
-        with output_file(arguments.out):
-            _score(arguments)
+    with nullcontext() if arguments.out is None else output_file(arguments.out):
+        _score(arguments)
 
 
 def _score(arguments: argparse.Namespace) -> None:
@@ -53,7 +52,8 @@ def _score(arguments: argparse.Namespace) -> None:
 
     scorer = open_scorer(arguments, {}, arguments.vlm, images, torch_device(arguments.device))
     scored, summary = score_and_summarise(records, scorer, SPLITS[arguments.split])
-    out = arguments.out or arguments.descriptions
-    write_descriptions(out, scored)
-    say(f"{out}: {summary.n} descriptions of {summary.classes} classes, scored by {arguments.vlm} on {images.name}")
+    if arguments.out is not None:
+        write_descriptions(arguments.out, scored)
+    count = f"{summary.n} descriptions of {summary.classes} classes"
+    say(f"{arguments.out or arguments.descriptions}: {count}, scored by {arguments.vlm} on {images.name}")
     say(format_scores(summary))

@@ -54,10 +54,12 @@ def with_names(images: LabelledImages, file: str | None, spec: str) -> LabelledI
     if 2 * len(nameless) > len(names) or any(_WORDNET_ID.fullmatch(name) for name in nameless):
         raise UserError(
             f"{option}: {len(nameless)} of {len(names)} classes have no names but numbers or ids ({some_of(nameless, 3)}). "
-            + _CURE.format(nameless[0])
+            + _CURE.format(some_of(nameless[:1]))
         )
     if nameless:
-        logger.warning("%s: are these names of classes? %s. %s", option, some_of(nameless), _CURE.format(nameless[0]))
+        logger.warning(
+            "%s: are these names of classes? %s. %s", option, some_of(nameless), _CURE.format(some_of(nameless[:1]))
+        )
     return images if names == keys else _renamed(images, names, spec)
 
 

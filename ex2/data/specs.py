@@ -54,6 +54,19 @@ def load_images(given: str) -> LabelledImages | PlantedImages:
     return with_names(images, file, given)
 
 
+def check_dataset(spec: str) -> None:
+    """Raise UserError where a spec has none of the forms of `list_datasets`, or names a path that is not there."""
+    spec = split_class_names(_with_scheme(spec))[0]
+    scheme, colon, rest = spec.partition(":")
+    if not colon and spec.partition("?")[0] not in ("pictograms", "pictogram-scenes"):
+        raise _unknown(spec)
+    if colon and scheme not in (*_NAMED_BY_USERS, *BENCHMARKS, "planted") and "?" not in scheme:
+        raise _unknown(spec)
+    path = Path(rest).expanduser()
+    if scheme in ("folder", *BENCHMARKS) and rest and not path.is_dir():
+        raise UserError(f"dataset '{spec}': {path} {'is not a folder' if path.exists() else 'does not exist'}.")
+
+
 def _with_scheme(spec: str) -> str:
     """A path without its scheme, with it: a folder, a table, or what `datasets` has saved."""
     location = split_class_names(spec)[0]
@@ -93,12 +106,16 @@ def _read(spec: str) -> LabelledImages | PlantedImages:
         from ex2.data.planted import load_planted
 
         return load_planted(rest)
+    raise _unknown(spec)
+
+
+def _unknown(spec: str) -> UserError:
     if looks_like_path(spec):
         state = (
             "is a file, and only tables (.csv) and folders are image sets" if Path(spec).exists() else "does not exist"
         )
-        raise UserError(f"dataset: {spec} {state}.")
-    raise UserError(f"dataset: unknown image set {spec!r}.{_suggestion(spec)} Known: {_known()}.")
+        return UserError(f"dataset: {spec} {state}.")
+    return UserError(f"dataset: unknown image set {spec!r}.{_suggestion(spec)} Known: {_known()}.")
 
 
 def _suggestion(spec: str) -> str:

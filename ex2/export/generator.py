@@ -18,12 +18,13 @@ from ex2.base.errors import UserError
 from ex2.base.hub import looks_like_path, require_repository
 from ex2.export.bundle import ADAPTER, MERGED, read_bundle
 from ex2.policy.asks import Ask, about, sampling_seed, spread_asks
-from ex2.policy.llm import load_adapter, load_base, load_tokenizer, resolve_model
+from ex2.policy.llm import fit_padding, load_adapter, load_base, load_tokenizer, resolve_model
 from ex2.policy.sampler import TextGenerator
 from ex2.policy.source import base_of_adapter
+from ex2.policy.turns import ready_to_chat
 from ex2.texts.descriptions import Description
 from ex2.texts.pairs import PairText, PairTexts, both_ways
-from ex2.texts.questions import PAIR_QUESTIONS, attribute_of, check_questions, wants_chat
+from ex2.texts.questions import PAIR_QUESTIONS, attribute_of, check_questions
 
 _ATTEMPTS = 4  # a blank answer is sampled again this often, less one
 _MAX_SEED = 2**31 - 1
@@ -82,10 +83,13 @@ class DescriptionGenerator:
             base = load_base(path, revision=base_revision, dtype=options["dtype"], device=device, bf16=options["bf16"])
             model = load_adapter(base, str(folder / ADAPTER))
         tokenizer = load_tokenizer(path, base_revision)
+        fit_padding(tokenizer, model.config, path)
         generator = TextGenerator(
             model=model.eval(),
             tokenizer=tokenizer,
-            chat=wants_chat(options["prompt_format"], tokenizer),
+            chat=ready_to_chat(
+                tokenizer, options["prompt_format"], options["chat_template_kwargs"], path, options["system_prompt"]
+            ),
             system_prompt=options["system_prompt"],
             chat_template_kwargs=options["chat_template_kwargs"],
             max_new_tokens=options["max_new_tokens"],

@@ -14,15 +14,20 @@ from ex2.policy.llm import (
     ADAPTER_WEIGHTS,
     NO_CODE,
     adapter_config,
+    check_context,
     check_head,
     check_lora_targets,
+    context_of,
+    fit_padding,
     load_error,
     load_tokenizer,
     lora_config,
     quantization_config,
     resolve_model,
 )
-from ex2.texts.questions import build_prompt, wants_chat
+from ex2.policy.prompts import prompt_tokens, rendered
+from ex2.policy.turns import check_no_thought, let_turns_end
+from ex2.texts.questions import build_prompt, load_questions, wants_chat
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -64,6 +69,9 @@ def inspect_policy(options: RunOptions) -> PolicyFiles:
     tokenizer = load_tokenizer(path, policy.model_revision)
     chat = check_prompt_format(options, tokenizer)
     model = _without_weights(policy, path)
+    where = f"model_name_or_path={policy.model_name_or_path or path}"
+    fit_padding(tokenizer, model.config, where)
+    check_context(_prompt_length(options, tokenizer, chat), options.max_new_tokens, context_of(model.config), where)
     if start is None:
         check_lora_targets(policy, model)
         name = f"lora_target_modules={policy.lora_target_modules}"
@@ -74,6 +82,13 @@ def inspect_policy(options: RunOptions) -> PolicyFiles:
         adopt_adapter(policy, start, config)
         _check_adapter_fits(start, config, model, policy.model_name_or_path)
     return PolicyFiles(path, tokenizer, chat)
+
+
+def _prompt_length(options: RunOptions, tokenizer: PreTrainedTokenizerBase, chat: bool) -> int:
+    """Tokens of the longest prompt at least, as no class is known yet."""
+    questions = load_questions(options.ex2.questions)
+    prompts = [build_prompt(question, "", chat=chat, system_prompt=options.ex2.system_prompt) for question in questions]
+    return max(len(prompt_tokens(prompt, tokenizer, options.chat_template_kwargs)) for prompt in prompts)
 
 
 def check_prompt_format(options: RunOptions, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -94,15 +109,14 @@ def check_prompt_format(options: RunOptions, tokenizer: PreTrainedTokenizerBase)
             )
         return False
     messages: Any = build_prompt("Describe a {}.", "cat", chat=True, system_prompt=system_prompt)
+    where, kwargs = f"model_name_or_path={options.policy.model_name_or_path}", options.chat_template_kwargs
     try:
-        tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False, **options.chat_template_kwargs
-        )
+        prompt = rendered(tokenizer, messages, **kwargs)
     except TemplateError as error:
         cure = "leave out system_prompt (--system_prompt '')" if system_prompt else "use prompt_format=plain"
-        raise UserError(
-            f"model_name_or_path={options.policy.model_name_or_path}: its chat template refuses the prompt ({error}): {cure}."
-        ) from error
+        raise UserError(f"{where}: its chat template refuses the prompt ({error}): {cure}.") from error
+    check_no_thought(tokenizer, prompt, messages, kwargs, where)
+    let_turns_end(tokenizer, kwargs)
     return True
 
 
@@ -194,7 +208,9 @@ def _adapted(model: PreTrainedModel, config: LoraConfig, where: str, hint: str =
         with torch.device("meta"):
             return get_peft_model(model, config)
     except (ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
-        raise UserError(f"{where}: {first_line(error)}{hint}") from error
+        text = first_line(error)
+        cure = " Leave it out (--lora_dropout 0)." if "lora_dropout" in text else ""  # experts are adapted without
+        raise UserError(f"{where}: {text}{cure}{hint}") from error
 
 
 def _check_adapter_fits(adapter: str, config: LoraConfig, model: PreTrainedModel, base: str | None) -> None:

@@ -17,6 +17,7 @@ from ex2.base.embedded_llm import EMBEDDED, embedded_gguf
 from ex2.base.errors import UserError, first_line
 from ex2.base.files import sweep, temporary_beside
 from ex2.base.hub import looks_like_path, require_repository
+from ex2.policy.turns import check_prompts_stay_open, fix_date
 
 if TYPE_CHECKING:
     import torch
@@ -126,7 +127,42 @@ def load_tokenizer(path: str, revision: str = "main") -> PreTrainedTokenizerBase
         raise load_error("model_name_or_path", path, error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    fix_date(tokenizer, path)
+    check_prompts_stay_open(tokenizer, path)
     return tokenizer
+
+
+def fit_padding(tokenizer: PreTrainedTokenizerBase, config: Any, where: str) -> None:
+    """Pad with the end token where the model has no embedding of the padding token.
+
+    Raises:
+        UserError: It has none of the end token either.
+    """
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if rows is None or tokenizer.pad_token_id is None or tokenizer.pad_token_id < rows:
+        return
+    if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= rows:
+        raise UserError(
+            f"{where}: its tokenizer pads with token {tokenizer.pad_token_id}, but the model has {rows} embeddings: set "
+            "pad_token in tokenizer_config.json to one that it has."
+        )
+    tokenizer.pad_token = tokenizer.eos_token
+
+
+def context_of(config: Any) -> int | None:
+    """Positions of a language model, None where it does not say."""
+    text = config.get_text_config()
+    said = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")]
+    return next((int(positions) for positions in said if positions), None)
+
+
+def check_context(tokens: int, answer: int, positions: int | None, where: str) -> None:
+    """Raise UserError where a prompt of so many tokens and its answer are longer than the model's context."""
+    if positions is not None and tokens + answer > positions:
+        raise UserError(
+            f"{where} reads {positions} tokens, but prompts have {tokens} and answers up to {answer} (max_completion_length, "
+            "--max_new_tokens): ask for shorter ones."
+        )
 
 
 def load_policy(

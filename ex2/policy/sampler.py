@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ex2.policy.asks import Ask
+from ex2.policy.llm import check_context, context_of
 from ex2.policy.prompts import answer, prompt_text
 from ex2.rl.decoding import Decoder
 
@@ -54,6 +55,8 @@ class TextGenerator:
         for number, start in enumerate(range(0, len(asks), batch_size)):
             batch = asks[start : start + batch_size]
             inputs = self._tokenize(batch).to(self.model.device)
+            tokens = inputs["input_ids"].shape[1]
+            check_context(tokens, self.max_new_tokens, context_of(self.model.config), self.name or "the policy")
             autocast = torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
             own_state = torch.random.fork_rng(rng_devices(self.model.device))
             with torch.no_grad(), own_state, _generating(self.model, config), autocast:

@@ -14,10 +14,19 @@ from ex2.base.embedded_llm import EMBEDDED, EMBEDDED_ID, embedded_installed
 from ex2.base.errors import UserError, first_line
 from ex2.base.files import read_settings, sha256
 from ex2.options.ex2_options import EX2Config
-from ex2.policy.llm import ADAPTER_WEIGHTS, adapter_config, load_adapter, load_policy, load_tokenizer, resolve_model
+from ex2.policy.llm import (
+    ADAPTER_WEIGHTS,
+    adapter_config,
+    fit_padding,
+    load_adapter,
+    load_policy,
+    load_tokenizer,
+    resolve_model,
+)
 from ex2.policy.sampler import TextGenerator
+from ex2.policy.turns import ready_to_chat
 from ex2.rl.checkpoints import MANIFEST
-from ex2.texts.questions import load_questions, wants_chat
+from ex2.texts.questions import load_questions
 
 if TYPE_CHECKING:
     from ex2.policy.asks import Ask
@@ -62,7 +71,11 @@ class PolicySource:
         """The LLM below the adapter, asked in the same way: the control."""
         if self.adapter is None:
             return self
-        name = self.settings.get("model_name_or_path") or base_of_adapter(self.adapter)
+        name = self.settings.get("model_name_or_path")
+        if name is None and "reward_funcs" not in self.settings:  # a run that names none has the embedded LLM
+            name = base_of_adapter(self.adapter)
+            if name is None:
+                raise UserError(f"{self.adapter} does not say which model it was made for: name it with --base_model.")
         return replace(self, name=name or EMBEDDED, adapter=None, fingerprint="")
 
     @property
@@ -74,7 +87,10 @@ class PolicySource:
         """Folder or hub id of the base model's weights."""
         if self.adapter is None:
             return resolve_model(self.name, cache_dir, self.revision, option="RUN_OR_MODEL")
-        return resolve_model(self.base.name, cache_dir, self.revision)
+        try:
+            return resolve_model(self.base.name, cache_dir, self.revision, option="base model")
+        except UserError as error:
+            raise UserError(f"{self.name}: {str(error).removesuffix('.')}; name it with --base_model.") from error
 
     def load_vllm(self, asks: Sequence[Ask], *, cache_dir: str | None = None) -> VLLMGenerator:
         """The policy in a vLLM engine with room for `asks` and their answers.
@@ -101,6 +117,7 @@ class PolicySource:
         loading = ModelConfig(**{k: self.settings[k] for k in _LOADING if k in self.settings})
         bf16 = bool(self.settings.get("bf16", False))
         model: Any = load_policy(loading, path, device=device, bf16=bf16)
+        fit_padding(asking["tokenizer"], model.config, self.name)
         if self.adapter is not None:
             model = load_adapter(model, str(self.adapter))
         return TextGenerator(
@@ -113,11 +130,18 @@ class PolicySource:
     def _asking(self, path: str) -> dict[str, Any]:
         """How questions are put and answered, which both engines share."""
         tokenizer, defaults = load_tokenizer(path, self.revision), EX2Config()
+        kwargs = self.settings.get("chat_template_kwargs") or {}
         return {
             "tokenizer": tokenizer,
-            "chat": wants_chat(self.settings.get("prompt_format", defaults.prompt_format), tokenizer),
+            "chat": ready_to_chat(
+                tokenizer,
+                self.settings.get("prompt_format", defaults.prompt_format),
+                kwargs,
+                self.name,
+                self.settings.get("system_prompt", defaults.system_prompt),
+            ),
             "system_prompt": self.settings.get("system_prompt", defaults.system_prompt),
-            "chat_template_kwargs": self.settings.get("chat_template_kwargs") or {},
+            "chat_template_kwargs": kwargs,
             "max_new_tokens": self.max_new_tokens,
             "temperature": self.temperature,
         }

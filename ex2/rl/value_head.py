@@ -79,7 +79,8 @@ def attach_value_head(policy: PreTrainedModel | PeftModel, detach: bool = False)
     As a sub-module it moves, trains and synchronises with the model. It is not part of the adapter that PEFT saves.
     """
     base: Any = policy.get_base_model() if isinstance(policy, PeftModel) else policy
-    head = ValueHead(base.config.get_text_config().hidden_size, detach).to(policy.device)
+    # What the LM head reads, and not `hidden_size`: some models end narrower (OPT-350m).
+    head = ValueHead(base.get_output_embeddings().in_features, detach).to(policy.device)
     base.value_head = head
     base.base_model.register_forward_hook(head._hear)
     return head

@@ -22,12 +22,13 @@ from ex2.options.ex2_options import EX2Config
 from ex2.options.run_options import RunOptions, num_processes
 from ex2.policy.checks import adopt_adapter, check_adapter_kind, check_prompt_format, empty_model
 from ex2.policy.llm import NO_CODE, adapter_config, check_head, load_tokenizer, lora_config, model_folder
+from ex2.policy.prompts import rendered
 from ex2.rewards import check_rewards
 from ex2.run.cost import GPUS, rollout_work, seconds
 from ex2.run.folder import holds_run
 from ex2.run.rehearsal import rehearse
 from ex2.stats.intervals import detectable, visible_accuracy
-from ex2.texts.questions import check_questions, load_questions
+from ex2.texts.questions import build_prompt, check_questions, load_questions
 from ex2.vlm import check_spec
 from ex2.zero_shot.confusion import check_pair_count
 
@@ -81,12 +82,13 @@ def describe(options: RunOptions) -> str:
         check_pair_count(pairs, classes)
     subjects, noun = (classes, "classes") if pairs is None else (2 * pairs, "ordered pairs")
     options.check_prompts(subjects * len(questions))
-    _check_policy(options)
+    prompt = _check_policy(options, questions[0])
     rehearse(options)
     parts = [
         f"Dry run of {options.algorithm.upper()}: nothing is loaded, trained or written.",
         _options_text(options),
         _batches_text(options, subjects, noun, len(questions)),
+        *([] if prompt is None else [f"# A prompt, as the policy reads it\n{prompt}"]),
     ]
     size: PolicySize | str
     try:
@@ -104,16 +106,20 @@ def describe(options: RunOptions) -> str:
     return "\n\n".join(parts)
 
 
-def _check_policy(options: RunOptions) -> None:
-    """The checks of `ex2.policy.checks`, as far as tokenizer and adapter lie in folders."""
+def _check_policy(options: RunOptions, question: str) -> str | None:
+    """The checks of `ex2.policy.checks`, as far as tokenizer and adapter lie in folders; the prompt of a question."""
     name, start = options.policy.model_name_or_path, options.ex2.adapter_name_or_path
-    folder = None if name in (None, EMBEDDED) else model_folder(name)
+    folder, prompt = None if name in (None, EMBEDDED) else model_folder(name), None
     if folder is not None and (folder / "tokenizer_config.json").is_file():
-        check_prompt_format(options, load_tokenizer(str(folder)))
+        tokenizer = load_tokenizer(str(folder))
+        chat = check_prompt_format(options, tokenizer)
+        asked = build_prompt(question, "cat", chat=chat, system_prompt=options.ex2.system_prompt, other_name="dog")
+        prompt = asked if isinstance(asked, str) else rendered(tokenizer, asked, **options.chat_template_kwargs)
     if start is not None and Path(start).is_dir():
         config = adapter_config(start)
         check_adapter_kind(start, config)
         adopt_adapter(options.policy, start, config)
+    return prompt
 
 
 # ---------------------------------------------------------------- options

@@ -32,6 +32,7 @@ from ex2.policy.asks import Ask, about, spread_asks
 from ex2.policy.checks import PolicyFiles, inspect_policy
 from ex2.policy.lengths import length_for_server, longest
 from ex2.policy.llm import load_policy
+from ex2.policy.prompts import rendered
 from ex2.policy.sampler import TextGenerator
 from ex2.rewards import RewardStats, check_rewards
 from ex2.rewards.build import similarity_rewards
@@ -121,7 +122,14 @@ def _run(options: RunOptions, questions: Sequence[str]) -> Path:
             if checkpoint is None:
                 run_folder.put_aside(options.output_dir)
             run_folder.write_config(options)
-            run_folder.write_json(options.output_dir / run_folder.ENVIRONMENT, _environment(options, scorer, pairs))
+            first = prompts["prompt"][0]
+            asked = (
+                first
+                if isinstance(first, str)
+                else rendered(generator.tokenizer, first, **options.chat_template_kwargs)
+            )
+            environment = _environment(options, scorer, pairs, prompt=asked)
+            run_folder.write_json(options.output_dir / run_folder.ENVIRONMENT, environment)
 
     base: list[tuple[Ask, str]] = []
     if options.ex2.before_after or options.ex2.reward_normalization == "zscore":
@@ -333,7 +341,9 @@ def _reward_stats(
     }
 
 
-def _environment(options: RunOptions, scorer: TextScorer, pairs: list[tuple[int, int]] | None) -> dict[str, Any]:
+def _environment(
+    options: RunOptions, scorer: TextScorer, pairs: list[tuple[int, int]] | None, prompt: str
+) -> dict[str, Any]:
     bank = scorer.bank
     names = bank.class_names
     return run_folder.environment(
@@ -346,5 +356,6 @@ def _environment(options: RunOptions, scorer: TextScorer, pairs: list[tuple[int,
         classes=len(names),
         **({} if pairs is None else {"pairs": [[names[i], names[j]] for i, j in pairs[::2]]}),
         skipped_images=list(bank.skipped),
+        first_prompt=prompt,
         base_model=options.policy.model_name_or_path or EMBEDDED,
     )

@@ -25,6 +25,9 @@ logger = logging.getLogger("ex2")
 _ARTICLES = frozenset({"a", "an", "the", "or", "and", "of", "in", "with"})
 _IN_ORDER = 0.5
 """Share of the names that must be at their own class's position before the others are taken by position."""
+_ENOUGH = (
+    5  # names that are sure, before others are taken by what they leave: of three classes, "wolf" may well not be "elk"
+)
 
 
 def match_names(
@@ -115,14 +118,14 @@ def _matched(
     for step, key in keys:
         take(step, _same_key(found, class_names, *left(), key))
     whole = len(found) == len(class_names)
-    if whole and all(i == k for i, k in ids.items()) and len(ids) >= max(2, _IN_ORDER * len(found)):
+    if whole and all(i == k for i, k in ids.items()) and len(ids) >= max(_ENOUGH, _IN_ORDER * len(found)):
         take("by their place in the list", {i: i for i in left()[0]})
     parts = _same_part(found, class_names, *left(), common)
     take("by a part of their words", {i: k for i, k in parts.items() if _says_much(found[i], class_names[k], common)})
     # "beach" is no "beach wagon": one word is enough only where every class has then found its name.
     names, classes = left()
     parts = {i: k for i, k in parts.items() if i in names}
-    if whole and len(names) - len(parts) < 2:
+    if whole and len(names) - len(parts) < 2 and len(ids) + len(parts) >= _ENOUGH:
         take("by a part of their words", parts)
         take("as the only ones left", dict(zip(*left(), strict=True)))
     return ids, steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from ex2.vlm.fingerprint import describe_tokenizer, stable_config
 
 # ALIGN was trained on 64 tokens although its BERT has positions for 512 (AlignProcessor: max_length 64).
 _ALIGN_TOKENS = 64
+
+_NO_LIMIT = 512  # tokens, where neither model nor tokenizer say: tokenizers then have a limit of 1e30
 
 # Files of which a local folder must hold one of each kind; the first is named when all are absent.
 _REQUIRED_FILES = (
@@ -61,12 +64,23 @@ def text_rule(config: Any, tokenizer: Any) -> TextRule:
     without it (mteb #1424). It also was trained on lower-cased text, which the tokenizer of SigLIP 1 sees to itself,
     but not every tokenizer saved with SigLIP 2 (transformers #43101).
     """
-    positions = getattr(config.text_config, "max_position_embeddings", tokenizer.model_max_length)
+    positions = _positions(config.text_config, tokenizer.model_max_length)
     if config.model_type in ("siglip", "siglip2"):
         return TextRule("max_length", positions, lower=True)
     if config.model_type == "align":
         return TextRule("longest", min(_ALIGN_TOKENS, positions), lower=False)
     return TextRule("longest", min(positions, tokenizer.model_max_length), lower=False)
+
+
+def _positions(text_config: Any, limit: int) -> int:
+    """Tokens that a text tower has positions for."""
+    said = getattr(text_config, "max_position_embeddings", None)
+    if said is None:
+        return min(limit, _NO_LIMIT)
+    # These count positions from behind the padding token's id on.
+    if re.search("roberta|camembert|altclip|xmod", getattr(text_config, "model_type", "")):
+        return said - text_config.pad_token_id - 1
+    return said
 
 
 def load_hf(spec: str, device: torch.device, dtype: torch.dtype) -> TransformersVLM:

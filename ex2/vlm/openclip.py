@@ -23,6 +23,7 @@ from ex2.base.errors import UserError
 from ex2.base.hub import require_repository
 from ex2.vlm.dual_encoder import DualEncoder
 from ex2.vlm.fingerprint import describe_tokenizer, stable_config
+from ex2.vlm.weight_files import options_for_file, split_query
 
 _CONFIG_FILE = "open_clip_config.json"
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
@@ -49,9 +50,13 @@ def load_open_clip(spec: str, device: torch.device, dtype: torch.dtype) -> OpenC
     elif location.startswith("local-dir:"):
         source = f"local-dir:{_checked_folder(location.removeprefix('local-dir:'), spec)}"
     else:
+        location, said = split_query(location)
         source, tag = _known_model(location, spec)
         options["pretrained"] = tag
-        options["force_quick_gelu"] = _needs_quick_gelu(source, tag, spec)
+        if open_clip.is_pretrained_cfg(source, tag):
+            options["force_quick_gelu"] = _needs_quick_gelu(source, tag, spec)
+        else:
+            options |= options_for_file(source, Path(tag), said, spec)
     try:
         with quiet_root_logger():
             # Strict by itself: raises rather than leave a weight at random.
@@ -211,7 +216,7 @@ def text_tower_parameters(spec: str) -> int | None:
     location = spec.removeprefix("open_clip:")
     if location.startswith(("hf-hub:", "local-dir:")):
         return None
-    name, _ = _split_name(location, spec)
+    name, _ = _split_name(split_query(location)[0], spec)
     try:
         with quiet_root_logger(), torch.device("meta"):
             model = open_clip.create_model(name, pretrained=None, load_weights=False, device="meta")

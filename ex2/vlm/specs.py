@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 _FORMS = (
     ("pictogram", "embedded dual encoder of pictograms; no hub, no network"),
     ("hf:ID_OR_DIR", "transformers dual encoder (CLIP, ALIGN, SigLIP, SigLIP 2): hub repository or local folder"),
-    ("open_clip:MODEL/PRETRAINED", "open_clip's built-in model with pretrained weights, by tag or file"),
+    (
+        "open_clip:MODEL/PRETRAINED",
+        "open_clip's built-in model with pretrained weights, by tag, or by file: ?pretrained_cfg=TAG&quickgelu=true says which",
+    ),
     ("open_clip:hf-hub:ID", "open_clip model from a hub repository"),
     ("open_clip:local-dir:DIR", "open_clip model from a local folder"),
 )
@@ -52,8 +55,12 @@ def load_vlm(spec: str, device: str | torch.device = "cpu", dtype: str = "float3
     torch_device = _checked_device(device)
     import torch
 
+    from ex2.vlm.self_test import check_vlm
+
     # A cast, because back ends compute `fingerprint` when it is first read: mypy wants a plain attribute.
-    return cast(VLM, _load(spec.partition(":")[0], spec, torch_device, getattr(torch, dtype)))
+    vlm = cast(VLM, _load(spec.partition(":")[0], spec, torch_device, getattr(torch, dtype)))
+    check_vlm(vlm, getattr(torch, dtype))
+    return vlm
 
 
 def _load(kind: str, spec: str, device: torch.device, dtype: torch.dtype) -> DualEncoder:

@@ -118,7 +118,7 @@ def test_a_killed_command_goes_on_to_the_same_file(
     assert killed.read_bytes() == whole.read_bytes()
 
 
-def test_score_adds_scores_in_place_and_prints_intervals(
+def test_score_prints_intervals_and_leaves_its_input_alone(
     trained_run: Path, class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, copy = tmp_path / "out.jsonl", tmp_path / "copy.jsonl"
@@ -137,8 +137,9 @@ def test_score_adds_scores_in_place_and_prints_intervals(
     for before, after in zip(generated, read_descriptions(copy), strict=True):
         assert after.scores["heldout_cosine"] == pytest.approx(before.scores["heldout_cosine"], abs=1e-5)
         assert (after.text, after.extra) == (before.text, before.extra)
+    before_scoring = out.read_bytes()
     main(score)
-    assert len(read_descriptions(out)) == 32
+    assert out.read_bytes() == before_scoring
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
@@ -152,7 +153,7 @@ def test_score_binds_texts_to_class_names(
     }  # fmt: skip
     path.write_text(json.dumps(record) + "\n")
     score = ["score", str(path), "--vlm", "pictogram", "--dataset", f"folder:{class_folder}"]
-    main(score)
+    main([*score, "--out", str(path)])
     assert "needs 2 classes" in capsys.readouterr().out
     (scored,) = read_descriptions(path)
     assert set(scored.scores) == {"mine", "reward_cosine", "heldout_cosine"}

@@ -99,9 +99,8 @@ def test_an_unfinished_analysis_is_not_compared(tmp_path: Path, refused: Callabl
     [
         (["generate", "smollm2", "--out", "OUT.jsonl"], alone_at),
         (["describe-pairs", "smollm2", "--out", "OUT.json"], alone_at),
-        (["score", "OUT.jsonl", "--vlm", "pictogram", "--dataset", "pictograms"], alone_at),
         (["export", "run", "--out", "OUT"], alone_at),
-        (["analyze", "texts.jsonl", "--out", "OUT"], alone_in),
+        (["analyze", "TEXTS", "--out", "OUT"], alone_in),
         (["classify", "--vlm", "pictogram", "--dataset", "pictograms", "--out", "OUT"], alone_in),
         (["compare", "a", "b", "--out", "OUT"], alone_in),
     ],
@@ -113,15 +112,13 @@ def test_a_second_process_is_told_of_the_first(
     tmp_path: Path,
     refused: Callable[[list[str]], str],
 ) -> None:
-    line = [part.replace("OUT", str(tmp_path / "out")) for part in line]
-    held = Path(next(part for part in line if part.startswith(str(tmp_path))))
+    (tmp_path / "texts.jsonl").touch()
+    line = [part.replace("OUT", str(tmp_path / "out")).replace("TEXTS", str(tmp_path / "texts.jsonl")) for part in line]
+    held = Path(line[line.index("--out") + 1])
     if line[0] == "describe-pairs":
         held = held.with_suffix(".jsonl")  # where the answers are kept as they come
-    if line[0] == "score":
-        held.touch()
-    option = "DESCRIPTIONS" if line[0] == "score" else "--out"
-    with lock(held, option):
-        assert f"{option} {held} is in use by process {os.getpid()} on " in refused(line)
+    with lock(held, "--out"):
+        assert f"--out {held} is in use by process {os.getpid()} on " in refused(line)
 
 
 def test_a_mistyped_file_leaves_no_folder(tmp_path: Path, refused: Callable[[list[str]], str]) -> None:

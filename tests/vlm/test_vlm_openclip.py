@@ -12,13 +12,15 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from open_clip import OPENAI_DATASET_MEAN
 from PIL import Image
 
 from ex2.base.errors import UserError
 from ex2.base.rgb import to_rgb
-from ex2.vlm import load_vlm
+from ex2.vlm import load_vlm, weight_files
 from ex2.vlm import openclip as back_end
 from ex2.vlm.openclip import OpenClipVLM, trimmed_text_features
+from ex2.vlm.weight_files import options_for_file, split_query
 
 KINDS = ["clip", "custom", "siglip", "coca"]
 
@@ -79,7 +81,7 @@ def test_trimming_changes_no_embedding(open_clip_folders: dict[str, Path], kind:
     assert torch.allclose(trimmed, full, atol=1e-6)
 
 
-@pytest.fixture(scope="module", params=["mean_pooler", "cls_pooler", "cls_last_hidden_state_pooler", "max_pooler"])
+@pytest.fixture(scope="module", params=["mean_pooler", "cls_pooler", "cls_last_hidden_state_pooler"])
 def hf_text_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An open_clip model whose text tower comes from transformers, with its tokenizer."""
     from safetensors.torch import save_file
@@ -104,13 +106,6 @@ def hf_text_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 
 def test_text_tower_from_transformers(hf_text_folder: Path, texts: list[str]) -> None:
-    if hf_text_folder.name.startswith("max_pooler"):  # open_clip's own max pooling fails: nothing to compare with
-        vlm = _load(hf_text_folder)
-        widths = _Widths(vlm)
-        with pytest.raises((RuntimeError, TypeError)):
-            vlm.encode_texts(["a"])
-        assert widths.seen == [24]
-        return
     vlm = _load(hf_text_folder)
     widths = _Widths(vlm)
     short = vlm.encode_texts(["ab cd", "abc", ""])
@@ -121,6 +116,15 @@ def test_text_tower_from_transformers(hf_text_folder: Path, texts: list[str]) ->
     assert vlm.count_tokens(["ab cd", "", "a" * 30]) == [6, 2, 32]
     assert vlm.max_text_tokens == 24
     assert vlm.fingerprint == _load(hf_text_folder).fingerprint
+
+
+def test_a_text_tower_that_fails_in_open_clip_is_seen_at_load(hf_text_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(hf_text_folder, tmp_path / "max")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["hf_pooler_type"] = "max_pooler"  # whose mask is of the wrong type there
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"fails its self-test .*: it cannot encode them \(RuntimeError: masked_fill"):
+        _load(folder)
 
 
 def test_clips_mode_counts_the_tokens_that_open_clip_adds(hf_text_folder: Path) -> None:
@@ -270,3 +274,68 @@ def test_built_in_model_with_weights_from_a_file(tmp_path: Path, monkeypatch: py
     (tmp_path / "weights.pt").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="could not be loaded: "):
         load_vlm(f"open_clip:tiny/{tmp_path}/weights.pt")
+
+
+def file_options(folder: Path, model: str, **said: str) -> dict[str, Any]:
+    (folder / "weights.pt").write_bytes(b"weights")
+    return options_for_file(model, folder / "weights.pt", said, "spec")
+
+
+@pytest.mark.parametrize(
+    ("model", "mean", "resize", "gelu"),
+    [
+        ("MobileCLIP-S1", (0.0, 0.0, 0.0), "shortest", False),
+        ("ViT-B-16-SigLIP", (0.5, 0.5, 0.5), "squash", False),
+        ("ViT-L-14-CLIPA", (0.485, 0.456, 0.406), "squash", False),
+        ("RN50", OPENAI_DATASET_MEAN, "shortest", True),
+    ],
+)
+def test_a_file_takes_what_all_published_weights_of_its_model_share(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, model: str, mean: tuple[float, ...], resize: str, gelu: bool
+) -> None:
+    options = file_options(tmp_path, model)
+    assert (tuple(options["image_mean"]), options["image_resize_mode"]) == (mean, resize)
+    assert options["force_quick_gelu"] is gelu
+    assert not caplog.messages
+
+
+def test_what_a_file_leaves_open_is_said_and_can_be_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert file_options(tmp_path, "ViT-L-14")["force_quick_gelu"] is False
+    assert "published weights of ViT-L-14 differ in preprocessing and QuickGELU: taken are OpenAI's" in caplog.text
+    assert "?pretrained_cfg=" in caplog.text
+    caplog.clear()
+    for tag in ("openai", "dfn2b", "metaclip_400m"):
+        assert file_options(tmp_path, "ViT-L-14", pretrained_cfg=tag)["force_quick_gelu"] is True
+    assert file_options(tmp_path, "ViT-B-32", quickgelu="true")["force_quick_gelu"] is True
+    assert file_options(tmp_path, "ViT-B-32", quickgelu="false")["force_quick_gelu"] is False
+    assert not caplog.messages
+
+
+def test_a_file_is_known_by_its_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    openai = open_clip.get_pretrained_cfg("ViT-B-32", "openai")["url"].split("/")[-2]
+    monkeypatch.setattr(weight_files, "sha256", lambda path: openai)
+    assert file_options(tmp_path, "ViT-B-32")["force_quick_gelu"] is True
+    monkeypatch.setattr(weight_files, "sha256", lambda path: "d867053b" + "0" * 56)  # laion400m_e31
+    assert file_options(tmp_path, "ViT-B-32")["force_quick_gelu"] is True
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"pretraind_cfg": "openai"}, "unknown option 'pretraind_cfg': there are pretrained_cfg and quickgelu"),
+        ({"quickgelu": "yes"}, "quickgelu=yes is neither true nor false"),
+        ({"pretrained_cfg": "laion"}, "pretrained_cfg=laion is no tag of ViT-B-32: there are openai, "),
+    ],
+)
+def test_options_of_a_file_that_are_refused(tmp_path: Path, said: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        file_options(tmp_path, "ViT-B-32", **said)
+
+
+def test_the_query_of_a_file() -> None:
+    assert split_query("ViT-B-32/a?b.pt") == ("ViT-B-32/a?b.pt", {})
+    said = {"pretrained_cfg": "openai", "quickgelu": "true"}
+    assert split_query("ViT-B-32/w.pt?pretrained_cfg=openai&quickgelu=true") == ("ViT-B-32/w.pt", said)

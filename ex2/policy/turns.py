@@ -1,0 +1,135 @@
+"""What a tokenizer and its chat template make of a turn: does it end, does it open a thought, is it the same tomorrow.
+
+Each of these is quiet: descriptions run on into "system user ...", are the first words of a thought, or differ from day to day.
+All of it can be seen from the tokenizer alone, before any weights are read.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+from ex2.base.errors import UserError
+from ex2.texts.questions import build_prompt, wants_chat
+
+DATE = datetime(2025, 1, 1)
+"""The date that templates are given where they ask for today's: equal seeds then give equal texts on any day."""
+
+_TODAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+_THOUGHTS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"))
+_SWITCH = "enable_thinking"
+
+
+def fix_date(tokenizer: Any, where: str) -> None:
+    """Let a chat template that prints today's date print `DATE`.
+
+    Raises:
+        UserError: It asks for the date in a way that is not understood.
+    """
+    template = tokenizer.chat_template
+    if not isinstance(template, str) or "strftime_now" not in template:
+        return
+    template = _TODAY.sub(lambda match: repr(DATE.strftime(match[2])), template)
+    calls = template.replace("strftime_now is defined", "true")
+    if "strftime_now" in calls:
+        raise UserError(
+            f"{where}: its chat template prints today's date, so that equal seeds differ by day: use prompt_format=plain."
+        )
+    tokenizer.chat_template = calls
+
+
+def check_prompts_stay_open(tokenizer: Any, where: str) -> None:
+    """Take back, or else refuse, an end token that a tokenizer puts behind every text: the answer would come after the end.
+
+    Raises:
+        UserError: It cannot be taken back.
+    """
+    before = list(tokenizer("a")["input_ids"])
+    if before[-1:] != [tokenizer.eos_token_id]:
+        return
+    tokenizer.add_eos_token = False
+    if list(tokenizer("a")["input_ids"]) != before[:-1]:
+        raise UserError(
+            f"{where}: its tokenizer puts {tokenizer.eos_token!r} behind every text, which closes a prompt before its answer: "
+            "take it out of the post_processor in tokenizer.json."
+        )
+
+
+def let_turns_end(tokenizer: Any, kwargs: dict[str, Any]) -> None:
+    """Make the token that ends a turn in the chat template the one that answers end with.
+
+    Base models come with templates whose end of turn is not their end of text (Qwen2.5), and so do chat models (Gemma, Phi-3):
+    trainers stop at the tokenizer's end token only.
+    """
+    from jinja2 import TemplateError
+
+    mark = "answer"
+    messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
+    try:
+        after = str(tokenizer.apply_chat_template(messages, tokenize=False, **kwargs)).rpartition(mark)[2]
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+    ):  # it wants other messages; what it says of a question is checked elsewhere
+        return
+    first = tokenizer(after, add_special_tokens=False)["input_ids"][:1] if after else []
+    if first and first[0] != tokenizer.eos_token_id and first[0] in _special_ids(tokenizer):
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(first[0])
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | set(tokenizer.all_special_ids)
+
+
+def ready_to_chat(
+    tokenizer: Any, prompt_format: str, kwargs: dict[str, Any], where: str, system_prompt: str | None = None
+) -> bool:
+    """Whether prompts use the chat template; its turns then end, and it opens no thought.
+
+    Raises:
+        UserError: There is none and `prompt_format` asks for it, or it thinks.
+    """
+    if not wants_chat(prompt_format, tokenizer):
+        return False
+    messages: Any = build_prompt("Describe a {}.", "cat", chat=True, system_prompt=system_prompt)
+    prompt = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **kwargs))
+    check_no_thought(tokenizer, prompt, messages, kwargs, where)
+    let_turns_end(tokenizer, kwargs)
+    return True
+
+
+def check_no_thought(
+    tokenizer: Any, prompt: str, messages: list[dict[str, str]], kwargs: dict[str, Any], where: str
+) -> None:
+    """Refuse a rendered prompt after which the policy thinks aloud: the first tokens of a thought are no description.
+
+    Args:
+        tokenizer: With the template.
+        prompt: The messages as the template writes them.
+        messages: The messages.
+        kwargs: Further arguments of the template.
+        where: The model, for the message.
+
+    Raises:
+        UserError: The prompt ends within a thought, or the template has a switch for thinking that is left on.
+    """
+    cure = f"""switch it off with --chat_template_kwargs '{{"{_SWITCH}": false}}'"""
+    has_switch = isinstance(tokenizer.chat_template, str) and _SWITCH in tokenizer.chat_template
+    if any(opens in prompt and prompt.rfind(opens) > prompt.rfind(closes) for opens, closes in _THOUGHTS):
+        other = "use another model, or prompt_format=plain"
+        raise UserError(
+            f"{where}: its chat template opens a thought, whose beginning would be the description: "
+            f"{cure if has_switch else other}."
+        )
+    if has_switch and _SWITCH not in kwargs:
+        off = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **kwargs, **{_SWITCH: False}
+        )
+        if off != prompt:
+            raise UserError(
+                f"{where}: the policy thinks before it answers, and the beginning of a thought would be the description: {cure} "
+                "(true keeps it)."
+            )
