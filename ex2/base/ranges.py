@@ -46,6 +46,7 @@ RANGES: dict[str, Range] = {
     "dataloader_num_workers": (0, 10**4), "dataloader_prefetch_factor": (1, 10**4), "ddp_bucket_cap_mb": (1, 10**6),
     "ddp_timeout": (1, 10**9), "local_rank": (-1, 10**6),
     # commands
+    "n": _COUNT, "precision": (0.001, 0.5),
     "samples": _COUNT, "batch_size": _COUNT, "max_new_tokens": _COUNT, "most": _COUNT, "tolerance": (0, 100), "see": (0.001, 1),
     "merge_tolerance": _FACTOR,
 }  # fmt: skip

@@ -120,10 +120,8 @@ _VERBS = r"(?:can|may|lives?|living|grows?|growing|feeds?|eats?|hunts?|nests?|th
 _BE = r"(?:is|are|was|were|has\s+been|have\s+been)"
 _LOOKS = rf"(?:{_BE}|has|have|had|looks?|appears?|gives?|makes?)\b"
 # "legs which are thin" is about the legs; "a bird which is found in marshes" says a second thing about the bird.
-_RELATIVE = (
-    rf"(?:which|who|that)\s+(?:{_BE}\s+{_ADVERBS}{_FACTS}|{_ADVERBS}{_VERBS})|"
-    rf"(?:which|who)\s+(?!{_ADVERBS}{_LOOKS})\w+|where\b"
-)
+_FACT_OF_ALL = rf"(?:which|who|that)\s+(?:{_BE}\s+{_ADVERBS}{_FACTS}|{_ADVERBS}{_VERBS})"
+_RELATIVE = rf"{_FACT_OF_ALL}|(?:which|who)\s+(?!{_ADVERBS}{_LOOKS})\w+|where\b"
 _CLAUSE = (
     r"(?:it|its|it's|they|their|he|she|this|these|is|are|has|have|with|without|often|usually|typically|commonly|originally|"
     rf"features?|known|found|native|used|{_VERBS})\b"
