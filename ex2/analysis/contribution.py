@@ -24,9 +24,9 @@ from copy import copy
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ex2.base.bf16 import fast_matmul
+from ex2.base.progress import progress_bar
 from ex2.scoring.scorer import TextScorer
 from ex2.texts.categories import Passage
 from ex2.texts.class_names import strip_name
@@ -56,7 +56,7 @@ class _Store:
         # Long texts beside long ones: the least padding.
         new.sort(key=len)
         parts = [self._embeddings]
-        with tqdm(total=len(new), desc=desc, unit="text", disable=not progress) as bar:
+        with progress_bar(len(new), desc, "text", disable=not progress) as bar:
             for start in range(0, len(new), _CHUNK):
                 chunk = new[start : start + _CHUNK]
                 with fast_matmul(self._scorer.vlm.device, exact=self._exact):

@@ -35,7 +35,7 @@ from ex2.analysis.tables import clause_table, text_table, zero_shot_table
 from ex2.analysis.verdict import counterfactual_sentences, placebo_warnings, verdict
 from ex2.base.errors import UserError
 from ex2.scoring.scorer import TextScorer
-from ex2.stats.before_after import outcome, summarise
+from ex2.stats.before_after import collapse_said, nearness_said, summarise
 from ex2.texts.categories import Judge
 from ex2.texts.collapse import signs_of_collapse
 from ex2.texts.descriptions import Description
@@ -151,7 +151,7 @@ def analyse(
         "classes": found,
         "classes_of_dataset": len(class_names),
         "unsure": unsure,
-        "verdict": [*outcome(summary), *verdict(tables["preference"])],
+        "verdict": [*collapse_said(summary), *verdict(tables["preference"]), *nearness_said(summary)],
         "counterfactuals": counterfactual_sentences(tables["counterfactuals"]),
         "warnings": warnings,
         "tables": sorted(tables),

@@ -369,12 +369,22 @@ def _alike(systems: Mapping[str, SystemSummary]) -> dict[str, SystemSummary]:
 
 def outcome(summary: Summary) -> list[str]:
     """What training did, in sentences that need no judge: did texts collapse, and are they nearer to unseen images?"""
+    return [*collapse_said(summary), *nearness_said(summary)]
+
+
+def collapse_said(summary: Summary) -> list[str]:
+    """That texts collapsed, where they did."""
+    if not summary.collapse:
+        return []
+    return [
+        f"Collapse: the policy's texts {'; they '.join(summary.collapse)}. That is a shortcut to the reward and no description: "
+        "what is said does not show what the VLM prefers."
+    ]
+
+
+def nearness_said(summary: Summary) -> list[str]:
+    """Whether texts are nearer to unseen images than the untrained policy's, in each reading."""
     said = []
-    if summary.collapse:
-        said.append(
-            f"Collapse: the policy's texts {'; they '.join(summary.collapse)}. That is a shortcut to the reward and no "
-            "description: what is said does not show what the VLM prefers."
-        )
     readings = (
         {"The": summary}
         if summary.nameless is None

@@ -14,9 +14,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from ex2.base.errors import UserError
+from ex2.base.progress import progress_bar
 from ex2.policy.llm import load_policy, load_tokenizer, resolve_model
 from ex2.texts.categories import Judgement, Passage
 from ex2.texts.questions import wants_chat
@@ -142,7 +141,7 @@ class HFJudge:
         scores = torch.empty(len(prompts), len(self._labels), dtype=torch.float64)
         # Prompts of like length together, as that needs little padding.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        with torch.no_grad(), tqdm(total=len(order), desc="judging", unit="clause", disable=not progress) as bar:
+        with torch.no_grad(), progress_bar(len(order), "judging", "clause", disable=not progress) as bar:
             start = torch.tensor([prompts[0][:shared]], device=self._model.device)
             cache = self._model(input_ids=start, use_cache=True).past_key_values
             for first in range(0, len(order), self._batch_size):

@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm import tqdm
 
 from ex2.analysis.judges.encoders import MINILM, Encoder
 from ex2.base.bf16 import fast_matmul
 from ex2.base.errors import UserError
+from ex2.base.progress import progress_bar
 from ex2.texts.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage
 from ex2.texts.class_names import strip_whole_name
 from ex2.texts.tautologies import echoes_name, names_kind
@@ -82,7 +82,7 @@ class SentenceFeatures:
         """Features (N, layers x width) of N texts: the mean over tokens of each layer, each a unit vector; on the CPU."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of one length need the least padding
         rows = torch.empty(len(texts), len(self.encoder.layers) * self._module.config.hidden_size)
-        with tqdm(total=len(texts), desc="judging", unit="clause", disable=not progress) as bar:
+        with progress_bar(len(texts), "judging", "clause", disable=not progress) as bar:
             for start in range(0, len(order), _BATCH):
                 chosen = order[start : start + _BATCH]
                 inputs = self._tokenizer(

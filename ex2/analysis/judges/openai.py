@@ -21,10 +21,9 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from tqdm import tqdm
-
 from ex2.base.cache import cache_folder
 from ex2.base.errors import UserError
+from ex2.base.progress import progress_bar
 from ex2.texts.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage, check_category
 
 if TYPE_CHECKING:
@@ -220,7 +219,7 @@ class OpenAIJudge:
         )
         with (
             client,
-            tqdm(total=len(missing), desc="judging", unit="text", disable=not progress) as bar,
+            progress_bar(len(missing), "judging", "text", disable=not progress) as bar,
             ThreadPoolExecutor(self._concurrency) as pool,
         ):
 

@@ -453,7 +453,7 @@ def test_an_interruption_keeps_the_answers_that_came(
     server.otherwise = Reply(sleep=0.05)
     passages = [Passage(str(i), ("x",)) for i in range(20)]
     with monkeypatch.context() as patch:
-        patch.setattr(module.tqdm, "update", interrupt)
+        patch.setattr("tqdm.tqdm.update", interrupt)
         with pytest.raises(KeyboardInterrupt):
             judge_of(concurrency=2).judge(passages, progress=False)
     answered = len(server.asked)
