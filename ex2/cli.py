@@ -23,6 +23,7 @@ from ex2.commands import (
     export,
     generate,
     judge,
+    label,
     pair_accuracy,
     score,
     study,
@@ -143,7 +144,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     study.add(commands, start_training, _run)
     train.add(commands, start_training)
     for command in (
-        generate, describe_pairs, pair_accuracy, score, analyze, compare, classify, export, verify_goldens, judge,
+        generate, describe_pairs, pair_accuracy, score, analyze, compare, classify, export, verify_goldens, judge, label,
         list_names,
     ):  # fmt: skip
         command.add(commands)

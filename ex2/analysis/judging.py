@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ex2.texts.categories import Judge, Judgement, Passage, of_text
 from ex2.texts.controls import some_of_each_class
 from ex2.texts.descriptions import Description
+
+QUALITY = Path(__file__).resolve().parents[1] / "assets" / "judge" / "quality.json"
+"""What `python -m tools.build_judge` measured of each judge on held-out sentences."""
 
 APART_PER_CLASS = 64  # descriptions of a system that are tried with clauses in other order or left out, at most
 
@@ -52,3 +57,21 @@ def judge_all(judge: Judge, systems: Mapping[str, Sequence[Description]], *, pro
         start += len(records)
         judged.append(Judged(name, records, passages[name], own, [of_text(clauses) for clauses in own]))
     return judged
+
+
+def judge_quality(name: str) -> dict[str, float] | None:
+    """How good a judge is on held-out clauses in the styles of real descriptions; None where that was not measured.
+
+    Returns:
+        ``n``, ``macro_f1``, ``accuracy`` and ``calibration_error``.
+    """
+    quality = json.loads(QUALITY.read_text(encoding="utf-8")) if QUALITY.is_file() else {}
+    if name not in quality:
+        return None
+    found = quality[name]["heldout_real"]
+    return {
+        "n": found["n"],
+        "macro_f1": found["macro_f1"]["mean"],
+        "accuracy": found["accuracy"]["mean"],
+        "calibration_error": found["calibration_error"],
+    }

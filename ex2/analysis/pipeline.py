@@ -27,7 +27,7 @@ from ex2.analysis.findings import (
     shares,
     shares_by,
 )
-from ex2.analysis.judging import judge_all
+from ex2.analysis.judging import judge_all, judge_quality
 from ex2.analysis.placebo import changed_clauses, texts_of
 from ex2.analysis.probe import DECIDES, above, answer_to, probe_tables
 from ex2.analysis.study import Study
@@ -145,6 +145,7 @@ def analyse(
             warnings.append(answer.sentence)
     facts = summary.as_dict() | {
         "judge": judge.name,
+        "judge_quality": judge_quality(judge.name),
         "descriptions": len(aligned),
         "base_descriptions": len(base),
         "classes": found,

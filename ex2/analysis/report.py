@@ -99,6 +99,7 @@ TABLES = {
     "clauses": "one row a clause: category with probabilities, tags, tests",
     "counterfactuals": "what clauses say about their class beyond the same clauses with another colour or place",
     "contributions": "every test by category: mean, interval, p-value, numbers of classes and texts",
+    "corrected": "shares and contributions corrected for the judge's error by the labels of people",
     "controls": "cosines of every control on reward and held-out images, and the aligned policy's advantage",
     "controls_nameless": "the same with the name of the class taken out of what the VLM reads",
     "descriptions": "one row a description: text, category with probabilities, tags, cosine with held-out images, tests",

