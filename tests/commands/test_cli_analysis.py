@@ -306,3 +306,40 @@ def test_vllm_that_is_not_installed(trained_run: Path, tmp_path: Path, refused: 
     error = refused(["generate", str(trained_run), "--engine", "vllm", "--out", str(tmp_path / "x.jsonl")])
     assert "--engine vllm needs vLLM" in error
     assert "ex2[vllm]" in error
+
+
+def test_labels_from_a_study_into_the_next(
+    descriptions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
+) -> None:
+    """Analyse, draw clauses, label them all as visual, analyse again; and what is refused on the way."""
+    good, study, sheet = str(descriptions), str(tmp_path / "study"), tmp_path / "sheet"
+    main(["analyze", good, "--out", study])
+    clauses = pd.read_parquet(tmp_path / "study" / "tables" / "clauses.parquet")
+    everything = str(clauses[["class_name", "clause"]].drop_duplicates().shape[0])
+    main(["label", study, "--out", str(sheet), "--n", everything])
+    assert "fill in the column category" in capsys.readouterr().out
+    labels = sheet / "labels.csv"
+    rows = pd.read_csv(labels).assign(category="visual")
+    rows.to_csv(labels, index=False)
+    main(["analyze", good, "--labels", str(labels), "--out", study])
+    assert f"{everything} of {everything} distinct clauses are labelled by 1 person" in capsys.readouterr().out
+    corrected = pd.read_parquet(tmp_path / "study" / "tables" / "corrected.parquet").set_index(["quantity", "category"])
+    assert corrected.loc[("share", "visual"), "mean"] == pytest.approx(1)  # all are labelled, and all visual
+    assert "distinct clauses are labelled" in (tmp_path / "study" / "report.html").read_text(encoding="utf-8")
+
+    out = ["--out", str(tmp_path / "other")]
+    for changes, words in (
+        ({"category": "looks"}, ["labels.csv:2:", "category 'looks' is none of"]),
+        ({"annotator": "you"}, ["labels.csv:2:", "annotator 'you' is none of me"]),
+        ({"clause_id": "x"}, ["labels.csv:2:", "clause 'x' is not in this study's sample"]),
+    ):
+        wrong = rows.copy()
+        for column, value in changes.items():
+            wrong.loc[0, column] = value
+        wrong.to_csv(labels, index=False)
+        line = refused(["analyze", good, "--labels", str(labels), *out])
+        for word in words:
+            assert word in line
+    assert "--precision 0.1 needs labels" in refused(["analyze", good, "--precision", "0.1", *out])
+    assert "--precision 2.0 is out of range" in refused(["analyze", good, "--precision", "2", *out])
+    assert "--n 0 is out of range" in refused(["label", study, "--out", str(tmp_path / "l"), "--n", "0"])

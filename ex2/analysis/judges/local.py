@@ -134,8 +134,8 @@ class LocalJudge:
 
     def judge(self, passages: Sequence[Passage], *, progress: bool = True) -> list[tuple[Judgement, ...]]:
         """For each passage the judgements of its clauses, in their order; equal clauses are read once."""
-        masked = [[masked(clause, passage.class_name) for clause in passage.clauses] for passage in passages]
-        index = {text: i for i, text in enumerate(dict.fromkeys(text for texts in masked for text in texts))}
+        read = [[masked(clause, passage.class_name) for clause in passage.clauses] for passage in passages]
+        index = {text: i for i, text in enumerate(dict.fromkeys(text for texts in read for text in texts))}
         seconds = len(index) / 1000 * self._features.encoder.seconds
         if progress and seconds > _WORTH_A_WORD and self._features.device.type == "cpu":
             print(
@@ -154,7 +154,7 @@ class LocalJudge:
                 by_rule(clause, passage.class_name) or judged[index[text]]
                 for clause, text in zip(passage.clauses, texts, strict=True)
             )
-            for passage, texts in zip(passages, masked, strict=True)
+            for passage, texts in zip(passages, read, strict=True)
         ]
 
     def _tags(self, text: str, probabilities: Sequence[float], tag_probabilities: Sequence[float]) -> tuple[str, ...]:

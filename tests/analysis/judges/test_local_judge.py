@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 from ex2.analysis.agreement import agreement
 from ex2.analysis.judges import load_judge
 from ex2.analysis.judges import local as module
-from ex2.analysis.judges.local import HEAD, WORDS, LocalJudge, by_rule
+from ex2.analysis.judges.encoders import MINILM
+from ex2.analysis.judges.local import WORDS, LocalJudge, by_rule
+from ex2.analysis.judging import judge_quality
 from ex2.base.errors import UserError
 from ex2.texts.categories import ALL_TAGS, CATEGORIES, TAGS, Judge, Judgement, Passage, of_text
 from ex2.texts.class_names import strip_whole_name
@@ -39,6 +41,8 @@ from tools.build_judge import (  # noqa: E402
 )
 
 TRAIN, HELDOUT = read_sentences(ASSETS / "train.jsonl"), read_sentences(ASSETS / "heldout.jsonl")
+REAL, HELDOUT_REAL = read_sentences(ASSETS / "train_real.jsonl"), read_sentences(ASSETS / "heldout_real.jsonl")
+HEAD = ASSETS / MINILM.head
 DOMAINS = ("aircraft", "animals", "birds", "cars", "cats", "dogs", "flowers", "food", "objects")
 
 
@@ -90,6 +94,27 @@ def test_agreement_with_heldout_sentences(judged: list[Judgement]) -> None:
     assert float(stated) == pytest.approx(result.macro_f1.mean, abs=0.01)
 
 
+def test_agreement_with_clauses_in_real_styles(judge: LocalJudge) -> None:
+    """As good as it says it is, and no direction: as much is judged visual as is labelled so."""
+    judged = judge_texts(judge, HELDOUT_REAL)
+    result = agreement(
+        [row["category"] for row in HELDOUT_REAL],
+        [j.category for j in judged],
+        [row["class_name"] for row in HELDOUT_REAL],
+        probabilities=[j.probability for j in judged],
+        best=[j.best for j in judged],
+        n_boot=20,
+    )
+    stated = judge_quality(judge.name)
+    assert stated is not None
+    assert stated["n"] == len(HELDOUT_REAL)
+    assert result.macro_f1.mean == pytest.approx(stated["macro_f1"], abs=0.02)
+    assert result.macro_f1.mean >= 0.8
+    visual = [np.mean([name == "visual" for name in names]) for names in ([j.category for j in judged], [r["category"] for r in HELDOUT_REAL])]
+    assert visual[0] == pytest.approx(visual[1], abs=0.06)
+    assert judge_quality("openai:gpt-x") is None
+
+
 def test_no_domain_is_beyond_it(judged: list[Judgement]) -> None:
     right = {domain: [] for domain in DOMAINS}
     for row, judgement in zip(HELDOUT, judged, strict=True):
@@ -118,6 +143,16 @@ def test_heldout_sentences_are_many_and_balanced() -> None:
     assert set(cells) == {(domain, category) for domain in DOMAINS for category in CATEGORIES}
     assert len(set(Counter(row["domain"] for row in HELDOUT).values())) == 1
     assert {row["domain"] for row in TRAIN} >= set(DOMAINS)
+
+
+def test_clauses_in_real_styles_are_many_of_many_sources_and_their_classes_are_not_held_out() -> None:
+    assert len(REAL) >= 400
+    assert len({row["style"] for row in REAL}) >= 8
+    assert len({row["domain"] for row in REAL}) >= 14
+    assert {row["category"] for row in REAL} == set(CATEGORIES)
+    assert not {row["class_name"] for row in REAL} & {row["class_name"] for row in HELDOUT_REAL}
+    for rows in (REAL, HELDOUT_REAL):
+        assert len({(row["class_name"], row["text"]) for row in rows}) == len(rows)
 
 
 @pytest.mark.parametrize("rows", [TRAIN, HELDOUT], ids=["train", "heldout"])
@@ -155,21 +190,21 @@ def test_no_heldout_sentence_resembles_a_training_sentence() -> None:
 def test_shipped_head_is_what_its_sentences_make(
     judge: LocalJudge, judged: list[Judgement], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rebuilt from the shipped sentences, it gives the probabilities of the shipped head to 0.002 on every held-out sentence.
+    """Rebuilt from the shipped sentences, it gives the probabilities of the shipped head to 0.005 on every held-out sentence.
 
     Not weight by weight: with other matrix products (other processors) the optimiser may stop one step sooner. The
     temperature is taken from docs/judge.md, as nine more heads to fit would take too long here.
     """
     page = (ROOT / "docs" / "judge.md").read_text(encoding="utf-8")
-    (stated,) = re.findall(r"temperature\s+(\d\.\d+)", page)
+    stated = re.findall(r"Temperature\s+(\d\.\d+)", page)[0]
     monkeypatch.setattr(build_judge, "across_domains", lambda features, targets, domains: targets)
     monkeypatch.setattr(build_judge, "temperature", lambda logits, targets: float(stated))
-    rebuilt, _ = build(TRAIN, judge._features)
+    rebuilt, _ = build(TRAIN, REAL, judge._features)
     shipped = load_file(HEAD)
     assert {name: value.shape for name, value in rebuilt.items()} == {k: v.shape for k, v in shipped.items()}
-    again = judge_texts(LocalJudge(judge._features, rebuilt), HELDOUT)
+    again = judge_texts(LocalJudge(judge._features, {k: v.float() for k, v in rebuilt.items()}), HELDOUT)
     gaps = np.array([j.probabilities for j in again]) - np.array([j.probabilities for j in judged])
-    assert np.abs(gaps).max() < 2e-3
+    assert np.abs(gaps).max() < 5e-3  # weights are kept in half precision, the temperature to two places
     assert np.mean([a.tags == b.tags for a, b in zip(again, judged, strict=True)]) > 0.98
 
 
@@ -384,7 +419,7 @@ def test_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_missing_head_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module, "HEAD", tmp_path / "head.safetensors")
+    monkeypatch.setattr(module, "ASSETS", tmp_path)
     message = f"judge local: {tmp_path / 'head.safetensors'} is missing; reinstall EX2."
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         LocalJudge.load()
