@@ -110,7 +110,10 @@ def test_agreement_with_clauses_in_real_styles(judge: LocalJudge) -> None:
     assert stated["n"] == len(HELDOUT_REAL)
     assert result.macro_f1.mean == pytest.approx(stated["macro_f1"], abs=0.02)
     assert result.macro_f1.mean >= 0.8
-    visual = [np.mean([name == "visual" for name in names]) for names in ([j.category for j in judged], [r["category"] for r in HELDOUT_REAL])]
+    visual = [
+        np.mean([name == "visual" for name in names])
+        for names in ([j.category for j in judged], [r["category"] for r in HELDOUT_REAL])
+    ]
     assert visual[0] == pytest.approx(visual[1], abs=0.06)
     assert judge_quality("openai:gpt-x") is None
 
