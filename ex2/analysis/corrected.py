@@ -153,7 +153,7 @@ def corrected_table(clauses: pd.DataFrame, sheet: Sheet, labels: pd.DataFrame, w
     rows = []
 
     def summed(values: Array) -> Array:
-        return np.bincount(unit, weights=values, minlength=size).astype(np.float64)
+        return np.asarray(np.bincount(unit, weights=values, minlength=size), dtype=np.float64)
 
     for system in dict.fromkeys(clauses["system"]):
         own = (clauses["system"] == system).to_numpy()

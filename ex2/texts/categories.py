@@ -34,8 +34,9 @@ TAGS: dict[str, tuple[str, ...]] = {
 
 ALL_TAGS = tuple(tag for tags in TAGS.values() for tag in tags)
 
-ABSTAIN_BELOW = 0.5
-"""A judgement whose most likely category has a lower probability than this counts as unsure (category None)."""
+ABSTAIN_BELOW = 0.4
+"""A judgement whose most likely category has a lower probability than this counts as unsure (category None): of six categories,
+one can be clearly the likeliest with less than half."""
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ class LocalJudge:
     def __init__(self, features: SentenceFeatures, head: dict[str, Tensor]) -> None:
         self.name = f"{features.encoder.spec}@{VERSION}"
         self._features = features
+        self._seconds = features.encoder.seconds if features.device.type == "cpu" else 0.0
         self._head = head
         words = json.loads(WORDS.read_text(encoding="utf-8"))
         self._named = {tag: re.compile(rf"\b(?:{'|'.join(own)})\b", re.IGNORECASE) for tag, own in words.items()}
@@ -136,8 +137,8 @@ class LocalJudge:
         """For each passage the judgements of its clauses, in their order; equal clauses are read once."""
         read = [[masked(clause, passage.class_name) for clause in passage.clauses] for passage in passages]
         index = {text: i for i, text in enumerate(dict.fromkeys(text for texts in read for text in texts))}
-        seconds = len(index) / 1000 * self._features.encoder.seconds
-        if progress and seconds > _WORTH_A_WORD and self._features.device.type == "cpu":
+        seconds = len(index) / 1000 * self._seconds
+        if progress and seconds > _WORTH_A_WORD:
             print(
                 f"{self.name}: {len(index):,} distinct clauses, about {seconds / 60:.0f} minutes on two cores",
                 file=sys.stderr,
