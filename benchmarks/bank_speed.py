@@ -20,6 +20,8 @@ from _common import interleaved, paired_ratio, random_open_clip, verdict
 
 from ex2.launch import use_cores_well
 
+CLASSES = ("bark", "gravel", "moss", "sand")
+
 
 def write_jpegs(root: Path, count: int) -> None:
     """Textured JPEG files in four class folders: noise at several scales, as photographs have it."""
@@ -33,7 +35,7 @@ def write_jpegs(root: Path, count: int) -> None:
         for scale in (64, 16, 4, 1):
             noise = generator.normal(size=(*(-(-size[::-1] // scale)), 3))
             pixels += noise.repeat(scale, 0).repeat(scale, 1)[: size[1], : size[0]] * scale**0.5
-        folder = root / f"class_{i % 4}"
+        folder = root / CLASSES[i % 4]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((128 + 6 * pixels).clip(0, 255).astype("uint8")).save(folder / f"{i:05}.jpg", quality=90)
 
@@ -81,7 +83,7 @@ def cached_load(count: int, repeats: int) -> None:
     pixel = Image.new("RGB", (1, 1))
     labels = tuple(i * classes // count for i in range(count))
     ids = tuple(f"class_{label:03}/image_{i:06}.jpg" for i, label in enumerate(labels))
-    names = tuple(f"class {i}" for i in range(classes))
+    names = tuple(f"thing {i}" for i in range(classes))
     images = LabelledImages("random", names, labels, ids, None, "random", lambda i: pixel)
     seconds = []
     with tempfile.TemporaryDirectory() as cache:

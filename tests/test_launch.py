@@ -273,7 +273,6 @@ def test_the_commands_errors_are_one_line_too(refused: Callable[..., str], train
     out = ["--out", str(tmp_path / "out.jsonl")]
     run = ["generate", str(trained_run), *out]
     for line, words in [
-        ([], ["required: COMMAND", "ex2 --help"]),
         (["generte"], ["generte"]),
         (["list", "models"], ["models", "vlms"]),
         (["generate", "x"], ["--out"]),

@@ -72,7 +72,7 @@ def test_notebooks_find_what_was_planted(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch,
     )
     assert "128 descriptions of 16 classes, 128 by the untrained policy" in printed[1]
-    assert "\nPreferred: visual. The policy says more of it" in printed[2]
+    assert "Preferred: visual. The policy says more of it" in printed[2]
     assert "[png]" in printed[3]
     assert "[png]" in printed[4]
     assert "random_words" in printed[5]

@@ -120,7 +120,7 @@ def test_differences_are_paired_by_class(
         assert row["mean"] == pytest.approx(np.mean(values), abs=1e-6)
         # Three pairs of kinds at once.
         ends = mean_interval(values, level=1 - 0.05 / 3)
-        assert (row["low"], row["high"]) == pytest.approx((ends.low, ends.high), abs=1e-5)
+        assert (row["low"], row["high"]) == pytest.approx((ends.low, ends.high), abs=1e-5, rel=1e-5)
         assert row["classes"] == 3
 
 

@@ -399,8 +399,8 @@ def test_summary_speaks_of_the_study(study: Study) -> None:
     assert (summary["classes"], summary["classes_of_dataset"]) == (3, 4)
     assert summary["meta"] == {"vlm": "hash", "policy": "runs/x"}
     assert summary["monitors"]["hub_score"] == {"first": 0.1, "last": 0.2}
-    assert summary["verdict"][-1].startswith("No statement about preference: 2 classes are too few")
-    assert summary["verdict"][0].startswith("As written, the policy's texts are not clearly nearer to or further from")
+    assert summary["verdict"][0].startswith("No statement about preference: 2 classes are too few")
+    assert summary["verdict"][1].startswith("As written, the policy's texts are not clearly nearer to or further from")
     hub = "The monitor hub_score rose from 0.100 to 0.200 in training: one text fits many classes (hub texts)."
     assert hub in summary["warnings"]
     json.dumps(summary, allow_nan=False)

@@ -76,12 +76,12 @@ def test_from_a_run_to_the_report(trained_run: Path, tmp_path: Path, capsys: pyt
 def test_descriptions_of_no_run_with_and_without_base(descriptions: Path, tmp_path: Path) -> None:
     main(["analyze", str(descriptions), "--out", str(tmp_path / "alone")])
     alone = json.loads((tmp_path / "alone" / "summary.json").read_text())
-    assert alone["verdict"][-1].startswith("No statement about preference")
+    assert alone["verdict"][0].startswith("No statement about preference")
     assert any("no texts of the untrained policy" in warning for warning in alone["warnings"])
     main(["analyze", str(descriptions), "--base", str(descriptions), "--out", str(tmp_path / "same")])
     same = json.loads((tmp_path / "same" / "summary.json").read_text())
     assert same["aligned_minus_base"]["heldout"] == {"mean": 0.0, "low": None, "high": None}  # no class differs
-    assert same["verdict"][-1].startswith("No statement about preference: 4 classes are too few")
+    assert same["verdict"][0].startswith("No statement about preference: 4 classes are too few")
 
 
 def probe_file(path: Path, *changed: dict[str, str]) -> Path:

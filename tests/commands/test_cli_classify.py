@@ -80,7 +80,8 @@ def test_all_systems_side_by_side(
     assert (table["classes"] == 4).all()
     # The same texts in either format are the same system.
     assert table.loc["lists"].equals(table.loc["records"])
-    assert table.loc["template", ["gain_mean", "gain_low", "gain_high", "fixed", "broken"]].tolist() == [0.0] * 5
+    assert table.loc["template", ["gain_mean", "fixed", "broken"]].tolist() == [0.0] * 3
+    assert table.loc["template", ["gain_low", "gain_high"]].isna().all()  # no class differs
     assert table.loc["fudd_2", "coverage"] == pytest.approx(0.5)
     assert table["among_k"].dropna().is_monotonic_increasing
     assert table.loc["fudd_all", "among_k"] == 1.0
@@ -184,7 +185,7 @@ def test_files_that_do_not_fit_the_dataset_are_refused(
     path = tmp_path / "lists.json"
     for lists, message in (
         ({name: TEXTS[name] for name in NAMES[:3]}, "1 of 4 classes have no text: whale"),
-        ({**TEXTS, "dog": ["It barks."]}, "'dog' is no class of the dataset"),
+        ({**TEXTS, "dog": ["It barks."]}, "1 of 5 names are no class of the dataset"),
         ({**TEXTS, "whale": []}, "1 of 4 classes have no text: whale"),
     ):
         path.write_text(json.dumps(lists))

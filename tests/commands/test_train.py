@@ -112,7 +112,7 @@ def test_configs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ([], "Name a config, for example `ex2 train quickstart`"),
         (["quickstart", "--config", "pairs"], "Two configs are named: quickstart and --config"),
         (["quickstart", "--config=pairs"], "Two configs are named: quickstart and --config"),
-        (["quickstart", "--algorithm", "dpo"], "'dpo'"),
+        (["quickstart", "--algorithm", "dpo"], "--algorithm dpo is unknown. Did you mean ppo?"),
         (["quickstart", "--max_step", "2"], "Unknown option max_step on the command line. Did you mean max_steps?"),
     ],
 )

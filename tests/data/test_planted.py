@@ -135,8 +135,9 @@ def test_banks_are_like_those_of_images(bank_of: Callable[..., ImageBank], kind:
     bank = bank_of(kind)
     assert bank.embeddings.dtype == torch.float32
     assert torch.allclose(bank.embeddings.norm(dim=1), torch.ones(len(bank)), atol=1e-5)
-    assert len(bank) == len(set(bank.image_ids)) == 16 * EACH * COPIES
-    assert bank.reward_counts == bank.heldout_counts == (EACH // 2 * COPIES,) * 16
+    each = EACH * (len(PLANTED) if kind == "swapped" else 1)
+    assert len(bank) == len(set(bank.image_ids)) == 16 * each * COPIES
+    assert bank.reward_counts == bank.heldout_counts == (each // 2 * COPIES,) * 16
     assert bank.labels.tolist() == sorted(bank.labels.tolist())
     assert (bank.dataset, bank.vlm_name, bank.skipped) == (f"planted:{kind}", "pictogram", ())
     assert [position_of(i)[0] for i in bank.image_ids] == [bank.class_names[k] for k in bank.labels]

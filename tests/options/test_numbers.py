@@ -39,7 +39,7 @@ def numbers_of(*parts: type) -> list[str]:
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    (subparsers,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    (subparsers,) = (action for action in _parser()[0]._actions if isinstance(action, argparse._SubParsersAction))
     return dict(subparsers.choices)
 
 

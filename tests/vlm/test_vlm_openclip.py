@@ -118,6 +118,7 @@ def test_text_tower_from_transformers(hf_text_folder: Path, texts: list[str]) ->
     assert vlm.fingerprint == _load(hf_text_folder).fingerprint
 
 
+@pytest.mark.parametrize("hf_text_folder", ["mean_pooler"], indirect=True)
 def test_a_text_tower_that_fails_in_open_clip_is_seen_at_load(hf_text_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(hf_text_folder, tmp_path / "max")
     config = json.loads((folder / "open_clip_config.json").read_text())

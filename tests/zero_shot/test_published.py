@@ -133,4 +133,5 @@ def test_the_command_refuses(
     assert "no published numbers for --vlm pictogram on --dataset folder" in refused(line)
     assert "--tolerance -1.0 is out of range" in refused([*line, "--tolerance", "-1"])
     monkeypatch.setattr(goldens, "GOLDENS", (Golden("pictogram", "folder", None, (0.0, 100.0)),))
+    (tmp_path / "pairs.json").write_text("{}")
     assert "no accuracy of FuDD is published" in refused([*line, "--pairs", str(tmp_path / "pairs.json")])

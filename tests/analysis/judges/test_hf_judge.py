@@ -155,7 +155,7 @@ def test_progress_is_shown_where_it_is_wanted(tiny_llm: Path, capsys: pytest.Cap
     judge.judge(PASSAGES[:1], progress=False)
     assert capsys.readouterr().err == ""
     judge.judge(PASSAGES[:1])
-    assert "judging: 100%" in capsys.readouterr().err
+    assert "judging: 2 of 2 clauses" in capsys.readouterr().err
 
 
 def test_the_spec_of_a_folder(tiny_llm: Path) -> None:
@@ -174,6 +174,6 @@ def test_models_that_cannot_be_had(tmp_path: Path) -> None:
         load_judge("hf:ex2/absent")
     with pytest.raises(UserError, match=r"^judge hf:.* holds no model: config.json is missing"):
         load_judge(f"hf:{tmp_path}")
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(UserError, match=r"^judge hf:.*could not be loaded: check that it is a causal language model"):
         load_judge(f"hf:{tmp_path}")

@@ -534,7 +534,7 @@ def test_specs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("opnai:gpt-4o", "did you mean `openai:gpt-4o`"),
         ("openai", "did you mean `openai:MODEL`"),
         ("hf:", "did you mean `hf:ID_OR_DIR`"),
-        ("local:small", "did you mean `local`"),
+        ("local:small", "did you mean `local:mpnet`"),
         ("gpt-4o-mini", "did you mean `openai:gpt-4o-mini` or `hf:gpt-4o-mini`"),
         ("anthropic:x", "Use one of"),
         ("", "Use one of"),
