@@ -39,14 +39,17 @@ class _Log(tqdm):
 
 
 class _Lines:
-    """Takes what tqdm paints over itself, and writes it as lines."""
+    """Takes what tqdm paints over itself, and writes it as lines, none of them twice in a row."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
+        self._last = ""
 
     def write(self, text: str) -> None:
-        if line := text.strip("\r\n "):
+        line = text.strip("\r\n ")
+        if line and line != self._last:
             self._file.write(f"{line}\n")
+            self._last = line
 
     def flush(self) -> None:
         self._file.flush()

@@ -37,8 +37,8 @@ def test_a_log_gets_one_line_of_what_takes_less_than_a_minute() -> None:
 def test_and_else_a_line_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_SECONDS", 0.0)
     assert [line.split(" texts")[0] for line in work(StringIO(), 4).splitlines() if "warning" not in line][-3:] == [
+        "sampling: 2 of 4",
         "sampling: 3 of 4",
-        "sampling: 4 of 4",
         "sampling: 4 of 4",
     ]
 
