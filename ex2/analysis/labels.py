@@ -21,7 +21,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ex2.base.errors import UserError
-from ex2.base.files import to_json, write_atomically
+from ex2.base.files import read_json, read_text, to_json, write_atomically
 from ex2.base.shown import to_csv
 from ex2.texts.categories import CATEGORIES, check_category
 
@@ -193,18 +193,15 @@ def _read_design(path: Path) -> Sheet:
     if not design.is_file():
         raise UserError(f"--labels {path}: {design} is missing; keep labels in the folder that `ex2 label` wrote.")
     try:
-        value = json.loads(design.read_text(encoding="utf-8"))
+        value = read_json(design)
         return Sheet(tuple(value["annotators"]), dict(value["strata"]), dict(value["sizes"]), int(value["seed"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:  # what read_json raises is a ValueError
         raise UserError(f"--labels {path}: {design} is damaged ({error}); let `ex2 label` write it again.") from None
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """The rows of a CSV with their line numbers."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"--labels {path}: not UTF-8; save the sheet as CSV in UTF-8.") from None
+    text = read_text(path, f"--labels {path}")
     dialect = "excel" if text.partition("\n")[0].count(",") >= text.partition("\n")[0].count(";") else _Semicolons
     reader = csv.DictReader(io.StringIO(text), dialect=dialect)
     missing = [name for name in ("clause_id", "annotator", "category") if name not in (reader.fieldnames or ())]
