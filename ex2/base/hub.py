@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
+from ex2.base.embedded_llm import EMBEDDED_ID
 from ex2.base.errors import UserError
 
 _TIMEOUT_SECONDS = 10.0
@@ -66,6 +69,21 @@ def require_account(wanted_by: str, token: str | None = None) -> None:
             f"{wanted_by}: the hub does not answer or takes no token: check the connection, log in (`hf auth login`), or leave "
             "it out and upload a finished run with `ex2 export --push_to_hub ID`."
         ) from error
+
+
+def licence_of(base: str) -> str | None:
+    """The licence of a base model, where it is the embedded one or its own card lies on this machine; else None."""
+    from huggingface_hub import metadata_load, try_to_load_from_cache
+
+    if base == EMBEDDED_ID:
+        return "apache-2.0"
+    path = Path(base).expanduser()
+    try:
+        card = path / "README.md" if path.is_dir() else try_to_load_from_cache(base, "README.md")
+        fields = metadata_load(card) if isinstance(card, (str, Path)) and Path(card).is_file() else None
+    except (ValueError, yaml.YAMLError):  # a folder that is gone is no hub id either; or a damaged card
+        return None
+    return str(fields["license"]) if fields and "license" in fields else None
 
 
 def push_folder(folder: Path, repo_id: str, wanted_by: str, marker: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +36,18 @@ def some_of(names: Sequence[str], most: int = 10) -> str:
     """The first names, comma-separated and each of 100 characters at most, and how many more there are."""
     shown = ", ".join(name if len(name) <= 100 else f"{name[:97]}..." for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def portable(name: str) -> str:
+    """A name or spec without the path before it: `folder:/data/birds` is `folder:birds`, `runs/a` is `a` where it is a folder.
+
+    Paths mean nothing elsewhere and may tell more than their owner would; fingerprints say what was meant.
+    """
+    kind, colon, rest = name.rpartition(":")
+    path = Path(rest).expanduser()
+    is_path = path.is_absolute() or rest.startswith((".", "~")) or path.exists()
+    # open_clip:MODEL/FILE has its path after the model.
+    return f"{kind}{colon}{path.resolve().name}" if is_path else re.sub(r"/(?=[/.~]).*/", "/", name)
 
 
 def markdown(text: str) -> str:

@@ -99,9 +99,10 @@ def _export(arguments: argparse.Namespace, out: Path) -> None:
 
 def _gather(arguments: argparse.Namespace, policy: PolicySource) -> Bundle:
     """Everything but the merged model."""
+    from ex2.base.shown import portable
     from ex2.data import load_images
     from ex2.export.bundle import Bundle
-    from ex2.export.collect import adapter_files, portable, run_descriptions, run_facts
+    from ex2.export.collect import adapter_files, run_descriptions, run_facts
     from ex2.export.formats import build_classifier
     from ex2.texts.pairs import read_pairs
 

@@ -7,21 +7,38 @@ from typing import Any
 
 from ex2.base.shown import markdown
 from ex2.run.card import front_matter
+from ex2.stats.before_after import NAMELESS
 from ex2.stats.intervals import Interval
 from ex2.texts.descriptions import Description
 
 _EXAMPLES = 5
-_REPORTS = {"before_after": "held-out cosine", "pair_accuracy": "held-out pair accuracy"}
+_REPORTS = {
+    "before_after": "held-out cosine",
+    NAMELESS: "held-out cosine without the class name",
+    "pair_accuracy": "held-out pair accuracy",
+}
 
 
 def bundle_card(facts: dict[str, Any], records: Sequence[Description]) -> str:
     """Markdown card with front matter that the hub reads."""
     base, training = facts["base_model"], facts["training"]
     licence = markdown(base["licence"] or "not known here: see the card of the base model")
+    metrics, dataset = facts["metrics"], facts["dataset"]
+    head = front_matter(
+        name=facts["name"],
+        base=base["name"],
+        algorithm=training["algorithm"],
+        licence=base["licence"],
+        dataset=dataset["name"],
+        hub_dataset=dataset.get("hub_id"),
+        language=facts.get("language"),
+        reports={"as written": metrics["before_after"], NAMELESS: metrics.get(NAMELESS, {})},
+        accuracy=metrics.get("accuracy", {}),
+    )
     name, vlm, base_name = (markdown(text) for text in (facts["name"], facts["vlm"]["name"], base["name"]))
     merged = facts["merged"]
     return f"""---
-{front_matter(base["name"], training["algorithm"])}---
+{head}---
 
 # {name}: descriptions that {vlm} prefers
 
@@ -90,7 +107,7 @@ def _results(metrics: dict[str, Any]) -> str:
             ]
         )
         for report, title in _REPORTS.items()
-        if metrics[report]
+        if metrics.get(report)
     ]
     return "\n".join(tables or ["\nThe run made no report."]) + "\n"
 

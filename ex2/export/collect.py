@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ex2.base.embedded_llm import EMBEDDED_ID, public_name
+from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError
 from ex2.base.files import read_json
+from ex2.base.hub import licence_of
+from ex2.base.shown import portable
 from ex2.export.bundle import ADAPTER
 from ex2.export.formats import check_coverage
 from ex2.options.ex2_options import EX2Config
 from ex2.policy.source import PolicySource, find_policy
 from ex2.run import folder as run_folder
-from ex2.stats.before_after import Summary
+from ex2.run.card import hub_id, language_of
+from ex2.stats.before_after import NAMELESS, Summary
 from ex2.texts.descriptions import Description, read_descriptions
 
 _TRAINING = (
@@ -64,6 +64,7 @@ def run_facts(run: Path, policy: PolicySource, *, dataset: str, vlm: str) -> dic
         vlm: Spec of the VLM that the run was trained for.
     """
     environment = read_json(run / run_folder.ENVIRONMENT)
+    report = _report(run / "before_after.json")
     settings, defaults = policy.settings, EX2Config()
     base = settings.get("model_name_or_path")
     return {
@@ -79,7 +80,8 @@ def run_facts(run: Path, policy: PolicySource, *, dataset: str, vlm: str) -> dic
         "merged": None,
         "classifier": None,
         "vlm": {"name": portable(vlm), "fingerprint": environment["vlm_fingerprint"]},
-        "dataset": {"name": dataset, "classes": environment["classes"]},
+        "dataset": {"name": dataset, "classes": environment["classes"], "hub_id": hub_id(environment["dataset"])},
+        "language": language_of(settings.get("questions")),
         "training": {
             "algorithm": environment["algorithm"],
             **{name: settings[name] for name in _TRAINING if name in settings},
@@ -94,7 +96,9 @@ def run_facts(run: Path, policy: PolicySource, *, dataset: str, vlm: str) -> dic
             "bf16": bool(settings.get("bf16", False)),
         },
         "metrics": {
-            "before_after": _before_after(_report(run / "before_after.json")),
+            "before_after": _before_after(report),
+            NAMELESS: report.get(NAMELESS, {}),
+            "accuracy": _accuracy(run, policy, environment["vlm_fingerprint"]),
             "pair_accuracy": _pair_accuracy(_report(run / "pair_accuracy.json")),
             "last": _last_metrics(run),
         },
@@ -143,33 +147,6 @@ def run_descriptions(
     )
 
 
-def portable(name: str) -> str:
-    """A name or spec without the path before it: `folder:/data/birds` is `folder:birds`, `runs/a` is `a` where it is a folder.
-
-    Paths mean nothing elsewhere and may tell more than their owner would; fingerprints say what was meant.
-    """
-    kind, colon, rest = name.rpartition(":")
-    path = Path(rest).expanduser()
-    is_path = path.is_absolute() or rest.startswith((".", "~")) or path.exists()
-    # open_clip:MODEL/FILE has its path after the model.
-    return f"{kind}{colon}{path.resolve().name}" if is_path else re.sub(r"/(?=[/.~]).*/", "/", name)
-
-
-def licence_of(base: str) -> str | None:
-    """The licence of a base model, where it is the embedded one or its own card lies on this machine; else None."""
-    from huggingface_hub import metadata_load, try_to_load_from_cache
-
-    if base == EMBEDDED_ID:
-        return "apache-2.0"
-    path = Path(base).expanduser()
-    try:
-        card = path / "README.md" if path.is_dir() else try_to_load_from_cache(base, "README.md")
-        fields = metadata_load(card) if isinstance(card, (str, Path)) and Path(card).is_file() else None
-    except (ValueError, yaml.YAMLError):  # a folder that is gone is no hub id either; or a damaged card
-        return None
-    return str(fields["license"]) if fields and "license" in fields else None
-
-
 def _report(path: Path) -> dict[str, Any]:
     """A report of the run; empty where it made none."""
     return read_json(path) if path.is_file() else {}
@@ -178,6 +155,24 @@ def _report(path: Path) -> dict[str, Any]:
 def _before_after(report: dict[str, Any]) -> dict[str, Any]:
     """Systems and differences of a report, without examples and timings."""
     return Summary.of(report).numbers() if report else {}
+
+
+def _accuracy(run: Path, policy: PolicySource, vlm_fingerprint: str) -> dict[str, float]:
+    """Top-1 accuracies that `ex2 study` found with this policy's texts and the run's VLM; empty where it did not."""
+    texts = run / "aligned.jsonl"
+    if not texts.is_file() or any(
+        r.extra.get("policy_fingerprint") != policy.fingerprint for r in read_descriptions(texts)
+    ):
+        return {}
+    found: dict[str, float] = {}
+    for names in ("without", "with"):
+        path = run / f"accuracy_{names}" / "results.json"
+        results = _report(path)
+        later = results and path.stat().st_mtime >= texts.stat().st_mtime
+        if later and results["meta"]["vlm_fingerprint"] == vlm_fingerprint:
+            rows = {row["system"]: row["top1"] for row in results["systems"]}
+            found |= {f"descriptions {names} the class name": rows["aligned"], "class name": rows["class_name"]}
+    return found
 
 
 def _pair_accuracy(report: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOTrainer, RLOOTrainer
 
 from ex2.base.embedded_llm import public_name
+from ex2.base.files import write_atomically
 from ex2.options.run_options import RunOptions
 from ex2.policy.llm import embeddings_adapted, lora_config
 from ex2.policy.prompts import rendered
@@ -29,6 +30,7 @@ from ex2.rl.resume import ExactResume
 from ex2.rl.trl_names import Mixin
 from ex2.rl.vllm_weights import FrozenBase
 from ex2.run import folder as run_folder
+from ex2.run.card import adapter_card
 from ex2.scoring import TextScorer
 from ex2.scoring.scorer import completion_text
 from ex2.texts.questions import opened
@@ -162,6 +164,9 @@ def build_trainer(
     if not embeddings_adapted(trainer.model):
         # Else PEFT would ask the hub at every save whether the vocabulary was resized, which EX2 never does.
         trainer.model.save_pretrained = partial(trainer.model.save_pretrained, save_embedding_layers=False)
+    # PEFT writes a card with every adapter: a form to be filled in, with a folder of this machine as the base.
+    card = adapter_card(options).encode()
+    trainer.model.create_or_update_model_card = lambda folder: write_atomically(Path(folder) / run_folder.CARD, card)
     trainer.scorer = scorer
     trainer.reading = options.ex2.chosen_reading()
     trainer.samples_path = options.output_dir / run_folder.SAMPLES

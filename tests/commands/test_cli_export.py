@@ -113,7 +113,7 @@ def test_a_bundle_tells_neither_where_nor_when(run: Path, tmp_path: Path) -> Non
 def test_the_bundle_writes_what_the_run_writes(run: Path, tmp_path: Path) -> None:
     main(["export", str(run), "--out", str(tmp_path / "out"), "--no_descriptions", "--dataset_name", "four"])
     assert not list((tmp_path / "out").glob("descriptions*"))
-    assert read_bundle(tmp_path / "out").facts["dataset"] == {"name": "four", "classes": 4}
+    assert read_bundle(tmp_path / "out").facts["dataset"] == {"name": "four", "classes": 4, "hub_id": None}
     from ex2.policy.asks import Ask
     from ex2.policy.source import load_generator
 

@@ -16,12 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ex2.base.errors import UserError
+from ex2.base.hub import licence_of
+from ex2.base.shown import portable
 from ex2.export import Bundle, merge, read_bundle, write_bundle
 from ex2.export.bundle import weights_in
 from ex2.export.card import bundle_card
-from ex2.export.collect import licence_of, portable
 from ex2.export.merge import merge_adapter
 from ex2.policy.llm import load_adapter, load_base, load_tokenizer, resolve_model
+from ex2.run.card import hub_id, language_of
 
 
 @pytest.fixture
@@ -334,6 +336,40 @@ def test_the_card_shows_the_runs_own_results(bundle: Bundle) -> None:
     assert body.count(r"\!\[x\](http://a.b) \<img src=x\>\[U+202E\]") == 8
     assert "![" not in body
     assert "Licence of the base model: not known here: see the card of the base model." in card
+
+
+def test_the_head_of_a_card_is_what_the_hub_reads(bundle: Bundle) -> None:
+    scores = {"heldout": {"mean": 0.23456, "low": 0.2, "high": 0.3}}
+    facts = bundle.facts | {
+        "base_model": {"name": "some/model", "revision": "main", "licence": "apache-2.0"},
+        "dataset": {"name": "cifar100", "classes": 100, "hub_id": "uoft-cs/cifar100"},
+        "language": "en",
+        "metrics": {
+            "before_after": {"aligned": scores},
+            "nameless": {"aligned": scores},
+            "accuracy": {"class name": 0.625},
+            "pair_accuracy": {},
+            "last": {},
+        },
+    }
+    front = yaml.safe_load(bundle_card(facts, ()).split("---\n")[1])
+    assert (front["license"], front["datasets"], front["language"]) == ("apache-2.0", ["uoft-cs/cifar100"], "en")
+    assert (front["base_model"], front["pipeline_tag"]) == ("some/model", "text-generation")
+    (model,) = front["model-index"]
+    assert model["name"] == facts["name"]
+    measured = {
+        (result["dataset"]["type"], metric["type"], metric["name"]): metric["value"]
+        for result in model["results"]
+        for metric in result["metrics"]
+    }
+    assert measured == {
+        ("uoft-cs/cifar100", "cosine_similarity", "held-out cosine, as written"): 0.2346,
+        ("uoft-cs/cifar100", "cosine_similarity", "held-out cosine, nameless"): 0.2346,
+        ("uoft-cs/cifar100", "accuracy", "held-out top-1, class name"): 0.625,
+    }
+    assert hub_id("hf:uoft-cs/cifar100?label=fine_label") == "uoft-cs/cifar100"
+    assert hub_id("folder:birds") is None
+    assert (language_of("looks"), language_of("mine.txt")) == ("en", None)
 
 
 def test_names_travel_without_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

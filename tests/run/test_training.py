@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import yaml
 
 from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError
+from ex2.base.files import read_settings
 from ex2.launch import main
 from ex2.options.parse import parse_options
 from ex2.policy.checks import inspect_policy
@@ -101,9 +103,29 @@ def test_model_card(trained_run: Path) -> None:
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "peft"
     assert "ppo" in front["tags"]
-    assert f"ex2 generate {trained_run}" in card
+    assert "    ex2 generate . --out" in card
+    assert front["language"] == "en"
+    results = front["model-index"][0]["results"]
+    summary = _json(trained_run / "before_after.json")
+    metrics = {m["name"]: m["value"] for result in results for m in result["metrics"]}
+    assert metrics == {
+        "held-out cosine, as written": round(summary["aligned"]["heldout"]["mean"], 4),
+        "held-out cosine, nameless": round(summary["nameless"]["aligned"]["heldout"]["mean"], 4),
+    }
     assert "| learning_rate | 0.01 |" in card
     assert "aligned - best_of_n" in card
+
+
+def test_adapters_have_cards_without_blanks_and_without_paths_of_this_machine(trained_run: Path) -> None:
+    folders = [trained_run / "adapter", *trained_run.glob("checkpoint-*")]
+    assert len(folders) > 1
+    for folder in folders:
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        front = yaml.safe_load(card.split("---")[1])
+        assert front["base_model"] == Path(read_settings(trained_run / "config.yaml")["model_name_or_path"]).name
+        assert "ppo" in front["tags"]
+        assert "More Information Needed" not in card
+        assert not re.search(r"(?<![\w*/.])/\w+/", card)
 
 
 def test_one_class_trains_only_without_the_report(arguments: Arguments, class_folder: Path, tmp_path: Path) -> None:
