@@ -43,6 +43,10 @@ def portable(name: str) -> str:
 
     Paths mean nothing elsewhere and may tell more than their owner would; fingerprints say what was meant.
     """
+    name, mark, query = name.partition("?")
+    if mark:
+        pairs = (part.partition("=") for part in query.split("&"))
+        return f"{portable(name)}?{'&'.join(f'{key}{sign}{portable(value)}' for key, sign, value in pairs)}"
     kind, colon, rest = name.rpartition(":")
     path = Path(rest).expanduser()
     is_path = path.is_absolute() or rest.startswith((".", "~")) or path.exists()

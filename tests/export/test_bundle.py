@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -377,6 +378,9 @@ def test_names_travel_without_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "runs" / "a").mkdir(parents=True)
     assert portable("runs/a") == "a"
     assert portable("folder:/data/birds") == "folder:birds"
+    assert portable("folder:/data/birds?class_names=/home/me/names.txt&heldout=all") == (
+        "folder:birds?class_names=names.txt&heldout=all"
+    )
     assert portable("open_clip:local-dir:~/models/clip/") == "open_clip:local-dir:clip"
     assert portable("open_clip:ViT-B-32//data/private/w.pt") == "open_clip:ViT-B-32/w.pt"
     for name in (
