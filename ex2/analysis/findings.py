@@ -14,7 +14,17 @@ import pandas as pd
 
 from ex2.analysis.contribution import CLAUSE_TESTS, TEXT_TESTS
 from ex2.analysis.placebo import EDITS, PLACEBOS
-from ex2.stats.intervals import SHARE, UNBOUNDED, cluster_means, detectable, holm, mean_interval, mean_p, standard_error
+from ex2.stats.intervals import (
+    DIFFERENCE,
+    SHARE,
+    UNBOUNDED,
+    cluster_means,
+    detectable,
+    holm,
+    mean_interval,
+    mean_p,
+    standard_error,
+)
 from ex2.texts.categories import ALL_TAGS, CATEGORIES, INFORMATIVE, TAGS
 
 UNSURE = "unsure"
@@ -32,6 +42,9 @@ TOGETHER = 1 - (1 - _LEVEL) / (len(QUANTITIES) * len(CATEGORIES))
 """Level of each interval that a verdict can rest on: all of the table `preference` hold at once with 95 % (Bonferroni)."""
 
 ENDS = ("mean", "low", "high")
+FEWEST_CLASSES = 5
+"""Classes that must have clauses of a kind before what these add is tested: the spread of fewer says nothing of the others."""
+
 _NOT_TESTED = {"low": np.nan, "high": np.nan, "p": np.nan, "within": np.nan, "detectable": np.nan}
 
 
@@ -95,24 +108,31 @@ def share_change(clauses: pd.DataFrame) -> pd.DataFrame:
         if len(difference) < 2:
             continue
         rows += [
-            {"level": level, "category": category, **estimate(difference[category]), "classes": len(difference)}
+            {
+                "level": level,
+                "category": category,
+                **estimate(difference[category], bounds=DIFFERENCE),
+                "classes": len(difference),
+            }
             for category in SHOWN
         ]
     return _corrected(rows).reindex(columns=columns)
 
 
-def estimate(class_values: Any, level: float = TOGETHER) -> dict[str, float]:
-    """The mean of one number a class, and what can be said about it.
+def estimate(
+    class_values: Any, level: float = TOGETHER, bounds: tuple[float, float] = UNBOUNDED, fewest: int = 2
+) -> dict[str, float]:
+    """The mean of one number a class, and what can be said about it; `bounds` are what the mean can be.
 
     Returns:
         ``mean``, ``low``, ``high``: with the interval at `level`. ``p``: of the mean being 0. ``within``: the mean is not further
         from 0 than this (equivalence). ``detectable``: from here on an effect is seen in 8 of 10 repetitions. All but the mean
-        are NaN for fewer than two classes, or where all classes are alike.
+        are NaN for fewer than `fewest` classes, or where all classes are alike.
     """
     values = np.asarray(class_values, dtype=float)
-    if len(values) < 2:
-        return {"mean": float(values[0]) if len(values) else np.nan, **_NOT_TESTED}
-    interval = mean_interval(values, level=level)
+    if len(values) < fewest:
+        return {"mean": float(values.mean()) if len(values) else np.nan, **_NOT_TESTED}
+    interval = mean_interval(values, level=level, bounds=bounds)
     if not interval.known:
         return {"mean": interval.mean, **_NOT_TESTED}
     return {
@@ -191,7 +211,13 @@ def _contrasts(test: str, clauses: pd.DataFrame, values: pd.Series) -> list[dict
 
 def _by_category(test: str, values: Mapping[str, pd.Series], counts: Mapping[Any, int]) -> list[dict[str, Any]]:
     return [
-        {"test": test, "category": name, **estimate(own), "classes": len(own), "n": int(counts.get(name, 0))}
+        {
+            "test": test,
+            "category": name,
+            **estimate(own, fewest=FEWEST_CLASSES),
+            "classes": len(own),
+            "n": int(counts.get(name, 0)),
+        }
         for name, own in values.items()
     ]
 
@@ -243,7 +269,7 @@ def attribute_contributions(clauses: pd.DataFrame) -> pd.DataFrame:
         for tag in tags:
             has = has_tag(clauses, tag)
             by_class = contrast(clauses, values, has)
-            row = {"tag": tag, "category": category, **estimate(by_class, level)}
+            row = {"tag": tag, "category": category, **estimate(by_class, level, fewest=FEWEST_CLASSES)}
             rows.append({**row, "classes": len(by_class), "n": int(has.sum())})
     return _corrected(rows)
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 from ex2.analysis.contribution import Similarity
 from ex2.analysis.findings import class_interval
+from ex2.base.shown import listed
 from ex2.scoring.scorer import TextScorer
 from ex2.stats.intervals import SHARE, bracket
 from ex2.texts.probe import KINDS, SPOKEN, ProbeSentence, check_probe, kinds_of
@@ -188,7 +189,9 @@ def answer_to(preferred: Collection[str], kinds: Sequence[str], above: Above) ->
         return Answer(found, f"The direct probe agrees: asked directly, the VLM scores {_above(best, outside)}.")
     if found == "contradicts":
         worse = [_above(better, own) for own in inside if (better := _better(outside, own, above))]
-        return Answer(found, f"The direct probe contradicts the verdict: asked directly, the VLM scores {_and(worse)}.")
+        return Answer(
+            found, f"The direct probe contradicts the verdict: asked directly, the VLM scores {listed(worse)}."
+        )
     first, rest = leaders(kinds, above)
     asked = f"scores {_above(first, rest)}" if rest else "puts no kind of sentence above all others"
     if found == "undecided":
@@ -220,11 +223,7 @@ def _beats(kind: str, others: Iterable[str], above: Above) -> bool:
 
 
 def _above(kinds: Sequence[str], others: Sequence[str]) -> str:
-    return f"{_and([SPOKEN[kind] for kind in kinds])} above {_and([SPOKEN[kind] for kind in others])}"
-
-
-def _and(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return f"{listed([SPOKEN[kind] for kind in kinds])} above {listed([SPOKEN[kind] for kind in others])}"
 
 
 def format_probe(probe: pd.DataFrame) -> str:

@@ -1,12 +1,14 @@
 """The report of an analysis: one HTML file that needs nothing else, and the plots beside it.
 
-The page holds no script and asks for nothing from outside; its content security policy forbids both. Texts that models
-wrote, class names and questions are escaped. Every number on it is in one of the study's tables or in summary.json.
+The page asks for nothing from outside and runs one script, its own, which finds texts; its content security policy forbids all
+else. Texts that models wrote, class names and questions are escaped. Every number on it is in one of the study's tables or in
+summary.json.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
 import re
@@ -25,7 +27,7 @@ from ex2.analysis.judging import APART_PER_CLASS
 from ex2.analysis.probe import READINGS, above
 from ex2.analysis.study import Study
 from ex2.base.files import write_atomically
-from ex2.base.shown import printable
+from ex2.base.shown import portable, printable
 from ex2.data import LabelledImages, PlantedImages
 from ex2.data.labelled import BrokenImage
 from ex2.data.planted import CONTROLS as PLANTED_CONTROLS
@@ -45,6 +47,7 @@ PAGE_COLOURS = {
 """What plots draw in these colours takes the page's own, so that they follow it into dark mode."""
 
 EXAMPLE_CLASSES = 6
+FIRST_EXAMPLES = 2  # under the verdict
 IMAGES_A_CLASS = 3
 THUMBNAIL = 96  # pixels
 
@@ -67,6 +70,9 @@ TESTS = {
     "text more: this says how far position alone can matter.",
 }
 """What each test of the table `contributions` compares; all are differences of mean cosines with held-out images."""
+
+_PLACES = ("vlm", "dataset", "policy", "descriptions", "probe", "questions", "training_questions", "model_name_or_path")
+"""Facts that may name a folder of this machine; the page is passed on and leaves it out, summary.json has all."""
 
 CONTROLS = {
     "class_name": "the name of the class and nothing else",
@@ -156,10 +162,14 @@ def render(study: Study, plots: Mapping[str, study_plots.Plot], images: Labelled
     environment.tests["known"] = _known
     tables, summary = study.tables, study.summary
     change, attributes = tables["share_change"], tables["attributes"]
+    script = (ASSETS / "report.js").read_text(encoding="utf-8")
+    examples = _examples(study, images)
     return environment.get_template("report.html.j2").render(
         css=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
         plots={name: Markup(inline_svg(plot.svg.decode(), name)) for name, plot in plots.items()},
         summary=summary,
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         facts=_flat(summary["meta"]),
         intervals=summary["intervals"],
         colours=study_plots.COLOURS,
@@ -188,7 +198,9 @@ def render(study: Study, plots: Mapping[str, study_plots.Plot], images: Labelled
         monitors={name: (MONITORS.get(name, ""), ends) for name, ends in summary["monitors"].items()},
         has_metrics="learning_curve" in tables,
         controls_planted=PLANTED_CONTROLS,
-        examples=_examples(study, images),
+        examples=examples,
+        first_examples=examples[:FIRST_EXAMPLES],
+        said_by_class=_said_by_class(tables["descriptions"]),
         tables=[(name, TABLES.get(name, ""), len(tables[name]), tables[name].shape[1]) for name in sorted(tables)],
     )
 
@@ -261,7 +273,7 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = _fact(value)
+            flat[f"{prefix}{name}"] = portable(_fact(value)) if name in _PLACES else _fact(value)
     return flat
 
 
@@ -338,6 +350,16 @@ def _examples(study: Study, images: LabelledImages | None) -> list[dict[str, Any
         ]
         examples.append({"class_name": name, "texts": parts, "images": _thumbnails(images, name, generator)})
     return examples
+
+
+def _said_by_class(texts: pd.DataFrame) -> list[tuple[str, list[dict[str, Any]], dict[str, float]]]:
+    """Every class along the alphabet: its name, its texts (the aligned policy's first), the mean cosine of each policy's."""
+    columns = ["system", "category", "text", "cosine"]
+    by_class = []
+    for name, own in sorted(texts.groupby("class_name"), key=lambda part: (str(part[0]).casefold(), part[0])):
+        said = own.sort_values("system", kind="stable")[columns].to_dict("records")
+        by_class.append((str(name), said, own.groupby("system")["cosine"].mean().to_dict()))
+    return by_class
 
 
 def _thumbnails(images: LabelledImages | None, class_name: str, generator: np.random.Generator) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from ex2.analysis.findings import UNSURE, class_interval
 from ex2.analysis.judging import Judged
 from ex2.analysis.placebo import Changed
 from ex2.scoring.scorer import TextScorer
-from ex2.stats.intervals import SHARE
+from ex2.stats.intervals import DIFFERENCE, SHARE
 from ex2.texts.categories import CATEGORIES, Judgement
 from ex2.texts.questions import TEMPLATE
 from ex2.zero_shot.vectors import class_vectors, images_of, zero_shot_by_class
@@ -76,7 +76,8 @@ def zero_shot_table(aligned: Judged, similarity: Similarity, scorer: TextScorer)
     by_class = zero_shot_by_class(templates, images, labels)
     all_classes = np.arange(len(by_class))
     zero = {"gain_mean": 0.0, "gain_low": 0.0, "gain_high": 0.0}
-    row = {"texts": "template", **class_interval(by_class, all_classes, bounds=SHARE), **zero}
+    own = class_interval(by_class, all_classes, bounds=SHARE)
+    row = {"texts": "template", **own, "template_mean": own["mean"], **zero}
     rows: list[dict[str, Any]] = [{**row, "classes": len(by_class), "n": len(by_class)}]
     embeddings = similarity.embeddings([" ".join(passage.clauses) for passage in aligned.passages])
     class_ids = np.asarray(aligned.class_ids)
@@ -87,11 +88,12 @@ def zero_shot_table(aligned: Judged, similarity: Similarity, scorer: TextScorer)
         vectors = class_vectors(templates, embeddings[np.flatnonzero(chosen)], class_ids[chosen].tolist())
         accuracy = zero_shot_by_class(vectors, images, labels)
         covered = np.unique(class_ids[chosen])
-        gain = class_interval((accuracy - by_class)[covered], covered)
+        gain = class_interval((accuracy - by_class)[covered], covered, bounds=DIFFERENCE)
         rows.append(
             {
                 "texts": name,
                 **class_interval(accuracy[covered], covered, bounds=SHARE),
+                "template_mean": float(by_class[covered].mean()),
                 **{f"gain_{key}": value for key, value in gain.items()},
                 "classes": len(covered),
                 "n": int(chosen.sum()),

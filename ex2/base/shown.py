@@ -54,6 +54,11 @@ def portable(name: str) -> str:
     return f"{kind}{colon}{path.resolve().name}" if is_path else re.sub(r"/(?=[/.~]).*/", "/", name)
 
 
+def listed(parts: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+
+
 def markdown(text: str) -> str:
     """Text on one line and without meaning to Markdown or HTML."""
     return re.sub(r"([\\`*_\[\]|<>#~$&!])", r"\\\1", printable(" ".join(text.split())))

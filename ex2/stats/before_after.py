@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ex2.base.errors import UserError
+from ex2.base.shown import listed
 from ex2.stats.intervals import Interval, bracket, cluster_interval, paired_difference
 
 SYSTEM_ORDER = (
@@ -335,13 +336,18 @@ def find_warnings(summary: Summary) -> list[str]:
             "Training is not shown to have raised the reward: difference between the aligned and the base policy on the reward "
             f"images {_in_words(summary, gain.reward)}."
         )
+    unbeaten: dict[str, list[str]] = {"is worse than": [], "is not shown to beat": []}
     for name, spoken in SPOKEN_NAMES.items():
         difference = summary.advantages.get(name)
         if difference is not None and not difference.heldout.low > 0 and not (name == "base" and overfit):
             beats = "is worse than" if difference.heldout.high < 0 else "is not shown to beat"
-            warnings.append(
-                f"The aligned policy {beats} {spoken} on held-out images {_in_words(summary, difference.heldout)}."
-            )
+            unbeaten[beats].append(f"{spoken} ({difference.heldout.shown('+z.4f')})")
+    warnings += [
+        f"On held-out images the aligned policy {beats} {listed(names)}: differences of the cosine, {level_of(summary)} "
+        "intervals."
+        for beats, names in unbeaten.items()
+        if names
+    ]
     aligned = summary.systems["aligned"]
     base = summary.systems.get("base", aligned)
     if aligned.n != base.n:

@@ -28,6 +28,9 @@ UNBOUNDED = (-math.inf, math.inf)
 SHARE = (0.0, 1.0)
 """Bounds of a mean that is a share."""
 
+DIFFERENCE = (-1.0, 1.0)
+"""Bounds of a mean that is a difference of shares."""
+
 POWER = 0.8
 """Chance of seeing an effect, where it is said how large one must be to be seen."""
 

@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
+from ex2.base.shown import portable
 from ex2.stats.intervals import Interval
 
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -107,7 +108,7 @@ def before_after_png(summary: Mapping[str, Any]) -> bytes:
     row[0].set_ylim(len(names) - 0.5, -0.5)
     gain = summary["aligned_minus_base"]["heldout"]
     change = f"aligned minus base, held-out, paired by class: {Interval.of(gain).shown('+.4f')}"
-    facts = [str(summary["meta"][key]) for key in ("vlm", "dataset", "model") if summary["meta"].get(key)]
+    facts = [portable(str(summary["meta"][key])) for key in ("vlm", "dataset", "model") if summary["meta"].get(key)]
     lines = [*textwrap.wrap(" · ".join(facts), width=95), change]
     figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
     figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=11)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,9 +20,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ex2.analysis.findings import (
+    FEWEST_CLASSES,
     SHOWN,
     about_class,
     contributions,
+    estimate,
     first_and_last,
     hacking_warnings,
     matched,
@@ -35,7 +38,7 @@ from ex2.base.errors import UserError
 from ex2.data import load_images
 from ex2.scoring.bank import ImageBank, build_bank
 from ex2.scoring.scorer import TextScorer
-from ex2.stats.intervals import holm, mean_interval, mean_p
+from ex2.stats.intervals import DIFFERENCE, holm, mean_interval, mean_p
 from ex2.texts.categories import CATEGORIES, Judge, Judgement, Passage
 from ex2.texts.class_names import strip_name
 from ex2.texts.descriptions import Description
@@ -230,7 +233,7 @@ def test_change_is_paired_over_the_classes_of_both(study: Study) -> None:
     assert texts["mean"].to_dict() == pytest.approx(expected)
     assert set(change["classes"]) == {2}
     # All intervals that a verdict can rest on hold at once, and p-values are corrected for all of the table.
-    ends = mean_interval([-5 / 6, -1 / 2], level=1 - 0.05 / (4 * len(CATEGORIES)))
+    ends = mean_interval([-5 / 6, -1 / 2], level=1 - 0.05 / (4 * len(CATEGORIES)), bounds=(-1.0, 1.0))
     assert (texts.loc["habitat", "low"], texts.loc["habitat", "high"]) == pytest.approx((ends.low, ends.high))
     assert texts.loc["habitat", "within"] == pytest.approx(-ends.low)
     assert texts.loc["habitat", "p"] == pytest.approx(mean_p([-5 / 6, -1 / 2]))
@@ -301,12 +304,24 @@ def test_contributions_are_means_over_classes(study: Study) -> None:
         row = table.loc[(test, "visual")]
         assert row["mean"] == pytest.approx((ant + bee) / 2)
         assert (row["n"], row["classes"]) == (3, 2)
-        assert row["low"] <= row["mean"] <= row["high"]
+        assert row[["low", "high", "p"]].isna().all()  # of two classes
     # One class: a mean, but neither an interval nor a p-value. No class: nothing.
     cow = table.loc[("gain", "spurious")]
     assert cow["mean"] == pytest.approx(study.tables["descriptions"].loc[4, "gain"])
     assert cow[["low", "high", "p", "p_holm"]].isna().all()
     assert table.loc[("gain", "non_visual")][["mean", "low", "p"]].isna().all()
+
+
+def test_what_few_classes_add_is_not_tested() -> None:
+    """Two classes gave intervals of 25 for differences of cosines, which none can be."""
+    values = [0.01, 0.02, 0.04, 0.03, 0.05]
+    few, enough = estimate(values[:-1], fewest=FEWEST_CLASSES), estimate(values, fewest=FEWEST_CLASSES)
+    assert few["mean"] == pytest.approx(0.025)
+    assert all(math.isnan(value) for name, value in few.items() if name != "mean")
+    assert -0.1 < enough["low"] < enough["mean"] < enough["high"] < 0.2
+    # A share cannot change by more than all.
+    ends = estimate([0.9, -0.2], bounds=DIFFERENCE)
+    assert (ends["low"], ends["high"]) == (-1.0, 1.0)
 
 
 def test_contrast_by_hand(study: Study) -> None:

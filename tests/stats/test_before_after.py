@@ -134,14 +134,28 @@ def test_no_warnings_when_all_is_well():
 )
 def test_warns_where_a_control_is_not_beaten_on_heldout_images(name, spoken):
     warnings = report(**{name: noisy(name, 0.25, 0.28, 0.01)}).warnings
-    expected = f"The aligned policy is not shown to beat {spoken} on held-out images (difference"
+    expected = f"On held-out images the aligned policy is not shown to beat {spoken} ("
     assert len(warnings) == 1
     assert warnings[0].startswith(expected)
-    assert "95 % interval [-" in warnings[0]
+    assert "[-" in warnings[0]
     (worse,) = report(**{name: system(name, 0.25, 0.29)}).warnings
     worse_than = expected.replace("not shown to beat", "worse than")
-    assert worse == f"{worse_than} -0.0100, 95 % interval [-0.0100, -0.0100])."
+    assert worse == f"{worse_than}-0.0100 [-0.0100, -0.0100]): differences of the cosine, 95 % intervals."
     assert report(**{name: system(name, 0.9, 0.27)}).warnings == []
+
+
+def test_controls_that_are_not_beaten_are_one_warning_a_kind():
+    warnings = report(
+        class_name=system("class_name", 0.25, 0.29),
+        template=system("template", 0.25, 0.30),
+        best_of_n=noisy("best_of_n", 0.25, 0.28, 0.01),
+    ).warnings
+    assert len(warnings) == 2
+    assert warnings[0] == (
+        "On held-out images the aligned policy is worse than the bare class name (-0.0100 [-0.0100, -0.0100]) and the template "
+        "(-0.0200 [-0.0200, -0.0200]): differences of the cosine, 95 % intervals."
+    )
+    assert "is not shown to beat best-of-n sampling (" in warnings[1]
 
 
 def test_warns_of_overfitting_to_the_reward_images():
@@ -162,7 +176,7 @@ def test_warns_when_training_did_nothing():
     )
     assert "90 % interval [+0.0000, +0.0000]" in first
     assert second.startswith(
-        "The aligned policy is not shown to beat the base policy on held-out images (difference +0.0000"
+        "On held-out images the aligned policy is not shown to beat the base policy (+0.0000 [+0.0000, +0.0000]):"
     )
 
 
@@ -175,7 +189,7 @@ def test_classes_that_are_all_alike_leave_it_open():
     assert Summary.of(json.loads(json.dumps(summary.as_dict()))).as_dict() == summary.as_dict()
     first, second = summary.warnings
     assert "is not shown to have raised the reward" in first
-    assert "(difference +0.1000, 95 % interval [cannot be told])" in second
+    assert "the base policy (+0.1000 [cannot be told])" in second
     assert "+0.1000 [cannot be told]" in format_table(summary)
     assert "not clearly nearer to or further from" in outcome(summary)[0]
     before_after_png(summary.as_dict())
@@ -389,7 +403,9 @@ def test_both_readings_side_by_side():
     assert summary.nameless is not None
     assert summary.nameless.advantages["class_name"].heldout.mean == pytest.approx(0.13)
     (warning,) = summary.warnings
-    assert warning.startswith("Without the class name: The aligned policy is worse than best-of-n sampling on held-out")
+    assert warning.startswith(
+        "Without the class name: On held-out images the aligned policy is worse than best-of-n sampling (-0.0200"
+    )
     data = json.loads(json.dumps(summary.as_dict()))
     assert data["nameless"]["aligned_minus_base"]["heldout"]["mean"] == pytest.approx(0.08)
     assert Summary.of(data).nameless.systems == summary.nameless.systems

@@ -106,7 +106,7 @@ def test_before_after_draws_means_and_interval_ends(drawn):
 
 
 def test_long_names_and_dollar_signs_do_not_break_the_title(drawn):
-    meta = {"vlm": "open_clip:local-dir:/data/" + "long-folder/" * 9 + "$x$", "dataset": "folder:" + "pets/" * 12}
+    meta = {"vlm": "open_clip:local-dir:/data/" + "long-folder-" * 9 + "$x$", "dataset": "folder:" + "pets-" * 12}
     assert before_after_png(summary("base", "aligned", **meta))
     assert len(drawn[0].get_suptitle().splitlines()) > 2
     assert text_overlaps(drawn[0]) == []
