@@ -29,6 +29,7 @@ from ex2.commands import (
     study,
     train,
     verify_goldens,
+    view,
 )
 from ex2.commands import list as list_names
 from ex2.commands.line import SAME, check_inputs, nearest, underscored, with_known_names
@@ -145,7 +146,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     train.add(commands, start_training)
     for command in (
         generate, describe_pairs, pair_accuracy, score, analyze, compare, classify, export, verify_goldens, judge, label,
-        list_names,
+        view, list_names,
     ):  # fmt: skip
         command.add(commands)
     return parser, commands.choices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -47,13 +48,15 @@ def keep_quiet() -> None:
     """Leave out what users can do nothing about; call it before libraries are imported.
 
     transformers says that an option which EX2 sets under its present name will have another one, and where there is no terminal
-    it fills logs with bars that last for a second.
+    it fills logs with bars that last for a second. bitsandbytes says where it is installed that a faster kernel for 4-bit weights
+    on CPUs is not, whatever weights are used.
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings(
         "ignore", message=r"`(is_)?gradient_checkpointing\w*` is deprecated", category=FutureWarning
     )
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def use_cores_well() -> None:

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ex2.base.errors import UserError
 from ex2.base.files import read_json, read_text, to_json, write_atomically
+from ex2.base.pages import templates
 from ex2.base.shown import to_csv
 from ex2.texts.categories import CATEGORIES, check_category
 
@@ -122,11 +122,14 @@ def write_sheet(sheet: Sheet, clauses: pd.DataFrame, folder: Path) -> list[Path]
         for name in sheet.annotators
         for key in sheet.strata
     ]
-    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("label.html.j2").render(
-        categories=CATEGORIES,
-        annotators=sheet.annotators,
-        clauses=[(key, table.loc[key, "class_name"], table.loc[key, "clause"]) for key in sheet.strata],
+    page = (
+        templates(ASSETS)
+        .get_template("label.html.j2")
+        .render(
+            categories=CATEGORIES,
+            annotators=sheet.annotators,
+            clauses=[(key, table.loc[key, "class_name"], table.loc[key, "clause"]) for key in sheet.strata],
+        )
     )
     files = [folder / "labels.csv", folder / "label.html", folder / DESIGN]
     write_atomically(files[0], to_csv(pd.DataFrame(rows, columns=list(COLUMNS))))

@@ -8,7 +8,6 @@ summary.json.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import math
 import re
@@ -18,7 +17,6 @@ from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ex2.analysis import study_plots
@@ -27,7 +25,8 @@ from ex2.analysis.judging import APART_PER_CLASS
 from ex2.analysis.probe import READINGS, above
 from ex2.analysis.study import Study
 from ex2.base.files import write_atomically
-from ex2.base.shown import portable, printable
+from ex2.base.pages import hash_of, templates
+from ex2.base.shown import portable
 from ex2.data import LabelledImages, PlantedImages
 from ex2.data.labelled import BrokenImage
 from ex2.data.planted import CONTROLS as PLANTED_CONTROLS
@@ -149,14 +148,7 @@ def write_report(study: Study, folder: Path, images: LabelledImages | PlantedIma
 
 def render(study: Study, plots: Mapping[str, study_plots.Plot], images: LabelledImages | None) -> str:
     """The page as HTML."""
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,  # Markup is not foreign
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(ASSETS)
     environment.filters |= {"share": share, "number": number, "p_value": p_value, "spoken": study_plots.spoken}
     environment.globals |= {"points": points, "number": number}
     environment.tests["known"] = _known
@@ -169,7 +161,7 @@ def render(study: Study, plots: Mapping[str, study_plots.Plot], images: Labelled
         plots={name: Markup(inline_svg(plot.svg.decode(), name)) for name, plot in plots.items()},
         summary=summary,
         script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=hash_of(script),
         facts=_flat(summary["meta"]),
         intervals=summary["intervals"],
         colours=study_plots.COLOURS,

@@ -48,6 +48,7 @@ RANGES: dict[str, Range] = {
     # commands
     "n": _COUNT, "precision": (0.001, 0.5),
     "samples": _COUNT, "batch_size": _COUNT, "max_new_tokens": _COUNT, "most": _COUNT, "tolerance": (0, 100), "see": (0.001, 1),
+    "port": (0, 65535),
     "merge_tolerance": _FACTOR,
 }  # fmt: skip
 """Lowest and highest value by the name of an option, ends included. A list is one of such numbers."""
