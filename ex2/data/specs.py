@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 
 from ex2.base.errors import UserError
-from ex2.base.hub import looks_like_path
+from ex2.base.hub import fetched_before, looks_like_path
 from ex2.data.benchmarks import BENCHMARKS, load_benchmark
 from ex2.data.folder import read_folder
 from ex2.data.labelled import LabelledImages
@@ -52,6 +52,15 @@ def load_images(given: str) -> LabelledImages | PlantedImages:
     if not isinstance(images, LabelledImages):
         raise UserError(f"dataset {given!r}: {spec} has names of its own: leave class_names out.")
     return with_names(images, file, given)
+
+
+def source_of_dataset(given: str) -> str | None:
+    """Where a dataset would be fetched from; None where it is on this machine, or could not be fetched either."""
+    scheme, _, rest = split_class_names(_with_scheme(given))[0].partition(":")
+    location = rest.partition("?")[0]
+    if scheme != "hf" or looks_like_path(location) or Path(location).is_dir() or fetched_before(location, "dataset"):
+        return None
+    return f"the hub's dataset {location}"
 
 
 def check_dataset(spec: str) -> None:

@@ -55,6 +55,7 @@ class DescriptionGenerator:
         revision: str = "main",
         device: str = "cpu",
         cache_dir: str | None = None,
+        allow_pickle_formats: bool = False,
     ) -> DescriptionGenerator:
         """Load the generator of a bundle: its merged model where it holds one, else its adapter on the base model.
 
@@ -65,6 +66,7 @@ class DescriptionGenerator:
             revision: Branch, tag or commit of a bundle on the hub.
             device: Torch device.
             cache_dir: Where the embedded LLM is converted to, if it is the base.
+            allow_pickle_formats: Read weights in `.bin` files too, with torch's restricted unpickler.
 
         Raises:
             UserError: No bundle, a file that has changed, a model that cannot be loaded, or a hub out of reach.
@@ -73,15 +75,16 @@ class DescriptionGenerator:
         bundle = read_bundle(folder)
         options = bundle.facts["generation"]
         merged, base_revision = folder / MERGED, "main"
+        how = {"device": device, "bf16": options["bf16"], "allow_pickle_formats": allow_pickle_formats}
         if base_model is None and merged.is_dir():
             path = str(merged)
-            model: Any = load_base(path, dtype="auto", device=device, bf16=options["bf16"])
+            model: Any = load_base(path, dtype="auto", **how)
         else:
             if base_model is None:
                 base_model, base_revision = base_of_adapter(folder / ADAPTER), bundle.facts["base_model"]["revision"]
             path = resolve_model(base_model, cache_dir, base_revision, option="base_model")
-            base = load_base(path, revision=base_revision, dtype=options["dtype"], device=device, bf16=options["bf16"])
-            model = load_adapter(base, str(folder / ADAPTER))
+            base = load_base(path, revision=base_revision, dtype=options["dtype"], **how)
+            model = load_adapter(base, str(folder / ADAPTER), allow_pickle_formats=allow_pickle_formats)
         tokenizer = load_tokenizer(path, base_revision)
         fit_padding(tokenizer, model.config, path)
         generator = TextGenerator(
