@@ -167,11 +167,11 @@ def _analyse(arguments: argparse.Namespace) -> None:
         from ex2.analysis.corrected import add_labels
 
         add_labels(study, *labels, precision=arguments.precision)
+    say()
+    say_findings(study)  # before they are written: a full disk does not take them
     with being_written(arguments.out, ANALYSIS):
         study.write(arguments.out)
         report = write_report(study, arguments.out, images if isinstance(images, LabelledImages) else None)
-    say()
-    say_findings(study)
     say(f"\nReport: {report}")
 
 

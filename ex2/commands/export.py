@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
+from ex2.base.files import from_home
 from ex2.base.locks import alone_at
 from ex2.base.shown import say
 from ex2.commands.common import check_fetched, fetch_option, pickle_option
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.no_descriptions and arguments.descriptions is not None:
         raise UserError("--descriptions and --no_descriptions exclude each other: leave one out.")
-    out = arguments.out.expanduser()
+    out = from_home(arguments.out)
     check_free(out, overwrite=arguments.overwrite)
     with alone_at(out, "--out"):
         _export(arguments, out)

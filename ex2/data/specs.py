@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 
 from ex2.base.errors import UserError
+from ex2.base.files import from_home
 from ex2.base.hub import fetched_before, looks_like_path
 from ex2.data.benchmarks import BENCHMARKS, load_benchmark
 from ex2.data.folder import read_folder
@@ -71,7 +72,7 @@ def check_dataset(spec: str) -> None:
         raise _unknown(spec)
     if colon and scheme not in (*_NAMED_BY_USERS, *BENCHMARKS, "planted") and "?" not in scheme:
         raise _unknown(spec)
-    path = Path(rest).expanduser()
+    path = from_home(rest)
     if scheme in ("folder", *BENCHMARKS) and rest and not path.is_dir():
         raise UserError(f"dataset '{spec}': {path} {'is not a folder' if path.exists() else 'does not exist'}.")
 
@@ -79,7 +80,7 @@ def check_dataset(spec: str) -> None:
 def _with_scheme(spec: str) -> str:
     """A path without its scheme, with it: a folder, a table, or what `datasets` has saved."""
     location = split_class_names(spec)[0]
-    path = Path(location).expanduser()
+    path = from_home(location)
     if location in ("pictograms", "pictogram-scenes") or not path.exists():
         return spec
     if path.is_dir():

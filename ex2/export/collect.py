@@ -14,7 +14,7 @@ import yaml
 
 from ex2.base.embedded_llm import EMBEDDED_ID, public_name
 from ex2.base.errors import UserError
-from ex2.base.files import read_json
+from ex2.base.files import from_home, read_json
 from ex2.export.bundle import ADAPTER
 from ex2.export.formats import check_coverage
 from ex2.options.ex2_options import EX2Config
@@ -149,7 +149,7 @@ def portable(name: str) -> str:
     Paths mean nothing elsewhere and may tell more than their owner would; fingerprints say what was meant.
     """
     kind, colon, rest = name.rpartition(":")
-    path = Path(rest).expanduser()
+    path = from_home(rest)
     is_path = path.is_absolute() or rest.startswith((".", "~")) or path.exists()
     # open_clip:MODEL/FILE has its path after the model.
     return f"{kind}{colon}{path.resolve().name}" if is_path else re.sub(r"/(?=[/.~]).*/", "/", name)
@@ -161,7 +161,7 @@ def licence_of(base: str) -> str | None:
 
     if base == EMBEDDED_ID:
         return "apache-2.0"
-    path = Path(base).expanduser()
+    path = from_home(base)
     try:
         card = path / "README.md" if path.is_dir() else try_to_load_from_cache(base, "README.md")
         fields = metadata_load(card) if isinstance(card, (str, Path)) and Path(card).is_file() else None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ex2.base.errors import UserError
+from ex2.base.files import from_home
 from ex2.base.hub import looks_like_path, require_repository
 from ex2.export.bundle import ADAPTER, MERGED, read_bundle
 from ex2.policy.asks import Ask, about, sampling_seed, spread_asks
@@ -204,7 +205,7 @@ class DescriptionGenerator:
 
 def _bundle_folder(source: str, revision: str) -> Path:
     """The folder of a bundle, downloaded where `source` is a hub id."""
-    folder = Path(source).expanduser()
+    folder = from_home(source)
     if folder.is_dir():
         return folder
     if looks_like_path(source):

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from ex2.base.cache import cache_folder
 from ex2.base.embedded_llm import EMBEDDED, embedded_gguf
 from ex2.base.errors import UserError, first_line
-from ex2.base.files import sweep, temporary_beside
+from ex2.base.files import from_home, sweep, temporary_beside
 from ex2.base.hub import holds_file, looks_like_path, require_repository
 from ex2.base.weights import DAMAGED_PICKLE, check_weights, pickle_refused, says_no_safetensors, transformers_options
 from ex2.policy.turns import check_prompts_stay_open, fix_date
@@ -66,7 +66,7 @@ def model_folder(name: str, option: str = "model_name_or_path") -> Path | None:
     Raises:
         UserError: It looks like a path but is no folder, or the folder holds no model.
     """
-    path = Path(name).expanduser()
+    path = from_home(name)
     if looks_like_path(name) and not path.is_dir():
         raise UserError(f"{option}={name} is not a folder.")
     if path.is_dir() and not (path / "config.json").is_file():

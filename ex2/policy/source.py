@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from ex2.base.embedded_llm import EMBEDDED, EMBEDDED_ID, embedded_installed
 from ex2.base.errors import UserError, first_line
-from ex2.base.files import read_settings, sha256
+from ex2.base.files import from_home, read_settings, sha256
 from ex2.base.hub import fetched_before, looks_like_path
 from ex2.base.weights import check_weights
 from ex2.options.ex2_options import EX2Config
@@ -182,7 +182,7 @@ def find_policy(source: str, overrides: dict[str, Any] | None = None) -> PolicyS
     Raises:
         UserError: A run without adapter (not finished), or unknown questions.
     """
-    folder = Path(source).expanduser()
+    folder = from_home(source)
     settings: dict[str, Any] = {}
     adapter: Path | None = None
     if (folder / "config.yaml").is_file():

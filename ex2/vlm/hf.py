@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from ex2.base.errors import UserError, first_line
+from ex2.base.files import from_home
 from ex2.base.hub import looks_like_path, require_repository
 from ex2.base.weights import DAMAGED_PICKLE, check_weights, pickle_refused, says_no_safetensors, transformers_options
 from ex2.vlm.dual_encoder import DualEncoder
@@ -210,7 +211,7 @@ def _is_folder(location: str) -> bool:
 
 
 def _checked_folder(location: str, spec: str) -> Path:
-    folder = Path(location).expanduser()
+    folder = from_home(location)
     if not folder.is_dir():
         raise UserError(f"vlm {spec!r}: there is no folder {str(folder)!r}: check the path")
     for alternatives in _REQUIRED_FILES:

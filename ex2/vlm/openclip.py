@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from transformers import dynamic_module_utils
 
 from ex2.base.errors import UserError, first_line
+from ex2.base.files import from_home
 from ex2.base.hub import require_repository
 from ex2.base.weights import DAMAGED_PICKLE, SAFE, check_weights, pickle_refused
 from ex2.vlm.dual_encoder import DualEncoder
@@ -334,7 +335,7 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _checked_folder(location: str, spec: str) -> Path:
-    folder = Path(location).expanduser()
+    folder = from_home(location)
     if not folder.is_dir():
         raise UserError(f"vlm {spec!r}: there is no folder {str(folder)!r}: check the path")
     config_file = folder / _CONFIG_FILE
