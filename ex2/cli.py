@@ -6,15 +6,13 @@ Heavy libraries are imported by the sub-commands that need them, so that help co
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from ex2.base.errors import UserError, one_line
+from ex2.base.errors import UserError
 from ex2.base.ranges import RANGES, check_ranges
-from ex2.base.shown import printable
 from ex2.commands import (
     analyze,
     classify,
@@ -34,7 +32,7 @@ from ex2.commands import (
 from ex2.commands import list as list_names
 from ex2.commands.line import SAME, check_inputs, nearest, underscored, with_known_names
 from ex2.data.names import with_class_names
-from ex2.launch import keep_quiet, use_cores_well
+from ex2.launch import ending_in_one_line, keep_quiet, use_cores_well
 from ex2.launch import main as start_training
 
 
@@ -57,20 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the `ex2` command with `argv` (None: the command line); exit status 2 for what the user can mend."""
     use_cores_well()
     keep_quiet()
-    try:
+    with ending_in_one_line():
         _run(argv)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # else Python would complain once more at its end
-        sys.exit(141)
-    except (UserError, OSError) as error:  # OSError: full disks, folders that cannot be written, files that vanish
-        print(f"error: {printable(one_line(error))}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        sys.exit(130)
 
 
 def _run(argv: Sequence[str] | None) -> None:

@@ -6,9 +6,11 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from ex2.base.errors import RunStopped, UserError, one_line
+from ex2.base.files import refused_by_disk
 from ex2.base.shown import printable
 
 
@@ -19,7 +21,7 @@ def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
     """
     use_cores_well()
     keep_quiet()
-    try:
+    with ending_in_one_line():
         from ex2.options.parse import parse_options
 
         options = parse_options(algorithm, argv)
@@ -32,9 +34,17 @@ def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
         from ex2.run.training import run
 
         run(options)
-    except (UserError, OSError) as error:  # OSError: full disks, folders that cannot be written, files that vanish
-        print(f"error: {printable(one_line(error))}", file=sys.stderr)
-        sys.exit(2)
+
+
+@contextmanager
+def ending_in_one_line() -> Iterator[None]:
+    """End the process with one line and a status of its own for what the user can mend, and for Ctrl-C."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
+        # Else Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
@@ -42,6 +52,12 @@ def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {stop}" if stop.status == 1 else stop, file=sys.stderr)
         sys.exit(stop.status)
+    except Exception as error:
+        # OSError: folders that cannot be written, files that vanish; and full disks, in the words of many libraries.
+        if not isinstance(error, (UserError, OSError)) and not refused_by_disk(error):
+            raise
+        print(f"error: {printable(one_line(error))}", file=sys.stderr)
+        sys.exit(2)
 
 
 def keep_quiet() -> None:
@@ -49,8 +65,10 @@ def keep_quiet() -> None:
 
     transformers says that an option which EX2 sets under its present name will have another one, and where there is no terminal
     it fills logs with bars that last for a second. bitsandbytes says where it is installed that a faster kernel for 4-bit weights
-    on CPUs is not, whatever weights are used.
+    on CPUs is not, whatever weights are used. Characters that the output of another locale lacks stand as code points.
     """
+    with suppress(AttributeError):  # what stands in for the output in notebooks and tests may have no such method
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings(

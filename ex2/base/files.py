@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import hashlib
 import json
 import math
 import os
 import platform
+import re
 import secrets
 import shutil
 import stat
@@ -24,6 +26,10 @@ from ex2.base.errors import UserError, one_line
 
 _DIGITS = 300  # of a whole number; Python reads thousands, and what counts or draws with them fails in its own way
 _YAML_LENGTH = 2**20
+
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
+# Those of torch, safetensors and tokenizers raise errors of their own.
+_REFUSAL = re.compile(rf"PytorchStreamWriter|iostream|unexpected pos|\(os error ({'|'.join(map(str, _REFUSED))})\)")
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -55,6 +61,23 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def from_home(path: str | os.PathLike[str]) -> Path:
+    """A path with `~` and `~NAME` at its beginning as home folders.
+
+    Raises:
+        UserError: There is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such home folder: write the path out.") from None
+
+
+def refused_by_disk(error: BaseException) -> bool:
+    """Whether a disk took no more: full, over quota, read-only or broken, as Python or the writers of libraries put it."""
+    return isinstance(error, OSError) and error.errno in _REFUSED or _REFUSAL.search(str(error)) is not None
 
 
 def check_writable(path: Path, option: str) -> None:

@@ -49,6 +49,27 @@ def require_repository(repo_id: str, wanted_by: str, cure: str, *filenames: str)
     return False
 
 
+def fetched_before(repo_id: str, kind: str = "model") -> bool:
+    """Whether something of a hub repository (`model` or `dataset`) is in the cache of this machine."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return (Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=kind)).is_dir()
+
+
+def holds_file(repo_id: str, filename: str) -> bool:
+    """Whether a hub repository holds a file; without a connection, whether the cache does."""
+    from huggingface_hub import file_exists, try_to_load_from_cache
+    from huggingface_hub.errors import HTTPError
+
+    if isinstance(try_to_load_from_cache(repo_id, filename), str):
+        return True
+    try:
+        return file_exists(repo_id, filename)
+    except (OSError, HTTPError):
+        return False
+
+
 def require_account(wanted_by: str, token: str | None = None) -> None:
     """See whether the hub answers and knows the user.
 

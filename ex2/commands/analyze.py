@@ -12,7 +12,7 @@ from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.folders import being_written, output_folder
 from ex2.base.shown import printable, say
-from ex2.commands.common import bank_options, open_scorer
+from ex2.commands.common import bank_options, check_fetched, fetch_option, open_scorer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,6 +88,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="multiply in float32 also on processors that are twice as fast in bfloat16; cosines then change by about 0.001",
     )
+    fetch_option(parser, "DESCRIPTIONS")
     bank_options(parser, "; default: the run's, else ")
     parser.set_defaults(command=run)
 
@@ -112,12 +113,13 @@ def _analyse(arguments: argparse.Namespace) -> None:
     from ex2.texts.probe import read_probe, shipped_probe
 
     records = read_descriptions(arguments.descriptions)
+    _check_fetched(arguments, records)
     dataset = _only("dataset", arguments.descriptions, [r.dataset for r in records], arguments.dataset)
     images = load_images(dataset)
     records = read_descriptions(arguments.descriptions, images.class_names)
     names = images.class_names
     probe = shipped_probe(dataset, names) if arguments.probe is None else read_probe(arguments.probe, names)
-    found = {str(r.extra["vlm"]) for r in records if r.extra.get("vlm")}
+    found = _vlms(records)
     if arguments.vlm is None and len(found) != 1:
         known = f"name several VLMs ({', '.join(sorted(found))})" if found else "name no VLM"
         raise UserError(f"--vlm is needed: the descriptions in {arguments.descriptions} {known}.")
@@ -126,7 +128,13 @@ def _analyse(arguments: argparse.Namespace) -> None:
     settings, metrics = ({}, []) if run_folder is None else read_run(run_folder)
 
     device = torch_device(arguments.device)
-    judge = load_judge(arguments.judge, device=device, cache_dir=arguments.cache_dir, exact=arguments.exact)
+    judge = load_judge(
+        arguments.judge,
+        device=device,
+        cache_dir=arguments.cache_dir,
+        exact=arguments.exact,
+        allow_pickle_formats=arguments.allow_pickle_formats,
+    )
     scorer = open_scorer(arguments, settings, vlm, images, device)
     base = _base(arguments.base, run_folder, dataset, images.class_names)
     labels = _labels(arguments, [*records, *base])
@@ -159,12 +167,30 @@ def _analyse(arguments: argparse.Namespace) -> None:
         from ex2.analysis.corrected import add_labels
 
         add_labels(study, *labels, precision=arguments.precision)
+    say()
+    say_findings(study)  # before they are written: a full disk does not take them
     with being_written(arguments.out, ANALYSIS):
         study.write(arguments.out)
         report = write_report(study, arguments.out, images if isinstance(images, LabelledImages) else None)
-    say()
-    say_findings(study)
     say(f"\nReport: {report}")
+
+
+def _vlms(records: Sequence[Description]) -> set[str]:
+    """The VLMs that descriptions name."""
+    return {str(record.extra["vlm"]) for record in records if record.extra.get("vlm")}
+
+
+def _check_fetched(arguments: argparse.Namespace, records: Sequence[Description]) -> None:
+    """Refuse to fetch what only the file of descriptions names."""
+    from ex2.data.specs import source_of_dataset
+    from ex2.vlm.specs import source_of_vlm
+
+    datasets = {record.dataset for record in records} if arguments.dataset is None else set()
+    vlms = _vlms(records) if arguments.vlm is None else set()
+    for dataset in sorted(datasets):
+        check_fetched(arguments, arguments.descriptions, {"dataset": source_of_dataset(dataset)})
+    for vlm in sorted(vlms):
+        check_fetched(arguments, arguments.descriptions, {"vlm": source_of_vlm(vlm)})
 
 
 def say_findings(study: Study) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,46 @@ if TYPE_CHECKING:
     from ex2.scoring.scorer import TextScorer
 
 SPLITS = {"reward": ("reward",), "heldout": ("heldout",), "both": ("reward", "heldout")}
+
+
+def switch(parser: argparse.ArgumentParser, name: str, text: str) -> None:
+    """Add an option that is true or false, as training options are."""
+    parser.add_argument(f"--{name}", type=_truth, default=False, metavar="true", help=f"{text}; default: false")
+
+
+def _truth(text: str) -> bool:
+    try:
+        return {"true": True, "false": False}[text.lower()]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false") from None
+
+
+def pickle_option(parser: argparse.ArgumentParser) -> None:
+    switch(parser, "allow_pickle_formats", "read weights in .bin, .pt and .pth files too, which can hold code")
+
+
+def fetch_option(parser: argparse.ArgumentParser, file: str) -> None:
+    switch(parser, "fetch", f"fetch models and datasets that {file} names and this machine never had")
+
+
+def check_fetched(arguments: argparse.Namespace, file: object, named: Mapping[str, str | None]) -> None:
+    """Ask before anything comes from the network because a file, which others may have written, names it.
+
+    Args:
+        arguments: The command line, which may allow it (`fetch`).
+        file: The file or folder.
+        named: By the option that would name the same: what it comes from (`source_of_vlm` and the like), None: this machine.
+
+    Raises:
+        UserError: Something would be fetched, and that is not allowed.
+    """
+    if arguments.fetch:
+        return
+    if wanted := {option: source for option, source in named.items() if source is not None}:
+        listed = " and ".join(f"{source} (--{option})" for option, source in wanted.items())
+        raise UserError(
+            f"{file} names what this machine does not have: {listed}. Name it yourself, or let it be fetched (--fetch true)."
+        )
 
 
 def bank_options(parser: argparse.ArgumentParser, default: str) -> None:
@@ -44,6 +84,7 @@ def bank_options(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--cache_dir", metavar="DIR", help="folder of banks and converted models; default: $EX2_CACHE or ~/.cache/ex2"
     )
+    pickle_option(parser)
 
 
 def aliases_option(parser: argparse.ArgumentParser) -> None:
@@ -115,6 +156,22 @@ def chosen_policy(arguments: argparse.Namespace) -> PolicySource:
     return policy.base if arguments.base else policy
 
 
+def check_policy_fetched(arguments: argparse.Namespace, policy: PolicySource, vlm: str) -> None:
+    """`check_fetched` for what a run or an adapter names and the command line does not: base model, dataset and VLM."""
+    from ex2.data.specs import source_of_dataset
+    from ex2.vlm.specs import source_of_vlm
+
+    dataset = policy.settings.get("dataset")
+    named = {
+        "base_model": policy.fetched_from
+        if arguments.base_model is None and policy.base.name != arguments.policy
+        else None,
+        "dataset": source_of_dataset(dataset) if arguments.dataset is None and dataset is not None else None,
+        "vlm": source_of_vlm(vlm) if arguments.vlm is None and vlm != "none" else None,
+    }
+    check_fetched(arguments, arguments.policy, named)
+
+
 def needed_spec(name: str, arguments: argparse.Namespace, policy: PolicySource) -> str:
     """The option `name` of the command line, else of the run.
 
@@ -184,7 +241,9 @@ def open_scorer(
         given = getattr(arguments, name)
         return settings.get(name, getattr(defaults, name)) if given is None else given
 
-    vlm = load_vlm(vlm_spec, device=device, dtype=setting("vlm_dtype"))
+    vlm = load_vlm(
+        vlm_spec, device=device, dtype=setting("vlm_dtype"), allow_pickle_formats=arguments.allow_pickle_formats
+    )
     bank = build_bank(
         vlm,
         images,

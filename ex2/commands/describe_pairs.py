@@ -13,7 +13,9 @@ from ex2.base.files import check_writable
 from ex2.base.shown import say
 from ex2.commands.common import (
     bank_options,
+    check_policy_fetched,
     chosen_policy,
+    fetch_option,
     needed_spec,
     open_scorer,
     output_file,
@@ -55,6 +57,7 @@ def add(commands: Any) -> None:
         "--questions", metavar="SET", help="set or file with {} and {other}; default: the run's, else pairs (6)"
     )
     sampling_options(parser)
+    fetch_option(parser, "RUN_OR_MODEL")
     bank_options(parser, "; default: the run's, else ")
     parser.set_defaults(command=run)
 
@@ -73,6 +76,7 @@ def _describe(arguments: argparse.Namespace, answers: Path) -> None:
 
     policy = _about_pairs(chosen_policy(arguments), arguments)
     dataset, vlm = needed_spec("dataset", arguments, policy), needed_spec("vlm", arguments, policy)
+    check_policy_fetched(arguments, policy, vlm)
     most = arguments.most if arguments.most is not None else policy.settings.get("pairs") or _MOST
     images = load_images(dataset)
     names = images.class_names
@@ -90,7 +94,11 @@ def _describe(arguments: argparse.Namespace, answers: Path) -> None:
     plan = sampling_plan(arguments, policy, images.name, asks, vlm=vlm)
     done = recorded(plan, answers, names)
     if len(done) < len(plan):
-        generator = policy.load(cache_dir=arguments.cache_dir or policy.settings.get("cache_dir"), device=device)
+        generator = policy.load(
+            cache_dir=arguments.cache_dir or policy.settings.get("cache_dir"),
+            device=device,
+            allow_pickle_formats=arguments.allow_pickle_formats,
+        )
         write_answers(plan, answers, done, generator)
     written = pair_texts(read_descriptions(answers, names, allow_partial_last_line=True), names)
     if not written.pairs:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
+from ex2.base.files import from_home
 from ex2.base.locks import alone_at
 from ex2.base.shown import say
+from ex2.commands.common import check_fetched, fetch_option, pickle_option
 
 if TYPE_CHECKING:
     from ex2.export.bundle import Bundle
@@ -60,6 +62,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--cache_dir", metavar="DIR", help="folder of converted models; default: the run's, $EX2_CACHE or ~/.cache/ex2"
     )
+    pickle_option(parser)
+    fetch_option(parser, "RUN")
     parser.set_defaults(command=run)
 
 
@@ -69,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.no_descriptions and arguments.descriptions is not None:
         raise UserError("--descriptions and --no_descriptions exclude each other: leave one out.")
-    out = arguments.out.expanduser()
+    out = from_home(arguments.out)
     check_free(out, overwrite=arguments.overwrite)
     with alone_at(out, "--out"):
         _export(arguments, out)
@@ -81,6 +85,7 @@ def _export(arguments: argparse.Namespace, out: Path) -> None:
     from ex2.export.folder import new_folder
 
     policy = finished_run(arguments.run)
+    _check_fetched(arguments, policy)
     bundle = _gather(arguments, policy)
     with new_folder(out, overwrite=arguments.overwrite) as work:
         if arguments.merge:
@@ -95,6 +100,19 @@ def _export(arguments: argparse.Namespace, out: Path) -> None:
         from ex2.export.folder import MANIFEST
 
         say(f"Pushed to {push_folder(out, arguments.push_to_hub, '--push_to_hub', MANIFEST)}.")
+
+
+def _check_fetched(arguments: argparse.Namespace, policy: PolicySource) -> None:
+    """Refuse to fetch what only the run names: dataset, VLM of the classifier, and the base model where it is merged."""
+    from ex2.data.specs import source_of_dataset
+    from ex2.vlm.specs import source_of_vlm
+
+    named = {"dataset": source_of_dataset(policy.settings["dataset"]) if arguments.dataset is None else None}
+    if arguments.vlm is None and not arguments.no_descriptions:
+        named["vlm"] = source_of_vlm(policy.settings["vlm"])
+    if arguments.merge:
+        named["merge"] = policy.fetched_from
+    check_fetched(arguments, arguments.run, named)
 
 
 def _gather(arguments: argparse.Namespace, policy: PolicySource) -> Bundle:
@@ -123,7 +141,11 @@ def _gather(arguments: argparse.Namespace, policy: PolicySource) -> Bundle:
     if records and arguments.vlm != "none":
         from ex2.vlm import load_vlm
 
-        vlm = load_vlm(arguments.vlm or vlm_spec, device=torch_device(arguments.device))
+        vlm = load_vlm(
+            arguments.vlm or vlm_spec,
+            device=torch_device(arguments.device),
+            allow_pickle_formats=arguments.allow_pickle_formats,
+        )
         classifier = build_classifier(images.class_names, records, vlm)
         facts["classifier"] = {"vlm": portable(vlm.name), "vlm_fingerprint": vlm.fingerprint}
     return Bundle(
@@ -156,6 +178,7 @@ def _merged(arguments: argparse.Namespace, policy: PolicySource, bundle: Bundle,
         tolerance=arguments.merge_tolerance,
         revision=bundle.facts["base_model"]["revision"],
         device=torch_device(arguments.device),
+        allow_pickle_formats=arguments.allow_pickle_formats,
     )
     say(f"Merged: logits differ from those of base + adapter by at most {difference:.2g}.")
     merged = {

@@ -13,7 +13,9 @@ from ex2.base.shown import say
 from ex2.commands.common import (
     SPLITS,
     bank_options,
+    check_policy_fetched,
     chosen_policy,
+    fetch_option,
     needed_spec,
     open_scorer,
     output_file,
@@ -53,6 +55,7 @@ def add(commands: Any) -> None:
         "--vlm", metavar="SPEC", help="VLM that scores the answers; default: the run's; none: no scores"
     )
     parser.add_argument("--split", choices=SPLITS, default="both", help="images to score with; default: both")
+    fetch_option(parser, "RUN_OR_MODEL")
     bank_options(parser, "; default: the run's, else ")
     parser.set_defaults(command=run)
 
@@ -72,8 +75,9 @@ def _generate(arguments: argparse.Namespace) -> None:
 
     policy = chosen_policy(arguments)
     check_questions(policy.questions, about_pairs=False)
-    images = load_images(needed_spec("dataset", arguments, policy))
     vlm = arguments.vlm or policy.settings.get("vlm") or "none"
+    check_policy_fetched(arguments, policy, vlm)
+    images = load_images(needed_spec("dataset", arguments, policy))
     asks = plan_asks(
         images.class_names, policy.questions, arguments.samples, _chosen_classes(arguments.classes, images)
     )
@@ -93,11 +97,11 @@ def _generate(arguments: argparse.Namespace) -> None:
         def score(records: list[Any]) -> list[Any]:
             return add_scores(records, scorer, SPLITS[arguments.split])
 
-    cache_dir = arguments.cache_dir or policy.settings.get("cache_dir")
+    cache_dir, allowed = arguments.cache_dir or policy.settings.get("cache_dir"), arguments.allow_pickle_formats
     generator: Any = (
-        policy.load_vllm(plan.asks, cache_dir=cache_dir)
+        policy.load_vllm(plan.asks, cache_dir=cache_dir, allow_pickle_formats=allowed)
         if arguments.engine == "vllm"
-        else policy.load(cache_dir=cache_dir, device=device)
+        else policy.load(cache_dir=cache_dir, device=device, allow_pickle_formats=allowed)
     )
     blank = write_answers(plan, arguments.out, done, generator, score)
     note = f"; {blank} were left out, as all attempts at them were blank" if blank else ""

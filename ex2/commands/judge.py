@@ -12,6 +12,7 @@ from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.files import check_writable, json_lines, json_object
 from ex2.base.shown import say
+from ex2.commands.common import pickle_option
 
 
 def add(commands: Any) -> None:
@@ -32,6 +33,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--cache_dir", metavar="DIR", help="folder of cached answers; default: $EX2_CACHE or ~/.cache/ex2"
     )
+    pickle_option(parser)
     parser.set_defaults(command=run)
 
 
@@ -54,7 +56,12 @@ def run(arguments: argparse.Namespace) -> None:
     four = knows_four(labels)
     answers = {}
     for spec in arguments.judge:
-        judge = load_judge(spec, device=device, cache_dir=arguments.cache_dir)
+        judge = load_judge(
+            spec,
+            device=device,
+            cache_dir=arguments.cache_dir,
+            allow_pickle_formats=arguments.allow_pickle_formats,
+        )
         answers[spec] = [
             in_four_categories(passage, clauses) if four else of_text(clauses)
             for passage, clauses in zip(passages, judge.judge(passages), strict=True)

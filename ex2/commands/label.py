@@ -37,10 +37,11 @@ def run(arguments: argparse.Namespace) -> None:
     from ex2.analysis.labels import DESIGN, draw, write_sheet
     from ex2.analysis.study import Study
 
-    clauses = Study.read(arguments.folder).tables["clauses"]
-    sheet = draw(clauses, arguments.n, arguments.annotators, arguments.seed)
-    with output_folder(arguments.out, DESIGN, _LABELS), being_written(arguments.out, _LABELS):
-        files = write_sheet(sheet, clauses, arguments.out)
+    with output_folder(arguments.out, DESIGN, _LABELS):
+        clauses = Study.read(arguments.folder).tables["clauses"]
+        sheet = draw(clauses, arguments.n, arguments.annotators, arguments.seed)
+        with being_written(arguments.out, _LABELS):
+            files = write_sheet(sheet, clauses, arguments.out)
     say(
         f"{len(sheet.strata)} clauses for {', '.join(sheet.annotators)}: fill in the column category of {files[0]}, or open"
     )

@@ -52,8 +52,8 @@ def _score(arguments: argparse.Namespace) -> None:
 
     scorer = open_scorer(arguments, {}, arguments.vlm, images, torch_device(arguments.device))
     scored, summary = score_and_summarise(records, scorer, SPLITS[arguments.split])
-    if arguments.out is not None:
-        write_descriptions(arguments.out, scored)
     count = f"{summary.n} descriptions of {summary.classes} classes"
     say(f"{arguments.out or arguments.descriptions}: {count}, scored by {arguments.vlm} on {images.name}")
     say(format_scores(summary))
+    if arguments.out is not None:  # after the means: a full disk does not take them
+        write_descriptions(arguments.out, scored)

@@ -97,7 +97,8 @@ def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
         _train(arguments, [*line, *_going_on(options)], start)
 
     _say_step(2, "descriptions by the aligned policy")
-    samples = ["--samples", str(arguments.samples)]
+    admitted = _admitted(options)
+    samples = ["--samples", str(arguments.samples), *admitted]
     command(["generate", str(folder), *samples, "--out", str(aligned)])
     _say_step(3, "descriptions by the untrained policy")
     if not _take_kept_texts(folder, aligned, base):
@@ -108,7 +109,7 @@ def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
     if not _is_fresh(analysis / "summary.json", aligned, base) or _judge(analysis) != arguments.judge:
         with redirect_stdout(StringIO()):  # the answer says it; progress and errors go to standard error
             command(["analyze", str(aligned), "--base", str(base), "--run", str(folder), "--judge", arguments.judge,
-                     "--out", str(analysis)])  # fmt: skip
+                     *admitted, "--out", str(analysis)])  # fmt: skip
     tables = {}
     if not options.ex2.dataset.startswith("planted:"):  # which has no images
         _say_step(5, "zero-shot classification of held-out images")
@@ -210,9 +211,17 @@ def _judge(analysis: Path) -> str:
     return str(Study.read(analysis).summary["judge"]).partition("@")[0]
 
 
+def _admitted(options: RunOptions) -> list[str]:
+    """What the user has named and allowed for the whole study, as options of its commands."""
+    return ["--fetch", "true", "--allow_pickle_formats", str(options.ex2.allow_pickle_formats).lower()]
+
+
 def _image_options(options: RunOptions) -> list[str]:
     """The VLM and the images of a run, split as in training, as options of other commands."""
-    names = ("vlm", "dataset", "vlm_dtype", "heldout_fraction", "split_seed", "images_per_class", "cache_dir")
+    names = (
+        "vlm", "dataset", "vlm_dtype", "heldout_fraction", "split_seed", "images_per_class", "cache_dir",
+        "allow_pickle_formats",
+    )  # fmt: skip
     values = {name: getattr(options.ex2, name) for name in names}
     return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
 

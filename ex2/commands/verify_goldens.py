@@ -10,7 +10,7 @@ from typing import Any
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.ranges import RANGES
-from ex2.commands.common import aliases_option, open_scorer
+from ex2.commands.common import aliases_option, open_scorer, pickle_option
 
 
 def add(commands: Any) -> None:
@@ -37,6 +37,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--vlm_dtype", metavar="X", help="precision of the VLM's weights; default: float32")
     parser.add_argument("--device", default="auto", help="torch device; default: auto (a GPU where there is one)")
     parser.add_argument("--cache_dir", metavar="DIR", help="folder of banks; default: $EX2_CACHE or ~/.cache/ex2")
+    pickle_option(parser)
     # The bank's two sides are joined again, so how it splits does not matter.
     parser.set_defaults(
         command=run, images_per_class=RANGES["images_per_class"][1], heldout_fraction=None, split_seed=None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ex2.base.errors import UserError
+from ex2.base.files import from_home
 from ex2.data import layouts
 from ex2.data.labelled import ImageFile, LabelledImages, images_of_files
 from ex2.data.layouts import Entry, Listing, NotAsExpected
@@ -50,7 +51,7 @@ def load_benchmark(scheme: str, directory: str) -> LabelledImages:
 def _locate(benchmark: Benchmark, directory: str) -> Path:
     if not directory:
         raise NotAsExpected("no folder named after the colon")
-    given = Path(directory).expanduser()
+    given = from_home(directory)
     if not given.is_dir():
         raise NotAsExpected(f"{given} {'is not a folder' if given.exists() else 'does not exist'}")
     lacks = {

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
 
 from ex2.base.errors import UserError
-from ex2.base.files import read_text
+from ex2.base.files import from_home, read_text
 from ex2.data.labelled import SPLITS, ImageFile, LabelledImages, images_of_files
 from ex2.data.names import class_name_of, split_of
 
@@ -26,7 +25,7 @@ def read_csv(file: str) -> LabelledImages:
         UserError: the file is missing or no such table, a line lacks a value, or a path comes twice.
     """
     option = f"dataset 'csv:{file}'"
-    path = Path(file).expanduser()
+    path = from_home(file)
     if not file:
         raise UserError(f"{option}: no file named after the colon; {_LAYOUT}.")
     if not path.is_file():

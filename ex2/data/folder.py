@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ex2.base.errors import UserError
+from ex2.base.files import from_home
 from ex2.base.shown import some_of
 from ex2.data.labelled import ImageFile, LabelledImages, images_of_files, is_image, logger, say_what_is_left_out
 from ex2.data.names import class_name_of, split_of
@@ -27,7 +28,7 @@ def read_folder(directory: str) -> LabelledImages:
     option = f"dataset 'folder:{directory}'"
     if not directory:
         raise UserError(f"{option}: no folder named after the colon; {_LAYOUT}.")
-    root = Path(directory).expanduser()
+    root = from_home(directory)
     if not root.is_dir():
         state = "is not a folder" if root.exists() else "does not exist"
         raise UserError(f"{option}: {root} {state}; {_LAYOUT}.")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from ex2.base.errors import UserError, first_line
+from ex2.base.files import from_home
 from ex2.base.hub import looks_like_path
 from ex2.data.labelled import LabelledImages, fingerprint_of, here, open_image, usable_splits
 from ex2.data.names import class_name_of, split_of
@@ -130,7 +131,7 @@ def _parse(rest: str) -> Source:
             raise UserError(
                 f"dataset '{spec}': {name}={value} is no {'positive number' if name == 'stream' else name}."
             )
-    folder = Path(location).expanduser()
+    folder = from_home(location)
     if looks_like_path(location) and not folder.is_dir():
         raise UserError(
             f"dataset '{spec}': {folder} is no folder; expected what `save_to_disk` writes, Parquet files, or "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ex2.base.errors import UserError
-from ex2.base.files import read_json, text_lines
+from ex2.base.files import from_home, read_json, text_lines
 from ex2.base.shown import some_of
 from ex2.data.labelled import LabelledImages, fingerprint_of, logger
 from ex2.data.names import class_name_of, split_of, synset_names
@@ -41,7 +41,7 @@ def with_names(images: LabelledImages, file: str | None, spec: str) -> LabelledI
         UserError: The file does not fit the classes; without a file, the classes are called like splits, or most have no name.
     """
     if file is not None:
-        return _renamed(images, _read_names(Path(file).expanduser(), images.class_names), spec)
+        return _renamed(images, _read_names(from_home(file), images.class_names), spec)
     keys = images.class_names
     names = _without_numbers(_resolved(keys, spec))
     option = f"dataset '{spec}'"

@@ -6,7 +6,8 @@ import difflib
 from pathlib import Path
 
 from ex2.base.errors import UserError
-from ex2.base.hub import looks_like_path
+from ex2.base.files import from_home
+from ex2.base.hub import fetched_before, looks_like_path
 from ex2.data.benchmarks import BENCHMARKS, load_benchmark
 from ex2.data.folder import read_folder
 from ex2.data.labelled import LabelledImages
@@ -54,6 +55,15 @@ def load_images(given: str) -> LabelledImages | PlantedImages:
     return with_names(images, file, given)
 
 
+def source_of_dataset(given: str) -> str | None:
+    """Where a dataset would be fetched from; None where it is on this machine, or could not be fetched either."""
+    scheme, _, rest = split_class_names(_with_scheme(given))[0].partition(":")
+    location = rest.partition("?")[0]
+    if scheme != "hf" or looks_like_path(location) or Path(location).is_dir() or fetched_before(location, "dataset"):
+        return None
+    return f"the hub's dataset {location}"
+
+
 def check_dataset(spec: str) -> None:
     """Raise UserError where a spec has none of the forms of `list_datasets`, or names a path that is not there."""
     spec = split_class_names(_with_scheme(spec))[0]
@@ -62,7 +72,7 @@ def check_dataset(spec: str) -> None:
         raise _unknown(spec)
     if colon and scheme not in (*_NAMED_BY_USERS, *BENCHMARKS, "planted") and "?" not in scheme:
         raise _unknown(spec)
-    path = Path(rest).expanduser()
+    path = from_home(rest)
     if scheme in ("folder", *BENCHMARKS) and rest and not path.is_dir():
         raise UserError(f"dataset '{spec}': {path} {'is not a folder' if path.exists() else 'does not exist'}.")
 
@@ -70,7 +80,7 @@ def check_dataset(spec: str) -> None:
 def _with_scheme(spec: str) -> str:
     """A path without its scheme, with it: a folder, a table, or what `datasets` has saved."""
     location = split_class_names(spec)[0]
-    path = Path(location).expanduser()
+    path = from_home(location)
     if location in ("pictograms", "pictogram-scenes") or not path.exists():
         return spec
     if path.is_dir():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ex2.base.errors import UserError
+from ex2.base.files import from_home
 from ex2.base.hub import looks_like_path, require_repository
 from ex2.export.bundle import ADAPTER, MERGED, read_bundle
 from ex2.policy.asks import Ask, about, sampling_seed, spread_asks
@@ -55,6 +56,7 @@ class DescriptionGenerator:
         revision: str = "main",
         device: str = "cpu",
         cache_dir: str | None = None,
+        allow_pickle_formats: bool = False,
     ) -> DescriptionGenerator:
         """Load the generator of a bundle: its merged model where it holds one, else its adapter on the base model.
 
@@ -65,6 +67,7 @@ class DescriptionGenerator:
             revision: Branch, tag or commit of a bundle on the hub.
             device: Torch device.
             cache_dir: Where the embedded LLM is converted to, if it is the base.
+            allow_pickle_formats: Read weights in `.bin` files too, with torch's restricted unpickler.
 
         Raises:
             UserError: No bundle, a file that has changed, a model that cannot be loaded, or a hub out of reach.
@@ -73,15 +76,16 @@ class DescriptionGenerator:
         bundle = read_bundle(folder)
         options = bundle.facts["generation"]
         merged, base_revision = folder / MERGED, "main"
+        how = {"device": device, "bf16": options["bf16"], "allow_pickle_formats": allow_pickle_formats}
         if base_model is None and merged.is_dir():
             path = str(merged)
-            model: Any = load_base(path, dtype="auto", device=device, bf16=options["bf16"])
+            model: Any = load_base(path, dtype="auto", **how)
         else:
             if base_model is None:
                 base_model, base_revision = base_of_adapter(folder / ADAPTER), bundle.facts["base_model"]["revision"]
             path = resolve_model(base_model, cache_dir, base_revision, option="base_model")
-            base = load_base(path, revision=base_revision, dtype=options["dtype"], device=device, bf16=options["bf16"])
-            model = load_adapter(base, str(folder / ADAPTER))
+            base = load_base(path, revision=base_revision, dtype=options["dtype"], **how)
+            model = load_adapter(base, str(folder / ADAPTER), allow_pickle_formats=allow_pickle_formats)
         tokenizer = load_tokenizer(path, base_revision)
         fit_padding(tokenizer, model.config, path)
         generator = TextGenerator(
@@ -201,7 +205,7 @@ class DescriptionGenerator:
 
 def _bundle_folder(source: str, revision: str) -> Path:
     """The folder of a bundle, downloaded where `source` is a hub id."""
-    folder = Path(source).expanduser()
+    folder = from_home(source)
     if folder.is_dir():
         return folder
     if looks_like_path(source):

@@ -25,6 +25,7 @@ def merge_adapter(
     tolerance: float = 1e-4,
     revision: str = "main",
     device: str = "cpu",
+    allow_pickle_formats: bool = False,
 ) -> float:
     """Save base model and adapter as one model, and compare its logits, as saved, with those of the two.
 
@@ -42,6 +43,7 @@ def merge_adapter(
         tolerance: Largest difference of a logit that is accepted.
         revision: Branch, tag or commit of a hub model.
         device: Where to compute.
+        allow_pickle_formats: Read weights in `.bin` files too, with torch's restricted unpickler.
 
     Returns:
         The largest absolute difference of a logit.
@@ -53,7 +55,11 @@ def merge_adapter(
 
     tokenizer = load_tokenizer(base, revision)
     tokens = tokenizer(list(prompts), padding=True, return_tensors="pt").to(device)
-    model: Any = load_adapter(load_base(base, revision=revision, device=device), str(adapter))
+    model: Any = load_adapter(
+        load_base(base, revision=revision, device=device, allow_pickle_formats=allow_pickle_formats),
+        str(adapter),
+        allow_pickle_formats=allow_pickle_formats,
+    )
     before = _logits(model, tokens)
     merged = _merged(model, getattr(torch, dtype))
     merged.save_pretrained(out)

@@ -87,6 +87,10 @@ class EX2Config:
     eval_batch_size: int = _option(64, "Batch size of sampling for the report.")
     # Run
     cache_dir: str | None = _option(None, "Folder of banks and converted models; null: $EX2_CACHE or ~/.cache/ex2.")
+    allow_pickle_formats: bool = _option(
+        False,
+        "Read weights in .bin, .pt and .pth files too, formats that can hold code, with torch's restricted unpickler.",
+    )
     overwrite: bool = _option(False, "Delete the run that output_dir holds and start anew.")
     dry_run: bool = _option(False, "Print the resolved options, batch arithmetic and memory estimate; load no weights.")
 

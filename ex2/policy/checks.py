@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError, first_line
+from ex2.base.weights import check_weights
 from ex2.policy.llm import (
     ADAPTER_WEIGHTS,
     NO_CODE,
     adapter_config,
+    check_adapter_weights,
     check_context,
     check_head,
     check_lora_targets,
@@ -66,6 +68,9 @@ def inspect_policy(options: RunOptions) -> PolicyFiles:
     policy, start = options.policy, options.ex2.adapter_name_or_path
     quantization_config(policy)
     path = resolve_model(policy.model_name_or_path, options.ex2.cache_dir, policy.model_revision)
+    allowed = options.ex2.allow_pickle_formats
+    if Path(path).is_dir():
+        check_weights(Path(path), f"model_name_or_path={policy.model_name_or_path}", allowed)
     tokenizer = load_tokenizer(path, policy.model_revision)
     chat = check_prompt_format(options, tokenizer)
     model = _without_weights(policy, path)
@@ -79,6 +84,7 @@ def inspect_policy(options: RunOptions) -> PolicyFiles:
     else:
         config = adapter_config(start)
         check_adapter_kind(start, config)
+        check_adapter_weights(start, f"adapter_name_or_path={start}", allowed)
         adopt_adapter(policy, start, config)
         _check_adapter_fits(start, config, model, policy.model_name_or_path)
     return PolicyFiles(path, tokenizer, chat)

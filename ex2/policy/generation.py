@@ -26,6 +26,7 @@ def generate(
     batch_size: int = 64,
     device: str = "auto",
     cache_dir: str | None = None,
+    allow_pickle_formats: bool = False,
 ) -> list[Description]:
     """Ask a policy every question about every class.
 
@@ -42,6 +43,7 @@ def generate(
         batch_size: Answers sampled at once.
         device: Torch device; `auto` is a GPU where there is one.
         cache_dir: Folder of converted models; None: $EX2_CACHE or ~/.cache/ex2.
+        allow_pickle_formats: Read weights in `.bin` files too, with torch's restricted unpickler.
 
     Returns:
         One record an answer, question by question; answers that stay blank after four attempts are left out.
@@ -62,7 +64,7 @@ def generate(
         "policy_fingerprint": source.fingerprint,
     }
     plan = Plan(dataset, asks, numbers, source.name, seed, batch_size, settings)
-    generator = source.load(cache_dir=cache_dir, device=torch_device(device))
+    generator = source.load(cache_dir=cache_dir, device=torch_device(device), allow_pickle_formats=allow_pickle_formats)
     return [
         plan.record(position, text)
         for positions, texts in sampled(plan, generator)

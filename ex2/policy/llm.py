@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 from contextlib import redirect_stderr
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from safetensors import SafetensorError
 from ex2.base.cache import cache_folder
 from ex2.base.embedded_llm import EMBEDDED, embedded_gguf
 from ex2.base.errors import UserError, first_line
-from ex2.base.files import sweep, temporary_beside
-from ex2.base.hub import looks_like_path, require_repository
+from ex2.base.files import from_home, sweep, temporary_beside
+from ex2.base.hub import holds_file, looks_like_path, require_repository
+from ex2.base.weights import DAMAGED_PICKLE, check_weights, pickle_refused, says_no_safetensors, transformers_options
 from ex2.policy.turns import check_prompts_stay_open, fix_date
 
 if TYPE_CHECKING:
@@ -30,8 +32,9 @@ ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 """Code that comes with a model is never run. Where this is left open, transformers asks, and takes a `y` from standard input."""
 
-# What transformers raises for folders and repositories that are incomplete, damaged or hold another kind of model.
-_LOAD_ERRORS = (OSError, ValueError, SafetensorError)
+# What transformers and PEFT raise for folders and repositories that are incomplete, damaged or hold another kind of model;
+# RuntimeError: weights of another shape.
+_LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, *DAMAGED_PICKLE)
 
 
 def resolve_model(
@@ -63,7 +66,7 @@ def model_folder(name: str, option: str = "model_name_or_path") -> Path | None:
     Raises:
         UserError: It looks like a path but is no folder, or the folder holds no model.
     """
-    path = Path(name).expanduser()
+    path = from_home(name)
     if looks_like_path(name) and not path.is_dir():
         raise UserError(f"{option}={name} is not a folder.")
     if path.is_dir() and not (path / "config.json").is_file():
@@ -172,10 +175,11 @@ def load_policy(
     *,
     device: str | torch.device = "cpu",
     bf16: bool = False,
+    allow_pickle_formats: bool = False,
 ) -> PreTrainedModel:
     """The base model in the configured precision on `device`, with `adapter` on it (trainable) where one is given.
 
-    `bf16` as for `load_base`.
+    `bf16` and `allow_pickle_formats` as for `load_base`.
 
     Raises:
         UserError: Quantisation without bitsandbytes or a GPU, an adapter folder without an adapter, or no way to the hub.
@@ -186,10 +190,13 @@ def load_policy(
         dtype=model_config.dtype,
         device=device,
         bf16=bf16,
+        allow_pickle_formats=allow_pickle_formats,
         attn_implementation=model_config.attn_implementation,
         quantization_config=quantization_config(model_config),
     )
-    return model if adapter is None else load_adapter(model, adapter, trainable=True)
+    if adapter is None:
+        return model
+    return load_adapter(model, adapter, trainable=True, allow_pickle_formats=allow_pickle_formats)
 
 
 def load_base(
@@ -199,6 +206,7 @@ def load_base(
     dtype: str | None = "float32",
     device: str | torch.device = "cpu",
     bf16: bool = False,
+    allow_pickle_formats: bool = False,
     **options: Any,
 ) -> PreTrainedModel:
     """The base model in `path` (folder or hub id) without adapter; `options` go to transformers.
@@ -208,23 +216,38 @@ def load_base(
     Weights go to `device` one after the other: many processes on a machine need not hold a copy each in its memory first, and
     quantised weights cannot be moved afterwards.
 
+    Args:
+        path: Folder or hub id.
+        revision: Branch, tag or commit of a hub model.
+        dtype: Type of the weights; None and `auto`: as they are saved.
+        device: Where they go.
+        bf16: See above.
+        allow_pickle_formats: Read `.bin` files too, with torch's restricted unpickler.
+        options: Further options of `from_pretrained`.
+
     Raises:
-        UserError: It cannot be loaded.
+        UserError: It cannot be loaded, or has weights in a format that can hold code.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    where = f"model_name_or_path={path}"
+    if Path(path).is_dir():
+        check_weights(Path(path), where, allow_pickle_formats)
     torch_dtype = dtype if dtype in (None, "auto") else getattr(torch, dtype)
     # PEFT takes a map to the CPU for weights that do not fit on the GPU.
     place = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
     try:
+        formats = transformers_options(allow_pickle_formats)
         model = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=torch_dtype, **NO_CODE, **place, **options
+            path, revision=revision, dtype=torch_dtype, **NO_CODE, **formats, **place, **options
         )
     except ImportError as error:
         option = f"attn_implementation={options.get('attn_implementation')}"
         raise UserError(f"{option} needs a package that is not installed: {first_line(error)}") from error
     except _LOAD_ERRORS as error:
+        if says_no_safetensors(error):
+            raise pickle_refused(where, "what the hub has of its weights") from None
         raise load_error("model_name_or_path", path, error) from error
     if bf16 and torch.device(device).type == "cpu":
         linear_in_bfloat16(model)
@@ -245,19 +268,31 @@ def linear_in_bfloat16(model: PreTrainedModel) -> None:
             module.weight = torch.nn.Parameter(module.weight.detach().to(torch.bfloat16), requires_grad=False)
 
 
-def load_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool = False) -> Any:
+def load_adapter(
+    model: PreTrainedModel, adapter: str, *, trainable: bool = False, allow_pickle_formats: bool = False
+) -> Any:
     """Put the LoRA adapter in folder (or hub id) `adapter` on `model`.
 
     Raises:
-        UserError: There is no adapter, or it does not fit.
+        UserError: There is no adapter, it does not fit, or has its weights in a format that can hold code.
     """
     from peft import PeftModel
 
     config = adapter_config(adapter)
+    check_adapter_weights(adapter, f"The adapter {adapter}", allow_pickle_formats)
     try:
         return PeftModel.from_pretrained(model, adapter, config=config, is_trainable=trainable)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: weights of another shape
+    except _LOAD_ERRORS as error:
         raise UserError(f"The adapter {adapter} could not be loaded: {first_line(error)}") from error
+
+
+def check_adapter_weights(adapter: str, where: str, allow_pickle_formats: bool) -> None:
+    """Raise UserError, beginning with `where`, for an adapter (folder or hub id) whose weights are a pickle; nothing is read."""
+    safe, pickled = ADAPTER_WEIGHTS
+    folder = Path(adapter)
+    has = (lambda name: (folder / name).is_file()) if folder.is_dir() else partial(holds_file, adapter)
+    if not allow_pickle_formats and not has(safe) and has(pickled):
+        raise pickle_refused(where, str(folder / pickled) if folder.is_dir() else pickled)
 
 
 def adapter_config(adapter: str) -> Any:

@@ -57,7 +57,7 @@ class VLLMGenerator:
         Args:
             path: Folder or hub id of the base model.
             adapter: Folder of the adapter, None for a plain LLM.
-            settings: Options of the run: `dtype`, `model_revision`.
+            settings: Options of the run: `dtype`, `model_revision`; and vLLM's `load_format`.
             asks: What will be asked: the longest prompt and answer are the context that the engine makes room for.
             options: The other attributes.
 
@@ -77,6 +77,7 @@ class VLLMGenerator:
             revision=revision,
             tokenizer_revision=revision,
             dtype=settings.get("dtype") or "auto",
+            load_format=settings.get("load_format", "auto"),
             max_model_len=max(len(generator._tokens(ask)) for ask in asks) + generator.max_new_tokens,
             **lora,
         )

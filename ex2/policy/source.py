@@ -12,11 +12,14 @@ from safetensors import SafetensorError, safe_open
 
 from ex2.base.embedded_llm import EMBEDDED, EMBEDDED_ID, embedded_installed
 from ex2.base.errors import UserError, first_line
-from ex2.base.files import read_settings, sha256
+from ex2.base.files import from_home, read_settings, sha256
+from ex2.base.hub import fetched_before, looks_like_path
+from ex2.base.weights import check_weights
 from ex2.options.ex2_options import EX2Config
 from ex2.policy.llm import (
     ADAPTER_WEIGHTS,
     adapter_config,
+    check_adapter_weights,
     fit_padding,
     load_adapter,
     load_policy,
@@ -79,6 +82,14 @@ class PolicySource:
         return replace(self, name=name or EMBEDDED, adapter=None, fingerprint="")
 
     @property
+    def fetched_from(self) -> str | None:
+        """Where the weights of the base model would be fetched from; None where they are on this machine."""
+        name = self.base.name
+        if name == EMBEDDED or looks_like_path(name) or Path(name).is_dir() or fetched_before(name):
+            return None
+        return f"the hub's model {name}"
+
+    @property
     def revision(self) -> str:
         """Branch, tag or commit of the base model."""
         return self.settings.get("model_revision") or "main"
@@ -92,7 +103,9 @@ class PolicySource:
         except UserError as error:
             raise UserError(f"{self.name}: {str(error).removesuffix('.')}; name it with --base_model.") from error
 
-    def load_vllm(self, asks: Sequence[Ask], *, cache_dir: str | None = None) -> VLLMGenerator:
+    def load_vllm(
+        self, asks: Sequence[Ask], *, cache_dir: str | None = None, allow_pickle_formats: bool = False
+    ) -> VLLMGenerator:
         """The policy in a vLLM engine with room for `asks` and their answers.
 
         Raises:
@@ -102,10 +115,14 @@ class PolicySource:
 
         require_vllm()
         path = self.base_path(cache_dir)
-        return VLLMGenerator.load(path, self.adapter, self.settings, asks, **self._asking(path))
+        self._check_formats(path, allow_pickle_formats)
+        formats = {} if allow_pickle_formats else {"load_format": "safetensors"}
+        return VLLMGenerator.load(path, self.adapter, self.settings | formats, asks, **self._asking(path))
 
-    def load(self, *, cache_dir: str | None = None, device: str = "cpu") -> TextGenerator:
-        """Load weights and tokenizer.
+    def load(
+        self, *, cache_dir: str | None = None, device: str = "cpu", allow_pickle_formats: bool = False
+    ) -> TextGenerator:
+        """Load weights and tokenizer; weights in pickles only where `allow_pickle_formats`.
 
         Raises:
             UserError: A model or adapter that cannot be loaded.
@@ -113,19 +130,27 @@ class PolicySource:
         from trl import ModelConfig
 
         path = self.base_path(cache_dir)
+        self._check_formats(path, allow_pickle_formats)
         asking = self._asking(path)  # its errors come before any weight is loaded
         loading = ModelConfig(**{k: self.settings[k] for k in _LOADING if k in self.settings})
         bf16 = bool(self.settings.get("bf16", False))
-        model: Any = load_policy(loading, path, device=device, bf16=bf16)
+        model: Any = load_policy(loading, path, device=device, bf16=bf16, allow_pickle_formats=allow_pickle_formats)
         fit_padding(asking["tokenizer"], model.config, self.name)
         if self.adapter is not None:
-            model = load_adapter(model, str(self.adapter))
+            model = load_adapter(model, str(self.adapter), allow_pickle_formats=allow_pickle_formats)
         return TextGenerator(
             model=model.eval(),
             bf16=bf16,
             name=self.name,
             **asking,
         )
+
+    def _check_formats(self, path: str, allow_pickle_formats: bool) -> None:
+        """Refuse weights in pickles before anything is loaded."""
+        if Path(path).is_dir():
+            check_weights(Path(path), self.name, allow_pickle_formats)
+        if self.adapter is not None:
+            check_adapter_weights(str(self.adapter), self.name, allow_pickle_formats)
 
     def _asking(self, path: str) -> dict[str, Any]:
         """How questions are put and answered, which both engines share."""
@@ -157,7 +182,7 @@ def find_policy(source: str, overrides: dict[str, Any] | None = None) -> PolicyS
     Raises:
         UserError: A run without adapter (not finished), or unknown questions.
     """
-    folder = Path(source).expanduser()
+    folder = from_home(source)
     settings: dict[str, Any] = {}
     adapter: Path | None = None
     if (folder / "config.yaml").is_file():
@@ -181,11 +206,17 @@ def find_policy(source: str, overrides: dict[str, Any] | None = None) -> PolicyS
 
 
 def load_generator(
-    source: str, *, cache_dir: str | None = None, device: str = "cpu", overrides: dict[str, Any] | None = None
+    source: str,
+    *,
+    cache_dir: str | None = None,
+    device: str = "cpu",
+    overrides: dict[str, Any] | None = None,
+    allow_pickle_formats: bool = False,
 ) -> tuple[TextGenerator, tuple[str, ...]]:
     """`find_policy`, loaded: a generator and its questions."""
     found = find_policy(source, overrides)
-    return found.load(cache_dir=cache_dir, device=device), found.questions
+    loaded = found.load(cache_dir=cache_dir, device=device, allow_pickle_formats=allow_pickle_formats)
+    return loaded, found.questions
 
 
 def _run_settings_above(adapter: Path) -> dict[str, Any]:

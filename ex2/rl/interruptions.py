@@ -5,8 +5,6 @@ Either ends the run on all its processes, in one line that says which checkpoint
 
 from __future__ import annotations
 
-import errno
-import re
 import shutil
 import signal
 import threading
@@ -19,14 +17,11 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from ex2.base.errors import RunStopped, first_line
+from ex2.base.files import refused_by_disk
 from ex2.rl.checkpoints import checkpoints, damage
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
-
-_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
-# How the writers of torch, safetensors and tokenizers put it, which raise errors of their own.
-_REFUSAL = re.compile(rf"PytorchStreamWriter|iostream|unexpected pos|\(os error ({'|'.join(map(str, _REFUSED))})\)")
 
 RESUME = "--resume_from_checkpoint true"
 
@@ -58,16 +53,12 @@ def written_by_all(what: str, run: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_refusal(error):
+        if not refused_by_disk(error):
             raise
         problem = f"{first_line(error)}; {shutil.disk_usage(run).free / 2**30:.1f} GiB are free on the disk of {run}"
     problems = [text for text in gather_object([problem]) if text is not None]
     if problems:
         raise NotWritten(f"{what} could not be written ({problems[0]}). {_way_on(run)}")
-
-
-def _is_refusal(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in _REFUSED or _REFUSAL.search(str(error)) is not None
 
 
 def _way_on(run: Path) -> str:

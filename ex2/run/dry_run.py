@@ -17,6 +17,7 @@ import yaml
 from ex2.analysis.findings import TOGETHER
 from ex2.base.embedded_llm import EMBEDDED, embedded_gguf
 from ex2.base.errors import UserError, first_line
+from ex2.base.files import from_home
 from ex2.data import LabelledImages, PlantedImages, load_images
 from ex2.options.ex2_options import EX2Config
 from ex2.options.run_options import RunOptions, num_processes
@@ -402,7 +403,7 @@ def _text_tower_parameters(spec: str) -> int:
         return parameters
     folder: Path | None
     if kind == "hf":
-        folder, name = (Path(rest).expanduser() if Path(rest).expanduser().is_dir() else None), rest
+        folder, name = (from_home(rest) if from_home(rest).is_dir() else None), rest
     else:
         from ex2.vlm.pictogram import text_tower_folder
 

@@ -222,7 +222,12 @@ def _checkpoint(options: RunOptions, state: PartialState) -> Path | None:
 @loading_whole()
 def _scorer(options: RunOptions, state: PartialState) -> TextScorer:
     images = load_images(options.ex2.dataset)
-    vlm = load_vlm(options.ex2.vlm, device=state.device, dtype=options.ex2.vlm_dtype)
+    vlm = load_vlm(
+        options.ex2.vlm,
+        device=state.device,
+        dtype=options.ex2.vlm_dtype,
+        allow_pickle_formats=options.ex2.allow_pickle_formats,
+    )
     bank: ImageBank = build_bank(
         vlm,
         images,
@@ -249,7 +254,12 @@ def _policy(options: RunOptions, files: PolicyFiles) -> TextGenerator:
     bf16 = bool(options.trainer.bf16)
     return TextGenerator(
         model=load_policy(
-            options.policy, files.path, options.ex2.adapter_name_or_path, device=PartialState().device, bf16=bf16
+            options.policy,
+            files.path,
+            options.ex2.adapter_name_or_path,
+            device=PartialState().device,
+            bf16=bf16,
+            allow_pickle_formats=options.ex2.allow_pickle_formats,
         ),
         tokenizer=files.tokenizer,
         chat=files.chat,

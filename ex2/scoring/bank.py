@@ -23,8 +23,9 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from ex2.base.cache import cache_folder
 from ex2.base.errors import UserError
-from ex2.base.files import write_atomically
+from ex2.base.files import from_home, write_atomically
 from ex2.base.progress import progress_bar
 from ex2.base.shown import printable, some_of
 from ex2.data.labelled import SPLITS, BrokenImage, LabelledImages, fingerprint_of
@@ -168,11 +169,6 @@ class ImageBank:
         return text_embeddings.float() @ self.prototypes_of(split).T
 
 
-def default_cache_dir() -> Path:
-    """Where EX2 keeps what it can rebuild: the environment variable ``EX2_CACHE``, or ``~/.cache/ex2``."""
-    return Path(os.environ.get("EX2_CACHE") or "~/.cache/ex2").expanduser()
-
-
 def build_bank(
     vlm: VLM,
     images: LabelledImages | PlantedImages,
@@ -197,7 +193,7 @@ def build_bank(
             side); only for sets without splits of their own.
         seed: Chooses the images, by their ids and not by their order; see `choose_images`.
         max_images_per_class: Most images of a class in each split.
-        cache_dir: Folder of the cache files; None is ``default_cache_dir() / "banks"``.
+        cache_dir: Folder of the cache files; None: ``banks`` in ``$EX2_CACHE`` or ``~/.cache/ex2``.
         batch_size: Images per encoder call, fewer where they are large. Up to two batches of decoded images are in memory.
         progress: Whether to draw a progress bar.
 
@@ -212,7 +208,7 @@ def build_bank(
     chosen = choose_images(images, heldout_fraction, seed, max_images_per_class)
     selection = fingerprint_of([vlm.fingerprint, *((c.image_id, c.label, c.split) for c in chosen)])
     key = fingerprint_of([_FORMAT, selection, images.fingerprint])
-    folder = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir() / "banks"
+    folder = from_home(cache_dir) if cache_dir is not None else cache_folder() / "banks"
     path = folder / f"{key}.safetensors"
     rank, processes = _process()
 

@@ -13,7 +13,9 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from ex2.base.errors import UserError, first_line
+from ex2.base.files import from_home
 from ex2.base.hub import looks_like_path, require_repository
+from ex2.base.weights import DAMAGED_PICKLE, check_weights, pickle_refused, says_no_safetensors, transformers_options
 from ex2.vlm.dual_encoder import DualEncoder
 from ex2.vlm.fingerprint import describe_tokenizer, stable_config
 
@@ -38,7 +40,7 @@ _REQUIRED_FILES = (
 # Where the model classes keep what only images need.
 _IMAGE_MODULES = ("vision_model", "image_model", "visual_projection", "image_projection")
 
-_LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+_LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, *DAMAGED_PICKLE)
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,12 @@ def _positions(text_config: Any, limit: int) -> int:
     return said
 
 
-def load_hf(spec: str, device: torch.device, dtype: torch.dtype) -> TransformersVLM:
+def load_hf(spec: str, device: torch.device, dtype: torch.dtype, allow_pickle_formats: bool = False) -> TransformersVLM:
     """Load ``hf:ID_OR_DIR``: a hub repository or a folder written by ``save_pretrained``.
 
     Raises:
-        UserError: No such folder or repository, a file of it is absent or damaged, weights are missing from it, or it
-            is no dual encoder.
+        UserError: No such folder or repository, a file of it is absent or damaged, weights are missing from it or pickles,
+            or it is no dual encoder.
     """
     from transformers import AutoModel, AutoProcessor
 
@@ -96,16 +98,22 @@ def load_hf(spec: str, device: torch.device, dtype: torch.dtype) -> Transformers
     options: dict[str, Any] = {"trust_remote_code": False}
     if _is_folder(location):
         location = str(_checked_folder(location, spec))
+        check_weights(Path(location), f"vlm {spec!r}", allow_pickle_formats)
     else:
         cure = "use a local folder, `hf:/path`"
         options["local_files_only"] = require_repository(location, f"vlm {spec!r}", cure, "config.json")
     try:
         # float32 first: the logit scale would lose digits in half precision.
-        model, loading = AutoModel.from_pretrained(location, dtype=torch.float32, output_loading_info=True, **options)
+        formats = transformers_options(allow_pickle_formats)
+        model, loading = AutoModel.from_pretrained(
+            location, dtype=torch.float32, output_loading_info=True, **formats, **options
+        )
         processor = AutoProcessor.from_pretrained(location, **options)
     except ImportError as error:
         raise UserError(f"vlm {spec!r} needs a Python package that is not installed: {first_line(error)}") from error
     except _LOAD_ERRORS as error:
+        if says_no_safetensors(error):
+            raise pickle_refused(f"vlm {spec!r}", "what the hub has of its weights") from None
         raise UserError(f"vlm {spec!r} could not be loaded: {first_line(error)}") from error
     missing = sorted(loading["missing_keys"])
     if missing:
@@ -203,7 +211,7 @@ def _is_folder(location: str) -> bool:
 
 
 def _checked_folder(location: str, spec: str) -> Path:
-    folder = Path(location).expanduser()
+    folder = from_home(location)
     if not folder.is_dir():
         raise UserError(f"vlm {spec!r}: there is no folder {str(folder)!r}: check the path")
     for alternatives in _REQUIRED_FILES:

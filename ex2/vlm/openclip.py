@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -13,14 +12,21 @@ from typing import Any
 
 import open_clip
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HTTPError
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.factory import _find_checkpoint_in_dir
 from open_clip.hf_model import ClsLastHiddenStatePooler, ClsPooler, HFTextEncoder, MeanPooler
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import text_global_pool
 from PIL import Image
 from safetensors import SafetensorError
+from transformers import dynamic_module_utils
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, first_line
+from ex2.base.files import from_home
 from ex2.base.hub import require_repository
+from ex2.base.weights import DAMAGED_PICKLE, SAFE, check_weights, pickle_refused
 from ex2.vlm.dual_encoder import DualEncoder
 from ex2.vlm.fingerprint import describe_tokenizer, stable_config
 from ex2.vlm.weight_files import options_for_file, split_query
@@ -29,17 +35,19 @@ _CONFIG_FILE = "open_clip_config.json"
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 # Names under which the hub keeps weights of open_clip models.
-_HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-_LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+_HUB_WEIGHTS = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
+_LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, *DAMAGED_PICKLE)
 _CURE = "use a local folder, `open_clip:local-dir:/path`"
 
 
-def load_open_clip(spec: str, device: torch.device, dtype: torch.dtype) -> OpenClipVLM:
+def load_open_clip(
+    spec: str, device: torch.device, dtype: torch.dtype, allow_pickle_formats: bool = False
+) -> OpenClipVLM:
     """Load ``open_clip:MODEL/PRETRAINED``, ``open_clip:hf-hub:ID`` or ``open_clip:local-dir:DIR``.
 
     Raises:
         UserError: Unknown model or pretrained tag, a repository out of reach, a folder or a file of it that is absent
-            or damaged, weights that do not fit.
+            or damaged, weights that do not fit or are pickles.
     """
     location = spec.removeprefix("open_clip:")
     options: dict[str, Any] = {}
@@ -47,18 +55,25 @@ def load_open_clip(spec: str, device: torch.device, dtype: torch.dtype) -> OpenC
         repo_id = location.removeprefix("hf-hub:")
         require_repository(repo_id, f"vlm {spec!r}", _CURE, _CONFIG_FILE)
         source = location
+        _check_hub_weights(repo_id, HF_WEIGHTS_NAME, spec, allow_pickle_formats)
     elif location.startswith("local-dir:"):
-        source = f"local-dir:{_checked_folder(location.removeprefix('local-dir:'), spec)}"
+        folder = _checked_folder(location.removeprefix("local-dir:"), spec)
+        with quiet_root_logger():
+            weights = _find_checkpoint_in_dir(folder)
+        check_weights(Path(str(weights)), f"vlm {spec!r}", allow_pickle_formats)
+        source = f"local-dir:{folder}"
     else:
         location, said = split_query(location)
         source, tag = _known_model(location, spec)
         options["pretrained"] = tag
         if open_clip.is_pretrained_cfg(source, tag):
             options["force_quick_gelu"] = _needs_quick_gelu(source, tag, spec)
+            _check_tag_weights(source, tag, spec, allow_pickle_formats)
         else:
+            check_weights(Path(tag), f"vlm {spec!r}", allow_pickle_formats)
             options |= options_for_file(source, Path(tag), said, spec)
     try:
-        with quiet_root_logger():
+        with quiet_root_logger(), _no_questions():
             # Strict by itself: raises rather than leave a weight at random.
             model, preprocess = open_clip.create_model_from_pretrained(source, **options)
             tokenizer = open_clip.get_tokenizer(source)
@@ -66,6 +81,53 @@ def load_open_clip(spec: str, device: torch.device, dtype: torch.dtype) -> OpenC
     except _LOAD_ERRORS as error:
         raise UserError(f"vlm {spec!r} could not be loaded: {' '.join(str(error).split())}") from error
     return OpenClipVLM(spec, model, preprocess, tokenizer, config, device=device, dtype=dtype)
+
+
+def published_at(spec: str) -> tuple[str | None, str | None]:
+    """Hub repository or address that open_clip fetches the weights of a built-in model's tag from; neither for a file.
+
+    Raises:
+        UserError: open_clip has no such model.
+    """
+    model, tag = _split_name(split_query(spec.removeprefix("open_clip:"))[0], spec)
+    if not open_clip.is_pretrained_cfg(model, tag):
+        return None, None
+    published = open_clip.get_pretrained_cfg(model, tag)
+    return (published.get("hf_hub") or "").rpartition("/")[0] or None, published.get("url")
+
+
+def _check_tag_weights(model: str, tag: str, spec: str, allow_pickle_formats: bool) -> None:
+    """Refuse a tag of which only a pickle is published."""
+    published = open_clip.get_pretrained_cfg(model, tag)
+    repo_id, _, filename = (published.get("hf_hub") or "").rpartition("/")
+    if repo_id:
+        _check_hub_weights(repo_id, filename or HF_WEIGHTS_NAME, spec, allow_pickle_formats)
+    elif not allow_pickle_formats:
+        raise pickle_refused(f"vlm {spec!r}", str(published.get("url")))
+
+
+def _check_hub_weights(repo_id: str, filename: str, spec: str, allow_pickle_formats: bool) -> None:
+    """Fetch the safetensors file that open_clip prefers to `filename`: where that fails, it would take the pickle."""
+    safe = HF_SAFE_WEIGHTS_NAME if filename == HF_WEIGHTS_NAME else str(Path(filename).with_suffix(SAFE))
+    if allow_pickle_formats or filename.endswith(SAFE):
+        return
+    try:
+        hf_hub_download(repo_id, safe)
+    except EntryNotFoundError:
+        raise pickle_refused(f"vlm {spec!r}", f"{repo_id}/{filename}") from None
+    except (OSError, HTTPError) as error:
+        raise UserError(f"vlm {spec!r} could not be loaded: {first_line(error)}") from error
+
+
+@contextmanager
+def _no_questions() -> Iterator[None]:
+    """Let nobody be asked whether code that comes with a text tower may run: open_clip leaves that open."""
+    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
 
 
 class OpenClipVLM(DualEncoder):
@@ -273,7 +335,7 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _checked_folder(location: str, spec: str) -> Path:
-    folder = Path(location).expanduser()
+    folder = from_home(location)
     if not folder.is_dir():
         raise UserError(f"vlm {spec!r}: there is no folder {str(folder)!r}: check the path")
     config_file = folder / _CONFIG_FILE

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ex2.base.errors import UserError
+from ex2.base.hub import fetched_before, looks_like_path
 from ex2.vlm.base import VLM
 
 if TYPE_CHECKING:
@@ -38,16 +40,38 @@ def check_spec(spec: str) -> None:
         raise UserError(_unknown_spec(spec))
 
 
-def load_vlm(spec: str, device: str | torch.device = "cpu", dtype: str = "float32") -> VLM:
+def source_of_vlm(spec: str) -> str | None:
+    """Where the weights of a VLM would be fetched from; None where they are on this machine, or could not be fetched either."""
+    kind, _, location = spec.partition(":")
+    if kind == "hf":
+        return None if looks_like_path(location) or Path(location).is_dir() else _on_hub(location)
+    if kind != "open_clip" or location.startswith("local-dir:"):
+        return None
+    if location.startswith("hf-hub:"):
+        return _on_hub(location.removeprefix("hf-hub:"))
+    from ex2.vlm.openclip import published_at
+
+    repo_id, url = published_at(spec)
+    return _on_hub(repo_id) if repo_id else url
+
+
+def _on_hub(repo_id: str) -> str | None:
+    return None if fetched_before(repo_id) else f"the hub's model {repo_id}"
+
+
+def load_vlm(
+    spec: str, device: str | torch.device = "cpu", dtype: str = "float32", *, allow_pickle_formats: bool = False
+) -> VLM:
     """Load a VLM in eval mode.
 
     Args:
         spec: One of the forms of `list_vlms`.
         device: Torch device to encode on.
         dtype: ``float32``, ``bfloat16`` or ``float16``: type of weights and computation. Embeddings are float32 always.
+        allow_pickle_formats: Read weights in ``.bin``, ``.pt`` or ``.pth`` files too, with torch's restricted unpickler.
 
     Raises:
-        UserError: No such form, device or dtype; whatever is wrong with the model itself.
+        UserError: No such form, device or dtype; weights in a format that can hold code; whatever is wrong with the model itself.
     """
     check_spec(spec)
     if dtype not in _DTYPES:
@@ -58,21 +82,21 @@ def load_vlm(spec: str, device: str | torch.device = "cpu", dtype: str = "float3
     from ex2.vlm.self_test import check_vlm
 
     # A cast, because back ends compute `fingerprint` when it is first read: mypy wants a plain attribute.
-    vlm = cast(VLM, _load(spec.partition(":")[0], spec, torch_device, getattr(torch, dtype)))
+    vlm = cast(VLM, _load(spec.partition(":")[0], spec, torch_device, getattr(torch, dtype), allow_pickle_formats))
     check_vlm(vlm, getattr(torch, dtype))
     return vlm
 
 
-def _load(kind: str, spec: str, device: torch.device, dtype: torch.dtype) -> DualEncoder:
+def _load(kind: str, spec: str, device: torch.device, dtype: torch.dtype, allow_pickle_formats: bool) -> DualEncoder:
     # Imported here: whoever needs one back end does not wait for the others' libraries.
     if kind == "hf":
         from ex2.vlm.hf import load_hf
 
-        return load_hf(spec, device, dtype)
+        return load_hf(spec, device, dtype, allow_pickle_formats)
     if kind == "open_clip":
         from ex2.vlm.openclip import load_open_clip
 
-        return load_open_clip(spec, device, dtype)
+        return load_open_clip(spec, device, dtype, allow_pickle_formats)
     from ex2.vlm.pictogram import load_pictogram
 
     return load_pictogram(device, dtype)

@@ -34,7 +34,7 @@ from ex2.base.shown import some_of
 from ex2.data import LabelledImages, load_images
 from ex2.data.labelled import SPLITS
 from ex2.data.selection import choose_images
-from ex2.scoring.bank import ImageBank, build_bank, default_cache_dir
+from ex2.scoring.bank import ImageBank, build_bank
 
 
 class FakeVLM:
@@ -507,14 +507,10 @@ def test_cache_file_tells_what_it_holds(folder: Path, cache: Path) -> None:
     assert content["versions"]["torch"] == torch.__version__
 
 
-def test_default_cache_dir(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folder_by_default(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EX2_CACHE", str(tmp_path / "ex2"))
-    assert default_cache_dir() == tmp_path / "ex2"
     build_bank(FakeVLM(), load_images(f"folder:{folder}"), progress=False)
     assert len(list((tmp_path / "ex2" / "banks").iterdir())) == 1
-    monkeypatch.delenv("EX2_CACHE")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_cache_dir() == tmp_path / ".cache" / "ex2"
 
 
 def flip(path: Path, position: int) -> None:

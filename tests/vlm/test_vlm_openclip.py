@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
@@ -9,11 +10,14 @@ import string
 from pathlib import Path
 from typing import Any
 
+import httpx
 import open_clip
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 from open_clip import OPENAI_DATASET_MEAN
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from ex2.base.errors import UserError
 from ex2.base.rgb import to_rgb
@@ -270,11 +274,79 @@ def test_built_in_model_with_weights_from_a_file(tmp_path: Path, monkeypatch: py
     open_clip.add_model_config(tmp_path / "configs")
     torch.manual_seed(0)
     torch.save(open_clip.CLIP(**config).state_dict(), tmp_path / "weights.pt")
-    vlm = load_vlm(f"open_clip:tiny/{tmp_path}/weights.pt")
+    spec = f"open_clip:tiny/{tmp_path}/weights.pt"
+    with pytest.raises(UserError, match=rf"^vlm '{spec}': {tmp_path}/weights\.pt is a pickle"):
+        load_vlm(spec)
+    vlm = load_vlm(spec, allow_pickle_formats=True)
     assert (vlm.dim, vlm.max_text_tokens) == (12, 77)
+    save_file(torch.load(tmp_path / "weights.pt"), tmp_path / "weights.safetensors")
+    assert load_vlm(f"open_clip:tiny/{tmp_path}/weights.safetensors").fingerprint == vlm.fingerprint
     (tmp_path / "weights.pt").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="could not be loaded: "):
-        load_vlm(f"open_clip:tiny/{tmp_path}/weights.pt")
+        load_vlm(spec, allow_pickle_formats=True)
+
+
+def test_weights_of_a_folder_in_a_pickle_are_refused(open_clip_folders: dict[str, Path], tmp_path: Path) -> None:
+    """Also beside safetensors, where open_clip would take the pickle."""
+    folder = _copy(open_clip_folders, tmp_path)
+    spec = f"open_clip:local-dir:{folder}"
+    torch.save(load_file(folder / "open_clip_model.safetensors"), folder / "open_clip_pytorch_model.bin")
+    load_vlm(spec)
+    (folder / "open_clip_model.safetensors").rename(folder / "model.safetensors")
+    with pytest.raises(UserError, match="open_clip_pytorch_model.bin is a pickle"):
+        load_vlm(spec)
+    load_vlm(spec, allow_pickle_formats=True)
+
+
+@pytest.mark.parametrize("error", [RemoteEntryNotFoundError, LocalEntryNotFoundError])
+def test_weights_on_the_hub_are_fetched_as_safetensors_or_refused(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetch(*file: str) -> str:
+        asked.append(file)
+        if "pickled" in file[0]:
+            raise error(
+                "not there",
+                **(
+                    {"response": httpx.Response(404, request=httpx.Request("GET", "https://x.org"))}
+                    if error is RemoteEntryNotFoundError
+                    else {}
+                ),
+            )
+        return "a path"
+
+    monkeypatch.setattr(back_end, "hf_hub_download", fetch)
+    back_end._check_hub_weights("a/safe", "open_clip_pytorch_model.bin", "spec", False)
+    back_end._check_hub_weights("a/safe", "w.pth", "spec", False)
+    assert asked == [("a/safe", "open_clip_model.safetensors"), ("a/safe", "w.safetensors")]
+    with pytest.raises(UserError, match=r"vlm 'spec': a/pickled/w\.pth is a pickle"):
+        back_end._check_hub_weights("a/pickled", "w.pth", "spec", False)
+    back_end._check_hub_weights("a/pickled", "w.pth", "spec", True)
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: {"url": "https://x.org/w.pt"})
+    with pytest.raises(UserError, match=r"vlm 'spec': https://x\.org/w\.pt is a pickle"):
+        back_end._check_tag_weights("ViT-B-32", "file", "spec", False)
+
+
+def test_code_of_a_text_tower_is_not_run(
+    open_clip_folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """open_clip leaves open whether it may run: transformers would ask, and standard input says yes."""
+    (tmp_path / "tower").mkdir()
+    config = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
+    (tmp_path / "tower" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tower" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    folder = _copy(open_clip_folders, tmp_path)
+    _edit(folder, "model_cfg", text_cfg={"hf_model_name": str(tmp_path / "tower")})
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 100))
+    with pytest.raises(UserError, match="could not be loaded"):
+        load_vlm(f"open_clip:local-dir:{folder}")
+    assert not (tmp_path / "ran").exists()
+    assert "[y/N]" not in capsys.readouterr().out
 
 
 def file_options(folder: Path, model: str, **said: str) -> dict[str, Any]:

@@ -66,7 +66,15 @@ class HFJudge:
         name: Its spec, ``hf:MODEL``.
     """
 
-    def __init__(self, model: str, *, device: str = "cpu", batch_size: int = 32, cache_dir: str | None = None) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: str = "cpu",
+        batch_size: int = 32,
+        cache_dir: str | None = None,
+        allow_pickle_formats: bool = False,
+    ) -> None:
         """Load and calibrate the model.
 
         Args:
@@ -74,6 +82,7 @@ class HFJudge:
             device: Torch device; weights are float32 on the CPU, elsewhere in the precision that they are saved in.
             batch_size: Clauses at one time.
             cache_dir: Where ``smollm2`` is converted to; None: EX2's cache folder.
+            allow_pickle_formats: Read weights in `.bin` files too, with torch's restricted unpickler.
 
         Raises:
             UserError: A model that is not there or not a causal language model.
@@ -86,7 +95,7 @@ class HFJudge:
             path = resolve_model(model, cache_dir, option="model")
             self._tokenizer = load_tokenizer(path)
             loading = ModelConfig(dtype="float32" if device == "cpu" else "auto")
-            loaded: Any = load_policy(loading, path, device=device)
+            loaded: Any = load_policy(loading, path, device=device, allow_pickle_formats=allow_pickle_formats)
         except UserError as error:
             raise UserError(f"judge {self.name}: {error}") from error
         self._model = loaded.eval()

@@ -17,7 +17,14 @@ JUDGE_FORMS = [
 """Forms of a judge's spec, each with one line about it."""
 
 
-def load_judge(spec: str, *, device: str = "cpu", cache_dir: str | None = None, exact: bool = True) -> Judge:
+def load_judge(
+    spec: str,
+    *,
+    device: str = "cpu",
+    cache_dir: str | None = None,
+    exact: bool = True,
+    allow_pickle_formats: bool = False,
+) -> Judge:
     """The judge that `spec` names, ready to judge.
 
     Args:
@@ -25,6 +32,7 @@ def load_judge(spec: str, *, device: str = "cpu", cache_dir: str | None = None, 
         device: Torch device of the judges that run here.
         cache_dir: Folder of cached answers and converted models; None: $EX2_CACHE or ~/.cache/ex2.
         exact: The local judge multiplies in float32 also where the processor is faster in bfloat16.
+        allow_pickle_formats: Read weights of `hf:` judges in `.bin` files too, with torch's restricted unpickler.
 
     Raises:
         UserError: A spec of no known form, or a judge that cannot be had: no key, no model, a package missing.
@@ -47,7 +55,7 @@ def load_judge(spec: str, *, device: str = "cpu", cache_dir: str | None = None, 
     if kind == "hf" and name:
         from ex2.analysis.judges.hf import HFJudge
 
-        return HFJudge(name, device=device, cache_dir=cache_dir)
+        return HFJudge(name, device=device, cache_dir=cache_dir, allow_pickle_formats=allow_pickle_formats)
     raise UserError(_unknown_spec(spec))
 
 
