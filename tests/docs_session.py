@@ -64,7 +64,9 @@ class Session:
         self.work = folder / "checkout"
         self.work.mkdir(parents=True)
         for entry in ROOT.iterdir():
-            if entry.name not in {".git", ".venv", "runs", "site", "dist", "build"} and not entry.name.endswith("cache"):
+            if entry.name not in {".git", ".venv", "runs", "site", "dist", "build"} and not entry.name.endswith(
+                "cache"
+            ):
                 (self.work / entry.name).symlink_to(entry)
         (folder / "shim.py").write_text(_SHIM, encoding="utf-8")
         make_venv(folder, self.work / ".venv")
@@ -131,7 +133,7 @@ class Session:
         """End both processes."""
         for process in (self._bash, self._executor):
             process.kill()
-            process.wait()
+            process.communicate()
         self._log.close()
         self._sockets.cleanup()
 
@@ -173,13 +175,23 @@ def main() -> None:
 
 
 def stand_ins(folder: Path, models: dict[str, Path]) -> None:
-    """Tiny random models in the cache of the hub under the names of real ones, and 8 of the 54 classes of pictograms."""
+    """Tiny random models in the cache of the hub under the names of real ones, 8 of the 54 classes of pictograms, blank plots."""
+    import datasets
     import torch
+    from matplotlib.figure import Figure
+    from PIL import Image
 
     from ex2.data import pictogram_scenes, pictograms
     from ex2.texts import probe
 
     torch.set_num_threads(1)
+
+    def blank(figure: Figure, file: Any, format: str, **_: Any) -> None:  # drawing is half of the time of an analysis
+        file.write(b'<svg xmlns="http://www.w3.org/2000/svg"/>') if format == "svg" else Image.new("L", (1, 1)).save(
+            file, format
+        )
+
+    Figure.savefig = blank
     for name, path in models.items():
         repository = folder / "hf" / "hub" / f"models--{name.replace('/', '--')}"
         (repository / "refs").mkdir(parents=True)
@@ -192,12 +204,35 @@ def stand_ins(folder: Path, models: dict[str, Path]) -> None:
         shutil.copy(pictograms.PICTOGRAMS / name, few)
     for load in (pictograms.load_pictograms, pictogram_scenes.load_pictogram_scenes):
         load.__defaults__ = (few, "")
+    cifar, load_any = _cifar100(few), datasets.load_dataset
+    datasets.load_dataset = lambda name, *rest, **more: (
+        cifar if name == "uoft-cs/cifar100" else load_any(name, *rest, **more)
+    )
     names = {name.replace("_", " ") for name in CLASSES}
     (folder / "probe").mkdir()
     rows = (probe.SHIPPED / "pictograms.jsonl").read_text(encoding="utf-8").splitlines()
     kept = [row for row in rows if json.loads(row)["class_name"] in names]
     (folder / "probe" / "pictograms.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
     probe.SHIPPED = folder / "probe"
+
+
+def _cifar100(pictograms: Path) -> Any:
+    """The columns and splits of CIFAR-100 on the hub, with two classes of pictograms."""
+    import datasets
+
+    labels = datasets.ClassLabel(names=["cat", "crab"])
+    features = datasets.Features({"img": datasets.Image(), "fine_label": labels, "coarse_label": labels})
+    files = [sorted((pictograms / "images" / name).glob("*.webp"))[:6] for name in labels.names]
+    splits = {}
+    for split, part in (("train", slice(0, 4)), ("test", slice(4, 6))):
+        rows = [(str(file), label) for label, own in enumerate(files) for file in own[part]]
+        columns = {
+            "img": [file for file, _ in rows],
+            "fine_label": [label for _, label in rows],
+            "coarse_label": [0] * len(rows),
+        }
+        splits[split] = datasets.Dataset.from_dict(columns, features=features)
+    return datasets.DatasetDict(splits)
 
 
 class Executor:
@@ -220,7 +255,11 @@ class Executor:
         return 0
 
     def _shortened(self, argv: list[str], dry: bool) -> list[str]:
-        own = [] if any(part.startswith("--model_name_or_path") for part in argv) else ["--model_name_or_path", self.policy]
+        own = (
+            []
+            if any(part.startswith("--model_name_or_path") for part in argv)
+            else ["--model_name_or_path", self.policy]
+        )
         return [*argv, *own, *(DRY if dry else TRAINING)]
 
     def _ex2(self, argv: list[str], dry: bool) -> None:
@@ -255,7 +294,9 @@ class Executor:
             trains = script[-1].startswith(("train/", "ex2.train."))
             if script[-1].startswith("ex2.train."):  # beside the package in a checkout, inside it in a wheel
                 script = [f"train/{script[-1].removeprefix('ex2.train.')}.py"]
-            if trains and "--use_vllm" in rest:  # which is not installed: tests/test_accelerate_configs.py looks at their options
+            if (
+                trains and "--use_vllm" in rest
+            ):  # which is not installed: tests/test_accelerate_configs.py looks at their options
                 return
             rest = self._shortened(rest, dry) if trains else rest
             _script(script, rest) if trains or not dry else _parse_only(lambda: _script(script, rest))

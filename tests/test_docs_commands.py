@@ -2,7 +2,7 @@
 
 The text is taken as it is; what is tiny is the environment (tests/docs_session.py). Training commands get a few options more behind them
 (one rollout, short texts), because the real ones take minutes to hours; `smollm2` and the models of the hub are random models of two
-layers under the same names; the pictograms have 8 classes. So names of options, paths, files, their order and what each
+layers under the same names, CIFAR-100 has two classes; the pictograms have 8 classes; plots are blank. So names of options, paths, files, their order and what each
 command needs of those before it are tried; times and results are not, they are measured (benchmarks/RESULTS.md). Launchers parse
 their options and then start one process (tests/test_launch.py and tests/run/test_two_processes.py have real ones). `pip install` only
 looks whether the files that it names are there (tests/test_packaging.py builds and uses a wheel). What readers bring along is small too: `photos`,
