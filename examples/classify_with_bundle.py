@@ -2,15 +2,17 @@
 
     python examples/classify_with_bundle.py BUNDLE IMAGES --model ViT-B-32 --pretrained openai
     python examples/classify_with_bundle.py BUNDLE IMAGES --model local-dir:DIR --texts
+    python examples/classify_with_bundle.py BUNDLE IMAGES --model pictogram
 
-The model must be the one that manifest.json names under "classifier". With --texts the weights are computed from
-descriptions.json instead, so any model will do. In a folder of one sub-folder a class, accuracy is printed too.
+The model must be the one that manifest.json names under "classifier"; `pictogram`, the embedded one, is no open_clip model and comes
+with EX2. With --texts the weights are computed from descriptions.json instead, so any model will do. In a folder of one
+sub-folder a class, accuracy is printed too.
 """
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import torch
@@ -20,11 +22,30 @@ from torch.nn.functional import normalize
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
+# Embeddings (N, D) of images, and of texts.
+Encoders = tuple[Callable[[list[Image.Image]], torch.Tensor], Callable[[list[str]], torch.Tensor]]
 
-def weight_from_texts(texts_by_class: dict[str, list[str]], model: Any, tokenizer: Any) -> torch.Tensor:
-    """Zero-shot weights (D, C): for each class the normalised mean of its texts' unit embeddings."""
-    columns = [normalize(model.encode_text(tokenizer(texts)), dim=-1).mean(dim=0) for texts in texts_by_class.values()]
-    return normalize(torch.stack(columns, dim=1), dim=0)
+
+def load(name: str, pretrained: str | None) -> Encoders:
+    """The encoders of an open_clip model, or of the embedded one."""
+    if name == "pictogram":
+        from ex2 import load_vlm
+
+        vlm = load_vlm(name)
+        return vlm.encode_images, vlm.encode_texts
+    model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=pretrained)
+    model.eval()
+    tokenizer = open_clip.get_tokenizer(name)
+    return (
+        lambda images: model.encode_image(torch.stack([preprocess(image) for image in images])),
+        lambda texts: model.encode_text(tokenizer(texts)),
+    )
+
+
+def on_white(path: Path) -> Image.Image:
+    """An image as RGB; what is transparent becomes white."""
+    image = Image.open(path).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 @torch.no_grad()
@@ -32,24 +53,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("images", type=Path)
-    parser.add_argument("--model", required=True, help="open_clip model, or local-dir:DIR")
+    parser.add_argument("--model", required=True, help="open_clip model, local-dir:DIR, or pictogram")
     parser.add_argument("--pretrained", help="its pretrained tag or file")
     parser.add_argument("--texts", action="store_true", help="compute the weights from descriptions.json")
     arguments = parser.parse_args()
 
-    model, preprocess = open_clip.create_model_from_pretrained(arguments.model, pretrained=arguments.pretrained)
-    model.eval()
+    encode_images, encode_texts = load(arguments.model, arguments.pretrained)
     names = [entry["class_name"] for entry in json.loads((arguments.bundle / "classes.json").read_text("utf-8"))]
-    if arguments.texts:
+    if arguments.texts:  # for each class the normalised mean of its texts' unit embeddings, as (D, C)
         texts_by_class = json.loads((arguments.bundle / "descriptions.json").read_text("utf-8"))
-        weight = weight_from_texts(texts_by_class, model, open_clip.get_tokenizer(arguments.model))
+        means = [normalize(encode_texts(texts), dim=-1).mean(dim=0) for texts in texts_by_class.values()]
+        weight = normalize(torch.stack(means, dim=1), dim=0)
     else:
         weight = load_file(arguments.bundle / "classifier.safetensors")["weight"]
 
     correct = []
     for path in sorted(path for path in arguments.images.rglob("*") if path.suffix.lower() in SUFFIXES):
-        image = preprocess(Image.open(path).convert("RGB")).unsqueeze(0)
-        guess = names[int((normalize(model.encode_image(image), dim=-1) @ weight).argmax())]
+        image = normalize(encode_images([on_white(path)]), dim=-1).cpu()
+        guess = names[int((image @ weight.cpu()).argmax())]
         print(path, guess, sep="\t")
         label = path.parent.name.replace("_", " ")
         if label in names:

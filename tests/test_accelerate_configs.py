@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -115,12 +116,13 @@ def test_deepspeed_gets_its_stage(stage: int) -> None:
     assert "ACCELERATE_GRADIENT_CLIPPING" not in environment  # max_grad_norm decides
 
 
-# ---------------------------------------------------------------- docs/scale.md
+# ---------------------------------------------------------------- docs/run_big.md
 
 
 def documented_commands() -> list[list[str]]:
-    text = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8").replace("NODE", "1").replace("IP", "10.0.0.1")
-    lines = [line.strip() for line in text.splitlines() if line.startswith("    ") and "train/ppo_ex2.py" in line]
+    text = (ROOT / "docs" / "run_big.md").read_text(encoding="utf-8").replace("$NODE", "1").replace("$IP", "10.0.0.1")
+    blocks = re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if "train/ppo_ex2.py" in line]
     return [shlex.split(line) for line in lines]
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import nbclient
 import nbformat
 import pytest
+import torch
 
 from ex2.cli import main
 from ex2.data import load_images
 from ex2.data.planted import SENTENCES
 from ex2.texts.descriptions import Description, write_descriptions
+from tests.vlm.conftest import _clip
 
 ANALYSIS = Path(__file__).resolve().parent.parent / "analysis"
 
@@ -48,6 +51,33 @@ def _text(output: Any) -> str:
         return str(output["text"])
     data = output.get("data", {})
     return f"{data.get('text/plain', '')}{'[png]' if 'image/png' in data else ''}"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_notebook_for_a_small_gpu_goes_from_the_installation_to_an_answer(
+    tiny_chat_llm: Path, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its own configuration, on tiny models and four classes instead of CLIP, Qwen2.5 and CIFAR-100."""
+    torch.manual_seed(0)
+    for part in _clip():
+        part.save_pretrained(tmp_path / "clip")
+    options = (
+        f"--vlm hf:{tmp_path / 'clip'} --dataset folder:{class_folder} --model_name_or_path {tiny_chat_llm} --max_steps 4 "
+        "--best_of_n 2 --eval_samples 1 --max_completion_length 8 --use_cpu true"
+    )
+    environment: dict[str, Path | str] = {"EX2_OUT": tmp_path / "run", "EX2_OPTIONS": options}
+    printed = execute("clip_small.ipynb", environment, monkeypatch)
+    assert "no GPU" in printed[1]
+    assert "samples a rollout                64" in printed[2]
+    assert "What the results can show" in printed[2]
+    assert "[5/5] zero-shot classification" in printed[3]
+    assert re.match(r"(No preference of CLIP was found|CLIP prefers [\w ]+)\.\n", printed[4])
+    assert "How sure: " in printed[4]
+    assert printed[5].count("[png]") == 3
+    assert "aligned" in printed[6]
+    assert (tmp_path / "run" / "analysis" / "report.html").is_file()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Jupyter's own packages

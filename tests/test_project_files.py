@@ -108,3 +108,33 @@ def test_contributing_names_what_is_there() -> None:
     assert rooms is not None
     assert listed is not None
     assert tuple(re.findall(r"`(\w+)`", listed[1])) == ast.literal_eval(rooms[1])
+
+
+def test_public_ci_runs_the_targets_of_make_on_every_python_that_is_supported() -> None:
+    workflow = yaml.safe_load(_read(".github/workflows/ci.yml"))
+    jobs = workflow["jobs"]
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    targets = [match[1] for step in steps for match in re.finditer(r"\bmake (\w+)", step.get("run", ""))]
+    ours = re.findall(r"^make (\w+)", _read(".ci/run"), re.MULTILINE)
+    assert sorted(targets) == sorted(ours)
+    for target in targets:
+        assert re.search(rf"^{target}:", _read("Makefile"), re.MULTILINE)
+    versions = jobs["test"]["strategy"]["matrix"]["python"]
+    assert PROJECT["requires-python"] == f">={versions[0]}"
+    for version in versions:
+        assert f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
+    assert workflow["permissions"] == {"contents": "read"}
+
+
+def test_the_container_installs_what_make_installs() -> None:
+    """Not built by the tests. Its steps are those of the Makefile, on a copy of the repository."""
+    text = _read("Dockerfile")
+    for name in re.findall(r"/src/([\w.-]+)", text):
+        assert (ROOT / name).is_file(), name
+    installs = re.findall(r"pip install --no-cache-dir (.*?)(?: \\)?$", text, re.MULTILINE)
+    made = re.findall(r"\$\(PIP\) install -q (.*)$", _read("Makefile"), re.MULTILINE)
+    assert [line.replace("/src/", "").replace("/src", "-e .") for line in installs] == made[:2]
+    ignored = set(_read(".dockerignore").split())
+    assert {".git", ".venv", "runs"} <= ignored
+    assert set(re.findall(r"^ARG (\w+)=", text, re.MULTILINE)) == {"PYTHON", "DEVICE"}
+    assert re.search(r"^ARG PYTHON=([\d.]+)$", text, re.MULTILINE)[1] == PROJECT["requires-python"].removeprefix(">=")

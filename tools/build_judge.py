@@ -211,7 +211,7 @@ def page(quality: dict[str, Any], plain: int, real: int) -> str:
                 "Clauses of SmolLM2-135M, many of them false, senseless or cut off; one reader's labels.",
             ),
         )
-        sections.append(f"## {name}\n")
+        sections.append(f"### {name}\n")
         sections.append(
             f"Predicting domains from others: accuracy {facts['accuracy_plain']:.3f} on plain sentences, "
             f"{facts['accuracy_real']:.3f} on clauses in real styles. Temperature {facts['temperature']:.2f}.\n"
@@ -222,7 +222,7 @@ def page(quality: dict[str, Any], plain: int, real: int) -> str:
                 f"{about} The first choice is the label in {own['forced_accuracy']:.0%}, or a second label that would do in "
                 f"{own['either']:.0%}; judged visual {own['visual_judged']:.1%}, labelled visual {own['visual_labelled']:.1%}.\n"
             )
-            sections.append(f"```\n{own['text']}\n```\n")
+            sections.append(f"```text\n{own['text']}\n```\n")
         tags = "\n".join(
             f"- {category}: " + ", ".join(f"{tag} {facts['tags'][tag]:.2f}" for tag in own)
             for category, own in TAGS.items()

@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "analyze",
         help="report what kinds of attributes the VLM prefers, with tests and controls",
-        description="Categorise every clause of the descriptions (docs/categories.md), test what each adds to the similarity\n"
+        description="Categorise every clause of the descriptions (docs/judge.md), test what each adds to the similarity\n"
         "with held-out images, compare with controls, and write report.html, plots, and every number as a table.\n"
         "Descriptions of a training run are compared with the untrained policy's texts that the run keeps, and the\n"
         "verdict with a direct probe: written sentences of each kind, scored on the same images.",

@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
         start(arguments.algorithm, line)
         return
     if options.ex2.pairs is not None:
-        raise UserError("pairs: a study is about single classes; for pairs see docs/pairs.md.")
+        raise UserError("pairs: a study is about single classes; for pairs see docs/classify.md.")
     folder = options.output_dir
     aligned, base = folder / "aligned.jsonl", folder / "base.jsonl"
 

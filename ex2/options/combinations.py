@@ -71,7 +71,7 @@ def check_launch(options: RunOptions) -> None:
     if gpus > 1:
         raise UserError(
             f"{gpus} GPUs and one process: start one a GPU (accelerate launch --config_file accelerate_configs/multi_gpu.yaml "
-            f"--num_processes {gpus} ..., see docs/scale.md), or let it see one only (CUDA_VISIBLE_DEVICES=0)."
+            f"--num_processes {gpus} ..., see docs/run_big.md), or let it see one only (CUDA_VISIBLE_DEVICES=0)."
         )
 
 
@@ -88,7 +88,7 @@ def what_processes_share(options: RunOptions) -> str | None:
     return (
         f"{processes} processes: a rollout is {options.samples_per_rollout} texts (per_device_train_batch_size {batch} x "
         f"steps_per_generation {steps} x {processes}), an update {alone * processes}. One process would take {batch * steps} and "
-        f"{alone}; docs/scale.md says how to keep a run what it is."
+        f"{alone}; docs/run_big.md says how to keep a run what it is."
     )
 
 

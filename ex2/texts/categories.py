@@ -1,7 +1,7 @@
 """What a description talks about: categories, attribute tags, clauses, and the protocol of the judges that tell them apart.
 
 A judge looks at clauses; what a whole text is about follows from its clauses by one rule that all judges share
-(`of_text`). The definitions that people and judges work by are in docs/categories.md.
+(`of_text`). The definitions that people and judges work by are in docs/judge.md.
 """
 
 from __future__ import annotations

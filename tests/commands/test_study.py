@@ -92,7 +92,7 @@ def test_an_interrupted_training_goes_on(studied: Path, study: Study) -> None:
             {"lora_r": 2},
             "holds another run: lora_r was 4, is 2. Name another folder (--out), or replace it (--overwrite true).",
         ),
-        ({"pairs": 1}, "pairs: a study is about single classes; for pairs see docs/pairs.md."),
+        ({"pairs": 1}, "pairs: a study is about single classes; for pairs see docs/classify.md."),
     ],
 )
 def test_another_run_is_refused(

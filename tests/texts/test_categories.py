@@ -25,7 +25,7 @@ from ex2.texts.categories import (
     tags_by_category,
 )
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "categories.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "judge.md"
 
 # What clauses are cut at, and what could be mistaken for it.
 PIECES = st.sampled_from(

@@ -55,7 +55,7 @@ The tags, any number of them for a clause:
 
 Answer with JSON only, one entry for each clause, in order; probability is how sure you are of the category, 0 to 1:
 {{"clauses": [{{"clause": 1, "category": "visual", "probability": 0.9, "tags": ["colour", "part"]}}]}}"""
-"""What a server is told before it sees a passage: docs/categories.md in short."""
+"""What a server is told before it sees a passage: docs/judge.md in short."""
 
 _ENTRY = {
     "clause": {"type": "integer"},
