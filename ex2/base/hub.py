@@ -8,6 +8,7 @@ import yaml
 
 from ex2.base.embedded_llm import EMBEDDED_ID
 from ex2.base.errors import UserError
+from ex2.base.files import from_home
 
 _TIMEOUT_SECONDS = 10.0
 
@@ -98,7 +99,7 @@ def licence_of(base: str) -> str | None:
 
     if base == EMBEDDED_ID:
         return "apache-2.0"
-    path = Path(base).expanduser()
+    path = from_home(base)
     try:
         card = path / "README.md" if path.is_dir() else try_to_load_from_cache(base, "README.md")
         fields = metadata_load(card) if isinstance(card, (str, Path)) and Path(card).is_file() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ def portable(name: str) -> str:
         pairs = (part.partition("=") for part in query.split("&"))
         return f"{portable(name)}?{'&'.join(f'{key}{sign}{portable(value)}' for key, sign, value in pairs)}"
     kind, colon, rest = name.rpartition(":")
-    path = Path(rest).expanduser()
+    path = Path(os.path.expanduser(rest))  # not expanduser of Path, which fails where nobody has that home
     is_path = path.is_absolute() or rest.startswith((".", "~")) or path.exists()
     # open_clip:MODEL/FILE has its path after the model.
     return f"{kind}{colon}{path.resolve().name}" if is_path else re.sub(r"/(?=[/.~]).*/", "/", name)

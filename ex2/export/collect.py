@@ -11,13 +11,9 @@ from typing import Any
 
 from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError
-<<<<<<< HEAD
 from ex2.base.files import read_json
 from ex2.base.hub import licence_of
 from ex2.base.shown import portable
-=======
-from ex2.base.files import from_home, read_json
->>>>>>> safe
 from ex2.export.bundle import ADAPTER
 from ex2.export.formats import check_coverage
 from ex2.options.ex2_options import EX2Config
@@ -151,36 +147,6 @@ def run_descriptions(
     )
 
 
-<<<<<<< HEAD
-=======
-def portable(name: str) -> str:
-    """A name or spec without the path before it: `folder:/data/birds` is `folder:birds`, `runs/a` is `a` where it is a folder.
-
-    Paths mean nothing elsewhere and may tell more than their owner would; fingerprints say what was meant.
-    """
-    kind, colon, rest = name.rpartition(":")
-    path = from_home(rest)
-    is_path = path.is_absolute() or rest.startswith((".", "~")) or path.exists()
-    # open_clip:MODEL/FILE has its path after the model.
-    return f"{kind}{colon}{path.resolve().name}" if is_path else re.sub(r"/(?=[/.~]).*/", "/", name)
-
-
-def licence_of(base: str) -> str | None:
-    """The licence of a base model, where it is the embedded one or its own card lies on this machine; else None."""
-    from huggingface_hub import metadata_load, try_to_load_from_cache
-
-    if base == EMBEDDED_ID:
-        return "apache-2.0"
-    path = from_home(base)
-    try:
-        card = path / "README.md" if path.is_dir() else try_to_load_from_cache(base, "README.md")
-        fields = metadata_load(card) if isinstance(card, (str, Path)) and Path(card).is_file() else None
-    except (ValueError, yaml.YAMLError):  # a folder that is gone is no hub id either; or a damaged card
-        return None
-    return str(fields["license"]) if fields and "license" in fields else None
-
-
->>>>>>> safe
 def _report(path: Path) -> dict[str, Any]:
     """A report of the run; empty where it made none."""
     return read_json(path) if path.is_file() else {}
