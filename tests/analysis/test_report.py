@@ -32,6 +32,7 @@ from ex2.scoring.scorer import TextScorer
 from ex2.texts.categories import CATEGORIES, Judgement, Passage
 from ex2.texts.descriptions import Description
 from ex2.texts.probe import SPOKEN, shipped_probe
+from tests.browser import SIZES, fits, opened
 
 QUESTIONS = ("Describe a {}.", "What does a {} look like?")
 CLASSES = ("tiger", "owl", "banana", "whale", "ear of corn")
@@ -478,6 +479,27 @@ def test_all_texts_stand_by_class_and_two_examples_under_the_verdict(page: Page,
     assert len(items) == len(texts)
     verdict = page.sections["verdict"]
     assert verdict.count("Before training") == verdict.count("After") == report.FIRST_EXAMPLES
+
+
+@pytest.mark.parametrize(("width", "scheme"), SIZES)
+def test_texts_are_found_in_a_browser(html: str, study: Study, tmp_path: Path, width: int, scheme: str) -> None:
+    (tmp_path / "report.html").write_text(html, encoding="utf-8")
+    texts = study.tables["descriptions"]
+    with opened((tmp_path / "report.html").as_uri(), width, scheme) as page:
+        assert fits(page)
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 23, 26)")
+        items = page.locator("#texts li")
+        assert items.count() == len(texts)
+        page.fill("#finder input", "orange FUR")
+        found = texts["text"].str.contains("orange") & texts["text"].str.contains("fur")
+        assert page.locator("#texts li:visible").count() == found.sum() > 0
+        page.select_option("#finder select[name=system]", "base")
+        assert page.locator("#texts li:visible").count() == (found & (texts["system"] == "base")).sum()
+        page.click("#finder button")
+        page.locator("#finder output:empty").wait_for(state="attached")
+        assert page.locator("#texts details.class:visible").count() == texts["class_name"].nunique()
+        assert page.locator("#texts li:visible").count() == 0  # folded again
 
 
 def test_ids_are_unique_and_references_have_targets(html: str, page: Page) -> None:

@@ -19,6 +19,7 @@ from ex2.cli import main
 from ex2.commands.view import server
 from ex2.run.view import RunView, Samples
 from ex2.texts.questions import named
+from tests.browser import SIZES, fits, opened
 
 Get = Callable[..., tuple[int, str]]
 EVIL = "<img src=x onerror=alert(1)> \u202e orange"
@@ -161,3 +162,25 @@ def test_a_damaged_file_of_the_run_is_said_on_the_page(get: Get, run: Path) -> N
     status, answer = get("/state")
     assert status == 500
     assert "config.yaml" in answer
+
+
+@pytest.mark.parametrize(("width", "scheme"), SIZES)
+def test_the_page_follows_the_run_in_a_browser(
+    serving: ThreadingHTTPServer, run: Path, width: int, scheme: str
+) -> None:
+    lines = (run / "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (run / "samples.jsonl").write_text("".join(lines[:8]), encoding="utf-8")
+    with opened(f"http://127.0.0.1:{serving.server_port}/", width, scheme) as page:
+        assert fits(page)
+        assert page.locator("output[for=rollout]").inner_text() == "1 of 1"
+        assert "<img src=x onerror=alert(1)> [U+202E] orange" in page.locator("tbody").first.inner_text()
+        (run / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
+        page.evaluate("show()")
+        page.get_by_text("2 of 2", exact=True).wait_for()
+        page.locator("summary").click()
+        page.fill("#rollout", "1")  # stays there, and what is unfolded stays so, while the page renews itself
+        page.get_by_text("1 of 2", exact=True).wait_for()
+        page.evaluate("show()")
+        assert page.locator("output[for=rollout]").inner_text() == "1 of 2"
+        assert page.locator("details").evaluate("one => one.open")
+        assert "Up to date" in page.locator("#news").inner_text()

@@ -9,7 +9,8 @@ const show = async () => {
     const answer = await fetch(`/state${chosen === null ? "" : `?rollout=${chosen}`}`);
     if (!answer.ok) throw new Error(answer.statusText);
     const text = await answer.text();
-    if (text !== shown && !state.contains(document.getSelection().anchorNode)) {
+    const marked = document.getSelection();  // text that is being copied stays
+    if (text !== shown && (marked.isCollapsed || !state.contains(marked.anchorNode))) {
       const open = [...state.querySelectorAll("details")].map((one) => one.open);
       const focused = document.activeElement && document.activeElement.id;
       state.innerHTML = text;
