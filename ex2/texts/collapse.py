@@ -7,6 +7,7 @@ that a training run and an analysis say the same. `ex2.rewards.monitors.alarms` 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from ex2.texts.categories import split_clauses
 from ex2.texts.class_names import strip_name
@@ -16,7 +17,7 @@ WORDS_LEFT = 0.5
 """Texts of fewer words than this share of the untrained policy's are a collapse."""
 
 PAIRS_LEFT = 0.6
-"""The same of the share of word pairs that are distinct."""
+"""The same of the share of word pairs that are distinct among one text of each class."""
 
 DISTINCT_LEFT = 0.5
 """The same of the share of texts that are distinct, the names of their classes aside."""
@@ -61,7 +62,10 @@ def signs_of_collapse(aligned: Texts, base: Texts = ()) -> list[str]:
             f"repeat each other: {_share(ours[0], theirs[0], base)} are different once the class name is taken out"
         )
     elif base and ours[1] < PAIRS_LEFT * theirs[1]:
-        signs.append(f"became stock phrases: {_share(ours[1], theirs[1], base)} of their word pairs are different")
+        signs.append(
+            f"became stock phrases for all classes: {_share(ours[1], theirs[1], base)} of the word pairs are different where "
+            "each class has one text"
+        )
     texts, clauses = _empty(aligned)
     texts_before, clauses_before = _empty(base) if base else (0.0, 0.0)
     if clauses > max(EMPTY_CLAUSES, clauses_before + RISE):
@@ -83,17 +87,26 @@ def _words(texts: Texts) -> float:
 
 
 def _variety(texts: Texts, others: Texts) -> tuple[float, float]:
-    """Shares of distinct texts and of distinct word pairs, names taken out.
+    """Share of distinct texts, and share of distinct word pairs among one text of each class, names taken out.
 
-    More texts repeat more: of each class as many are looked at as there are on both sides; without `others`, all.
+    More texts repeat more: of each class as many are looked at as there are on both sides; without `others`, all. That a policy
+    settles on what is best to say of a class is what training is for, so phrases are stock where classes share them: word pairs
+    are counted in the first text of every class, in the second of every class and so on, and the shares averaged.
     """
     own, there = _by_name(texts), _by_name(others)
-    nameless = [
-        " ".join(strip_name(text, name).casefold().split())
+    nameless = {
+        name: [
+            " ".join(strip_name(text, name).casefold().split())
+            for text in (said[: len(there.get(name, ()))] if others else said)
+        ]
         for name, said in own.items()
-        for text in (said[: len(there.get(name, ()))] if others else said)
-    ]
-    return (len(set(nameless)) / len(nameless), distinct_2(nameless)) if nameless else (1.0, 1.0)
+    }
+    everything = [text for said in nameless.values() for text in said]
+    if not everything:
+        return 1.0, 1.0
+    rounds = zip_longest(*nameless.values())
+    pairs = [distinct_2([text for text in one_each if text is not None]) for one_each in rounds]
+    return len(set(everything)) / len(everything), sum(pairs) / len(pairs)
 
 
 def _by_name(texts: Texts) -> dict[str, list[str]]:

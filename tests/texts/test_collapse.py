@@ -52,8 +52,19 @@ def test_stock_phrases() -> None:
     # Ten pairs in all texts and one of each, of 11 in each of four.
     assert distinct_2([text for _, text in stock]) == pytest.approx((10 + 4) / 44)
     (sign,) = signs_of_collapse(stock, [(name, f"{name} {' '.join(f'{name}{i}' for i in range(9))}") for name in NAMES])
-    assert sign == "became stock phrases: 32% (100% before training) of their word pairs are different"
+    assert sign == (
+        "became stock phrases for all classes: 32% (100% before training) of the word pairs are different where each class has "
+        "one text"
+    )
     assert signs_of_collapse(stock) == []  # how many are few depends on how many texts there are
+
+
+def test_a_policy_that_settles_on_what_to_say_of_each_class_has_not_collapsed() -> None:
+    """Three texts of a class share most of their words, those of different classes none: few pairs are distinct in all."""
+    said = [(name, f"{' '.join(f'{name}{i}' for i in range(9))} {last}") for name in NAMES for last in ("a", "b", "c")]
+    before = [(name, " ".join(f"{name}{k}{i}" for i in range(10))) for name in NAMES for k in range(3)]
+    assert distinct_2([text for _, text in said]) == pytest.approx((8 + 3) / 27)
+    assert signs_of_collapse(said, before) == []
 
 
 def test_texts_that_only_name() -> None:
