@@ -30,7 +30,7 @@ from ex2.commands import (
     view,
 )
 from ex2.commands import list as list_names
-from ex2.commands.line import SAME, check_inputs, nearest, underscored, with_known_names
+from ex2.commands.line import SAME, check_inputs, check_training, nearest, underscored, with_known_names
 from ex2.data.names import with_class_names
 from ex2.launch import ending_in_one_line, keep_quiet, use_cores_well
 from ex2.launch import main as start_training
@@ -80,6 +80,8 @@ def _run(argv: Sequence[str] | None) -> None:
     check_ranges(arguments, RANGES, "--{} {}")
     _name_classes(arguments)
     check_inputs(arguments)
+    if hasattr(arguments, "algorithm"):
+        check_training(unknown)
     arguments.command(arguments)
 
 

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import zip_longest
 from pathlib import Path
 
 from ex2.base.errors import UserError
+from ex2.base.files import from_home
+from ex2.base.hub import looks_like_path
+from ex2.base.shipped import find_config
 
 SAME = {"output_dir": "out", "max_completion_length": "max_new_tokens", "eval_batch_size": "batch_size"}
 """What training calls what the other commands call otherwise."""
@@ -23,6 +27,13 @@ _WRITTEN_BY = {
     "base": "`ex2 generate --base` writes files of descriptions",
 }
 """Options that name files to read, and where these come from."""
+
+_MADE_BY = {
+    "run": "`ex2 train` and `ex2 study` make run folders",
+    "folder": "`ex2 train`, `ex2 study` and `ex2 analyze` make such folders",
+    "folders": "`ex2 analyze` makes such folders",
+}
+"""The same of folders."""
 
 
 def underscored(line: Sequence[str]) -> list[str]:
@@ -50,7 +61,15 @@ def with_known_names(line: Sequence[str], names: set[str], same: Mapping[str, st
 
 
 def check_inputs(arguments: argparse.Namespace) -> None:
-    """Raise UserError for files that are not there, and specs of VLMs and datasets that cannot be any."""
+    """Raise UserError for files and folders that are not there, and specs of VLMs and datasets that cannot be any."""
+    for name, made_by in _MADE_BY.items():
+        value = getattr(arguments, name, None)
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path) and not from_home(path).exists():
+                raise UserError(f"{path}: no such folder; {made_by}")
+    policy = getattr(arguments, "policy", None)
+    if isinstance(policy, str) and looks_like_path(policy) and not from_home(policy).exists():
+        raise UserError(f"{policy}: no such folder; {_MADE_BY['run']}")
     for name, written_by in _WRITTEN_BY.items():
         value = getattr(arguments, name, None)
         for path in value if isinstance(value, list) else [value]:
@@ -65,6 +84,24 @@ def check_inputs(arguments: argparse.Namespace) -> None:
         from ex2.data.specs import check_dataset
 
         check_dataset(dataset)
+
+
+def check_training(line: Sequence[str]) -> None:
+    """The same for the options of a training, of which only the training's own parser knows all."""
+    given = dict(_options_in(line))
+    if line and not line[0].startswith("-"):
+        given.setdefault("config", line[0])
+    if "config" in given:
+        find_config(given["config"])
+    check_inputs(argparse.Namespace(vlm=given.get("vlm"), dataset=given.get("dataset")))
+
+
+def _options_in(line: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options with their (first) value."""
+    for part, after in zip_longest(line, line[1:], fillvalue=""):
+        name, equals, value = part.partition("=")
+        if name.startswith("--"):
+            yield name[2:], value if equals else after
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -54,6 +54,11 @@ def test_names_of_other_commands_are_understood_with_a_note(capsys: pytest.Captu
             "none.json: no such file; `ex2 describe",
         ),
         (["generate", "smollm2", "--out", "d", "--chat_template_kwargs", "{x"], "'{x' is broken JSON"),
+        (["generate", "./none", "--out", "d"], "./none: no such folder; `ex2 train` and `ex2 study` make run folders"),
+        (["export", "runs/none", "--out", "d"], "runs/none: no such folder; `ex2 train`"),
+        (["compare", "a", "b"], "a: no such folder; `ex2 analyze`"),
+        (["study", "quickstrat"], "--config quickstrat does not exist. Did you mean quickstart?"),
+        (["train", "quickstart", "--dataset", "folder:none"], "dataset 'folder:none': none does not exist."),
         (["generate", "smollm2", "--out", "d", "--class-names", "n.txt"], "--class_names needs --dataset"),
     ],
 )
@@ -72,6 +77,14 @@ def test_slips_are_answered_before_torch_is_imported(tmp_path: Path) -> None:
         ["classify", "--vlm", "pictogrm", "--dataset", "pictograms"],
         ["classify", "--vlm", "pictogram", "--dataset", "folder:none"],
         ["generate", "smollm2", "--out", "d", "--dataset", "./none"],
+        ["generate", "./none", "--out", "d"],
+        ["export", "none", "--out", "d"],
+        ["view", "none"],
+        ["compare", "none", "nothing"],
+        ["study", "quickstrat"],
+        ["study", "--vlm", "pictogrm"],
+        ["train", "quickstart", "--dataset=folder:none"],
+        ["train", "--config", "none.yaml", "--vlm", "pictogram"],
     ]
     code = f"""
 import sys
