@@ -81,11 +81,27 @@ def _merged(model: Any, dtype: torch.dtype) -> Any:
     """The base of a PEFT model with the adapter in it, in `dtype`."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    _untie(model.get_base_model())
     adapted: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     for layer in adapted:
         layer.double().merge()
         layer.get_base_layer().to(dtype)
     return model.unload().to(dtype)
+
+
+def _untie(base: Any) -> None:
+    """Give input and output embeddings that share one tensor a tensor each, where an adapter changes one of them."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import nn
+
+    ends: tuple[Any, Any] = (base.get_input_embeddings(), base.get_output_embeddings())
+    if not any(isinstance(layer, BaseTunerLayer) for layer in ends):
+        return
+    first, last = (layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer for layer in ends)
+    if last is not None and last.weight is first.weight:
+        last.weight = nn.Parameter(first.weight.detach().clone(), requires_grad=False)
+    for config in (base.config, base.config.get_text_config()):
+        config.tie_word_embeddings = False
 
 
 def _logits(model: Any, tokens: Any) -> Any:

@@ -392,6 +392,31 @@ def test_names_travel_without_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert portable(name) == name
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Model has `tie_word_embeddings=True`", "ignore:Setting `save_embedding_layers`"
+)  # by PEFT
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_an_adapter_on_weights_that_are_shared_is_merged_into_one_of_their_two_places(
+    target: str, tiny_chat_llm: Path, tmp_path: Path
+) -> None:
+    """Input and output embeddings of small LLMs are one tensor: what is added to the one must not reach the other."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shared = tmp_path / "shared"
+    shutil.copytree(tiny_chat_llm, shared)
+    config = AutoConfig.from_pretrained(tiny_chat_llm, tie_word_embeddings=True)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(shared)
+    base = AutoModelForCausalLM.from_pretrained(shared)
+    assert base.get_input_embeddings().weight is base.get_output_embeddings().weight
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, init_lora_weights=False, target_modules=[target, "q_proj"])
+    get_peft_model(base, lora).save_pretrained(tmp_path / "adapter")
+    difference = merge_adapter(str(shared), tmp_path / "adapter", tmp_path / "merged", PROMPTS)
+    assert difference < 1e-4
+    assert AutoConfig.from_pretrained(tmp_path / "merged").tie_word_embeddings is False
+
+
 @pytest.mark.parametrize(
     ("card", "licence"),
     [
