@@ -7,8 +7,6 @@ summary.json.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -28,8 +26,8 @@ from ex2.base.files import write_atomically
 from ex2.base.pages import hash_of, templates
 from ex2.base.shown import portable
 from ex2.data import LabelledImages, PlantedImages
-from ex2.data.labelled import BrokenImage
 from ex2.data.planted import CONTROLS as PLANTED_CONTROLS
+from ex2.data.thumbnails import Thumbnail, thumbnail
 from ex2.stats.before_after import SPOKEN_NAMES
 from ex2.stats.plots import SYSTEM_LABELS
 from ex2.texts.probe import SPOKEN
@@ -48,7 +46,6 @@ PAGE_COLOURS = {
 EXAMPLE_CLASSES = 6
 FIRST_EXAMPLES = 2  # under the verdict
 IMAGES_A_CLASS = 3
-THUMBNAIL = 96  # pixels
 
 TESTS = {
     "contrast": "The headline, drawn above: what clauses say about their class. The test “added” minus “added elsewhere”, "
@@ -354,23 +351,17 @@ def _said_by_class(texts: pd.DataFrame) -> list[tuple[str, list[dict[str, Any]],
     return by_class
 
 
-def _thumbnails(images: LabelledImages | None, class_name: str, generator: np.random.Generator) -> list[dict[str, Any]]:
+def _thumbnails(images: LabelledImages | None, class_name: str, generator: np.random.Generator) -> list[Thumbnail]:
     """A few images of a class, drawn by seed, as data URIs; files that cannot be read are passed over."""
     if images is None or class_name not in images.class_names:
         return []
     class_id = images.class_names.index(class_name)
     own = np.flatnonzero(np.asarray(images.labels) == class_id)
-    found: list[dict[str, Any]] = []
+    found: list[Thumbnail] = []
     for i in generator.permutation(own)[: 4 * IMAGES_A_CLASS]:
-        try:
-            image = images.load(int(i))
-        except BrokenImage:
-            continue
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        buffer = io.BytesIO()
-        image.save(buffer, format="WEBP", quality=85)
-        uri = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-        found.append({"uri": uri, "width": image.width, "height": image.height})
+        picture = thumbnail(images, int(i))
+        if picture is not None:
+            found.append(picture)
         if len(found) == IMAGES_A_CLASS:
             break
     return found

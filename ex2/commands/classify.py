@@ -10,6 +10,7 @@ from typing import Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
+from ex2.base.files import write_atomically
 from ex2.base.folders import being_written, output_folder
 from ex2.base.shown import say
 from ex2.commands.common import aliases_option, bank_options, open_scorer
@@ -102,7 +103,7 @@ def _classify(arguments: argparse.Namespace) -> None:
     from statistics import median
 
     from ex2.base.cache import cache_folder
-    from ex2.data import load_images
+    from ex2.data import LabelledImages, load_images
     from ex2.stats.intervals import visible_accuracy
     from ex2.texts.name_matching import read_aliases
     from ex2.texts.pairs import read_pairs
@@ -127,6 +128,7 @@ def _classify(arguments: argparse.Namespace) -> None:
         ks = _candidates(arguments, len(names))
         pairs = read_pairs(arguments.pairs, names, aliases)
 
+    from ex2.zero_shot.page import classification_page, conclusion
     from ex2.zero_shot.systems import compare, with_controls
 
     systems = with_controls(names, described, templates=templates, pairs=pairs, seed=arguments.seed)
@@ -150,6 +152,11 @@ def _classify(arguments: argparse.Namespace) -> None:
             say(
                 f"warning: {row['system']}: the VLM cut {row['cut_texts']} of {row['texts']} texts, which are too long."
             )
+    sentences = conclusion(comparison, arguments.names)
+    if sentences:
+        say()
+    for sentence in sentences:
+        say(sentence)
     if arguments.out is not None:
         meta = {
             "vlm": scorer.bank.vlm_name,
@@ -165,7 +172,9 @@ def _classify(arguments: argparse.Namespace) -> None:
         }
         with being_written(arguments.out, _CLASSIFICATION):
             comparison.write(arguments.out, meta)
-        say(f"Written: {arguments.out}")
+            if isinstance(images, LabelledImages):
+                write_atomically(arguments.out / "report.html", classification_page(comparison, meta, images))
+        say(f"Written: {arguments.out}; look at {arguments.out / 'report.html'}")
 
 
 def _check_options(arguments: argparse.Namespace) -> None:

@@ -236,7 +236,7 @@ def _say_answer(folder: Path, tables: Mapping[str, Path]) -> None:
     for names, table in tables.items():
         say(f"\nZero-shot classification with descriptions {names} the class name, in percent:")
         say(format_table(json.loads(table.read_text(encoding="utf-8"))["systems"]))
-    say(
-        f"\nReport: {folder / 'analysis' / 'report.html'}; training: {folder / 'before_after.md'}, {folder / 'before_after.png'}"
-    )
+    classified = [str(table.with_name("report.html")) for names, table in tables.items() if names == "with"]
+    pages = [str(folder / "analysis" / "report.html"), *classified, str(folder / "before_after.md")]
+    say(f"\nReport: {pages[0]}; more: {', '.join(pages[1:])}; all samples by rollout: `ex2 view {folder}`")
     say(f"Next: `ex2 export {folder} --descriptions {folder / 'aligned.jsonl'} --out bundle` for other libraries.")

@@ -97,9 +97,10 @@ def _untie(base: Any) -> None:
     ends: tuple[Any, Any] = (base.get_input_embeddings(), base.get_output_embeddings())
     if not any(isinstance(layer, BaseTunerLayer) for layer in ends):
         return
-    first, last = (layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer for layer in ends)
+    plain: list[Any] = [layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer for layer in ends]
+    first, last = plain
     if last is not None and last.weight is first.weight:
-        last.weight = nn.Parameter(first.weight.detach().clone(), requires_grad=False)
+        last.weight = nn.Parameter(first.weight.data.clone(), requires_grad=False)
     for config in (base.config, base.config.get_text_config()):
         config.tie_word_embeddings = False
 
