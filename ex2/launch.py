@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from ex2.base.errors import RunStopped, UserError, one_line
+from ex2.base.errors import RunStopped, UserError, one_line, shortened
 from ex2.base.files import refused_by_disk
 from ex2.base.shown import printable
 
@@ -56,7 +56,7 @@ def ending_in_one_line() -> Iterator[None]:
         # OSError: folders that cannot be written, files that vanish; and full disks, in the words of many libraries.
         if not isinstance(error, (UserError, OSError)) and not refused_by_disk(error):
             raise
-        print(f"error: {printable(one_line(error))}", file=sys.stderr)
+        print(f"error: {printable(shortened(one_line(error)))}", file=sys.stderr)
         sys.exit(2)
 
 

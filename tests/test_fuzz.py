@@ -1,4 +1,4 @@
-"""Short parts of the fuzzers; the whole: `python -m tests.fuzz_images` and `python -m tests.fuzz_files`."""
+"""Short parts of the fuzzers; the whole: `python -m tests.fuzz.images` and `python -m tests.fuzz.files`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz_files import readers, tried
-from tests.fuzz_images import ENDINGS, check, write
+from tests.fuzz.files import readers, tried
+from tests.fuzz.images import ENDINGS, check, write
 
 
 def test_mutated_images_are_read_or_named(tmp_path: Path) -> None:

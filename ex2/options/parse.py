@@ -20,6 +20,7 @@ from ex2.base.files import read_yaml
 from ex2.base.ranges import RANGES, check_ranges
 from ex2.base.shipped import find_config
 from ex2.options.ex2_options import EX2Config
+from ex2.options.kinds import check_kinds, check_texts, in_lists, type_hints
 from ex2.options.run_options import ALGORITHMS, RunOptions
 
 
@@ -53,7 +54,11 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
     names = {f.name for part in types for f in fields(part) if f.init}
     argv, config = _take_config(list(sys.argv[1:] if argv is None else argv), algorithm, names)
     given = _command_line_names(argv, names) | set(config)
-    _check_given(_numbers_on(argv) | config)
+    hints, on_line = type_hints(types), _words_on(argv, names)
+    _check_given(config | on_line)
+    check_kinds(config, hints)
+    config = in_lists(config, hints)
+    check_texts(on_line, hints)
 
     parser_type = type("Parser", (_Parser, TrlParser), {})
     parser = parser_type(dataclass_types=types, description=_description(algorithm), allow_abbrev=False)
@@ -140,11 +145,12 @@ def _refuse_unknown(given: Iterable[str], names: set[str], where: str) -> None:
         raise UserError(f"Unknown option {name} {where}.{hint}")
 
 
-def _numbers_on(argv: Sequence[str]) -> dict[str, str]:
-    """Names and values on the command line where the value is one word."""
+def _words_on(argv: Sequence[str], names: set[str]) -> dict[str, str]:
+    """Options and values on the command line where the value is one word."""
     pairs = zip_longest(argv, argv[1:], fillvalue="")
     split = (part.split("=", 1) if "=" in part else (part, after) for part, after in pairs if part.startswith("--"))
-    return {name[2:].replace("-", "_"): value for name, value in split}
+    words = {name[2:].replace("-", "_"): value for name, value in split}
+    return {name: value for name, value in words.items() if name in names and not value.startswith("--")}
 
 
 def _check_given(values: Mapping[str, Any]) -> None:

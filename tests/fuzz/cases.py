@@ -1,0 +1,26 @@
+"""All cases, in the order in which they are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from tests.fuzz.material import Material, basic
+from tests.fuzz.options import walk_commands, walk_training
+from tests.fuzz.promise import Case
+
+
+def all_cases(material: Material) -> Iterator[Case]:
+    """Every case; those that need what `material` lacks are left out."""
+    return chain(walk_commands(material), walk_training())
+
+
+def basic_material(root: Path) -> Material:
+    """A tiny LLM, images and a run, made in `root`."""
+    from ex2.launch import main as train
+    from tests.conftest import _save_tiny_llm, small_dataset, training_arguments
+
+    llm, images = _save_tiny_llm(root / "llm", chat_template=None), small_dataset(root / "images")
+    train("ppo", training_arguments(llm, images, root / "run"))
+    return basic(llm, images, root / "run", root)
