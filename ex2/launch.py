@@ -67,9 +67,9 @@ def keep_quiet() -> None:
     it fills logs with bars that last for a second. bitsandbytes says where it is installed that a faster kernel for 4-bit weights
     on CPUs is not, whatever weights are used. Characters that the output of another locale lacks stand as code points.
     """
-    with suppress(AttributeError):  # what stands in for the output in notebooks and tests may have no such method
+    with suppress(AttributeError):  # there is no output, or one of a notebook, which has no such method
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings(
         "ignore", message=r"`(is_)?gradient_checkpointing\w*` is deprecated", category=FutureWarning

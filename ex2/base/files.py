@@ -14,7 +14,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -255,6 +255,21 @@ def _short(digits: str) -> int:
     if len(digits) > _DIGITS:
         raise ValueError(f"the number {digits[:20]}... has {len(digits)} digits")
     return int(digits)
+
+
+@contextmanager
+def shaped_as_written(path: Path, cure: str = "") -> Iterator[None]:
+    """Say of a file that EX2 wrote that it is damaged, where its content is not of the shape that it was written in.
+
+    Raises:
+        UserError: With the file, what does not fit, and `cure`, a sentence.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {one_line(error)}). {cure}".rstrip()) from error
 
 
 def read_json(path: Path, twice: str = "the key {!r} is there twice") -> Any:

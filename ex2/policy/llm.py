@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from ex2.base.cache import cache_folder
 from ex2.base.embedded_llm import EMBEDDED, embedded_gguf
 from ex2.base.errors import UserError, first_line
-from ex2.base.files import from_home, sweep, temporary_beside
+from ex2.base.files import from_home, read_json, sweep, temporary_beside
 from ex2.base.hub import holds_file, looks_like_path, require_repository
 from ex2.base.weights import DAMAGED_PICKLE, check_weights, pickle_refused, says_no_safetensors, transformers_options
 from ex2.policy.turns import check_prompts_stay_open, fix_date
@@ -307,6 +307,10 @@ def adapter_config(adapter: str) -> Any:
         require_repository(adapter, f"adapter {adapter}", "use a local folder", "adapter_config.json")
     elif not (Path(adapter) / "adapter_config.json").is_file():
         raise UserError(f"{adapter} holds no adapter: adapter_config.json is missing.")
+    else:  # PEFT says what is wrong with it in several lines, or not at all
+        content = read_json(Path(adapter) / "adapter_config.json")
+        if not isinstance(content, dict) or not isinstance(content.get("peft_type"), str):
+            raise UserError(f"{adapter} holds no adapter: adapter_config.json does not say of which kind it is.")
     try:
         return PeftConfig.from_pretrained(adapter)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -6,14 +6,23 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
+from tests.fuzz.damage import damaged_files
+from tests.fuzz.environments import environments
 from tests.fuzz.material import Material, basic
+from tests.fuzz.names import hostile_names
 from tests.fuzz.options import walk_commands, walk_training
 from tests.fuzz.promise import Case
 
 
 def all_cases(material: Material) -> Iterator[Case]:
     """Every case; those that need what `material` lacks are left out."""
-    return chain(walk_commands(material), walk_training())
+    return chain(
+        walk_commands(material),
+        walk_training(),
+        damaged_files(material),
+        hostile_names(material),
+        environments(material),
+    )
 
 
 def basic_material(root: Path) -> Material:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+_PROGRESS = re.compile(r"\d+%\||\d+it \[|^\S+( \S+)*: \d+ of ")  # a command may have begun to work
 
 LONGEST = 2000
 """Characters of an error line: what a terminal shows at one glance and a log can hold."""
@@ -82,7 +85,8 @@ def run(case: Case, folder: Path) -> End:
         pass
     except BaseException:
         end.error = traceback.format_exc(limit=-4)
-    end.lines = [line for line in err.getvalue().splitlines() if line.strip()]
+    rows = err.getvalue().replace("\r", "\n").split("\n")
+    end.lines = [row for row in rows if row.strip() and not _PROGRESS.search(row)]
     return end
 
 
