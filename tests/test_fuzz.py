@@ -42,8 +42,9 @@ def test_there_are_many(cases: dict[str, list[Case]]) -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        "options of commands", "training options", "training options in files", "damaged files of a run", "damaged values of a run",
-        "damaged checkpoints", "checkpoints of strangers", "hostile names", "full disks", "environments",
+        "options of commands", "training options", "training options in files", "damaged files of a run",
+        "damaged values of a run",
+                "damaged checkpoints", "checkpoints of strangers", "hostile names", "full disks", "environments",
     ],
 )  # fmt: skip
 def test_every_case_ends_well_or_in_one_line(kind: str, cases: dict[str, list[Case]], tmp_path: Path) -> None:

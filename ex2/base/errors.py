@@ -27,6 +27,12 @@ def shortened(text: str, most: int = 1500) -> str:
     return text if len(text) <= most else f"{text[: most - 500]} ... {text[-490:]}"
 
 
+def reason(error: BaseException) -> str:
+    """The first line of an error's text, with its kind where the text alone says little."""
+    told = first_line(error)
+    return told if isinstance(error, (OSError, ValueError, RuntimeError)) else f"{type(error).__name__}: {told}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text that says something, else the name of its kind."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -80,17 +80,25 @@ def going_on(line: list[str]) -> list[str]:
     return [*line, *_going_on(parse_options("ppo", line))]
 
 
-def random_kills(line_to: Callable[[Path], list[str]], root: Path, kills: int, longest: float, seed: int = 0) -> int:
+def random_kills(
+    line_to: Callable[[Path], list[str]], out: Path, kills: int, longest: float, expected: Path, seed: int = 0
+) -> int:
     """Kill a training run at random moments until so many kills are done, then let it end; how often it was killed.
+
+    Args:
+        line_to: The run's command line, given its folder.
+        out: Folder of the run.
+        kills: How many.
+        longest: Seconds of computing after which it is killed at most.
+        expected: The same run, never killed.
+        seed: Of the moments.
 
     Raises:
         AssertionError: It does not end as one that was never killed, bit for bit.
     """
     from tests.run.test_resume import assert_same_end
 
-    expected, out, done = root / "straight", root / "killed", 0
-    assert ended(started(lambda: train("ppo", line_to(expected)))) == 0
-    draw = random.Random(seed)
+    draw, done = random.Random(seed), 0
     while killed_after(
         draw.uniform(0.05, longest) if done < kills else 1e6, lambda: train("ppo", going_on(line_to(out)))
     ):
@@ -100,12 +108,17 @@ def random_kills(line_to: Callable[[Path], list[str]], root: Path, kills: int, l
     return done
 
 
+def straight(line_to: Callable[[Path], list[str]], root: Path) -> Path:
+    """Folder of a run that is never killed."""
+    assert ended(started(lambda: train("ppo", line_to(root / "straight")))) == 0
+    return root / "straight"
+
+
 def training_sweep(line_to: Callable[[Path], list[str]], root: Path, every: int, first: int = 1) -> int:
     """`sweep` of a training run."""
     from tests.run.test_resume import assert_same_end
 
-    expected, kills = root / "straight", 0
-    assert ended(started(lambda: train("ppo", line_to(expected)))) == 0
+    expected, kills = straight(line_to, root), 0
     out = root / "killed"
     while True:
         shutil.rmtree(out, ignore_errors=True)
@@ -137,7 +150,7 @@ def main() -> None:
             return training_arguments(material.llm, material.images, out, max_steps=40, before_after=False)
 
         jobs: dict[str, Callable[[Path], int]] = {
-            "random": lambda root: random_kills(long, root, arguments.kills, longest=6),
+            "random": lambda root: random_kills(long, root / "run", arguments.kills, 6, straight(long, root)),
             "train": lambda root: training_sweep(
                 lambda out: training_arguments(material.llm, material.images, out), root, arguments.every
             ),
