@@ -103,6 +103,7 @@ def _names(name: str) -> tuple[str, ...]:
         "holds no",
         "is a run that has not finished",
         "no whole checkpoint",
+        "sampled from",
     )
 
 

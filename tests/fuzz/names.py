@@ -58,7 +58,7 @@ def _class_called(material: Material, name: str, folder: Path) -> None:
 
 def _image_called(material: Material, name: str, folder: Path) -> None:
     root = _copied(material, folder, "cat", name)
-    (root / "cat" / f"broken {name}.png").write_bytes(b"no image")
+    (root / "cat" / f"broken {name[:200]}.png").write_bytes(b"no image")
     main(["classify", "--vlm", "pictogram", "--dataset", f"folder:{root}", "--out", str(folder / "out")])
     _check(folder)
 
