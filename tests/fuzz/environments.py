@@ -205,7 +205,9 @@ def _surroundings(material: Material) -> Iterator[Case]:
         yield Case(kind, f"{stream} is closed", act, (), "well")
     yield Case(kind, "the working folder is gone", partial(apart, lambda: None, _nowhere), (), "either")
     for count in (8, 16, 40):
-        limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (count, resource.RLIM_INFINITY))
+        limit = partial(
+            resource.setrlimit, resource.RLIMIT_NOFILE, (count, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        )
         yield Case(
             kind, f"{count} open files", partial(apart, limit, partial(_line_in, classify)), ("open files",), "either"
         )
