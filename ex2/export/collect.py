@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,7 @@ def _accuracy(run: Path, policy: PolicySource, vlm_fingerprint: str) -> dict[str
     for names in ("without", "with"):
         path = run / f"accuracy_{names}" / "results.json"
         if path.is_file() and path.stat().st_mtime >= texts.stat().st_mtime:
-            found |= _numbers(path, lambda results, names=names: _top1(results, names, vlm_fingerprint))
+            found |= _numbers(path, partial(_top1, names=names, vlm_fingerprint=vlm_fingerprint))
     return found
 
 

@@ -71,6 +71,7 @@ def lines(material: Material) -> dict[str, list[str]]:
         "verify-goldens": [*vlm, *data, "--as_vlm", "ViT-B/32", "--as_dataset", "cub"],
         "judge": ["--labels", str(material.labels)],
         "list": ["vlms"],
+        "view": [str(material.run), "--port", "0"],
     }
     if material.analyses is not None:
         first, second = map(str, material.analyses)

@@ -100,7 +100,7 @@ def stopped_at_the_work() -> Iterator[None]:
     with ExitStack() as stack:
         for name in (
             "ex2.vlm.specs._load", "ex2.policy.source.load_policy", "ex2.run.training.run", "ex2.run.dry_run.describe",
-            "ex2.scoring.bank.build_bank", "ex2.analysis.judges.load.load_judge",
+            "ex2.scoring.bank.build_bank", "ex2.commands.view.ThreadingHTTPServer", "ex2.analysis.judges.load.load_judge",
         ):  # fmt: skip
             stack.enter_context(patch(name, reached))
         yield
