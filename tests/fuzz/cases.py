@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from itertools import chain
 from pathlib import Path
 
@@ -31,5 +33,6 @@ def basic_material(root: Path) -> Material:
     from tests.conftest import _save_tiny_llm, small_dataset, training_arguments
 
     llm, images = _save_tiny_llm(root / "llm", chat_template=None), small_dataset(root / "images")
-    train("ppo", training_arguments(llm, images, root / "run"))
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        train("ppo", training_arguments(llm, images, root / "run"))
     return basic(llm, images, root / "run", root)

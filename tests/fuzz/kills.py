@@ -144,7 +144,9 @@ def main() -> None:
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        material: Material = completed(basic_material(root), root)
+        material: Material = basic_material(root)
+        if not set(arguments.only or ["all"]) <= {"random", "train"}:
+            material = completed(material, root)
 
         def long(out: Path) -> list[str]:
             return training_arguments(material.llm, material.images, out, max_steps=40, before_after=False)
