@@ -120,6 +120,8 @@ def damaged_files(material: Material) -> Iterator[Case]:
         "adapter/manifest.json": [generate], "descriptions.jsonl": [export], "base_samples.jsonl": [analyze],
     }  # fmt: skip
     for name, lines in used.items():
+        if not (run / name).is_file():  # descriptions are made for the whole only
+            continue
         for what, damage in damages(run / name).items():
             act = partial(_damaged, run, name, damage, lines, False)
             yield Case("damaged files of a run", f"{name} {what}", act, (*_names(name), "judge"))

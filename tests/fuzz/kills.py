@@ -149,10 +149,10 @@ def main() -> None:
             material = completed(material, root)
 
         def long(out: Path) -> list[str]:
-            return training_arguments(material.llm, material.images, out, max_steps=40, before_after=False)
+            return training_arguments(material.llm, material.images, out, max_steps=400, before_after=False)
 
         jobs: dict[str, Callable[[Path], int]] = {
-            "random": lambda root: random_kills(long, root / "run", arguments.kills, 6, straight(long, root)),
+            "random": lambda root: random_kills(long, root / "run", arguments.kills, 4, straight(long, root)),
             "train": lambda root: training_sweep(
                 lambda out: training_arguments(material.llm, material.images, out), root, arguments.every
             ),

@@ -38,6 +38,9 @@ WORDS = (
     "", " ", "-", "../..", "a" * 300, "b" * 5000, "{}", "{0.__class__}", "%s", "x\ny", "\x1b[31mred", "\u202eright",
     "\U0001f98a", "\x00", "hf:", "open_clip:", "folder:", "csv:", "hf:a/b/c/d", "planted:x", "?", "~nobody-here/x", "nan",
 )  # fmt: skip
+ALIASES = {"use_transformers_paged": "use_transformers_continuous_batching"}
+"""Options that messages call by their new names."""
+
 YAML = {
     "a list": [1, 2], "a mapping": {"a": 1}, "a date": "2024-01-01", "true": True, "a number": 7, "a fraction": 0.5, "text": "x",
     "a long number": "LONG", "a list of lists": [[1]], "bytes": b"x", "infinity": float("inf"),
@@ -113,16 +116,20 @@ def _without(line: list[str], action: argparse.Action) -> list[str]:
     return kept
 
 
+def _short(value: str) -> str:
+    return repr(value) if len(value) <= 20 else f"{value[:10]!r}... of {len(value)} characters"
+
+
 def _for_action(action: argparse.Action, material: Material) -> Iterator[tuple[str, list[str], str]]:
     """What is tried, values, and how it must end."""
     if isinstance(action, argparse._StoreTrueAction):
         yield "with a value", ["x"], "refused"
     elif action.choices is not None:
         for word in ("nonsense", "", "\u202e", "a" * 5000):
-            yield repr(word[:20]), [word], "refused"
+            yield _short(word), [word], "refused"
     elif action.type in (int, float):
         for number in NO_NUMBERS:
-            yield repr(number[:20]), [number], "refused"
+            yield _short(number), [number], "refused"
         if action.type is int:
             yield "a fraction", ["1.5"], "refused"
     elif action.type is Path:
@@ -131,7 +138,7 @@ def _for_action(action: argparse.Action, material: Material) -> Iterator[tuple[s
         yield "twice", [str(material.texts)] * 2, "either"
     else:
         for word in WORDS:
-            yield repr(word[:20]), [word], "either"
+            yield _short(word), [word], "either"
 
 
 def _paths(material: Material) -> dict[str, str]:
@@ -190,7 +197,11 @@ def walk_training() -> Iterator[Case]:
                     f"--{option.name}={value}",
                 ]
                 yield Case(
-                    "training options", f"{option.name} {what}", partial(_run_line, line), (option.name, "NUL"), ends
+                    "training options",
+                    f"{option.name} {what}",
+                    partial(_run_line, line),
+                    (option.name, ALIASES.get(option.name, "NUL"), "NUL"),
+                    ends,
                 )
             for what, value, ends in _in_a_file(types):
                 line = ["train", "--config", "FOLDER/c.yaml", "--algorithm", algorithm]
@@ -199,7 +210,7 @@ def walk_training() -> Iterator[Case]:
                     "training options in files",
                     f"{option.name} {what}",
                     act,
-                    (option.name, "a number of 5000 digits"),
+                    (option.name, ALIASES.get(option.name, option.name), "a number of 5000 digits"),
                     ends,
                 )
 
@@ -207,13 +218,13 @@ def walk_training() -> Iterator[Case]:
 def _on_the_line(types: set[Any]) -> Iterator[tuple[str, str, str]]:
     if types & {int, float} and str not in types:
         for number in ("nan", "1e999", "9" * 5000, "x", ""):
-            yield repr(number[:20]), number, "refused" if bool not in types else "either"
+            yield _short(number), number, "refused" if bool not in types else "either"
     elif bool in types and str not in types:
         for word in ("maybe", "2", ""):
-            yield repr(word), word, "refused"
+            yield _short(word), word, "refused"
     else:
         for word in ("", "b" * 5000, "\x1b[31m", "{", "[1", "\x00"):
-            yield repr(word[:20]), word, "either"
+            yield _short(word), word, "either"
 
 
 def _in_a_file(types: set[Any]) -> Iterator[tuple[str, Any, str]]:

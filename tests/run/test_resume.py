@@ -126,7 +126,7 @@ def test_resumed_run_equals_one_that_was_never_stopped(
 
 def test_random_kills_leave_no_trace(straight: dict[str, Path], long: Arguments, tmp_path: Path) -> None:
     """A few, at moments of the computation; `python -m tests.fuzz.kills --only random` does twenty."""
-    kills = random_kills(lambda folder: long(folder), tmp_path / "run", kills=3, longest=2.5, expected=straight["ppo"])
+    kills = random_kills(lambda folder: long(folder), tmp_path / "run", kills=3, longest=1.0, expected=straight["ppo"])
     assert kills >= 2
 
 
