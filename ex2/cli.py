@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_quiet()
     with ending_in_one_line():
         _run(argv)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
 
 
 def _run(argv: Sequence[str] | None) -> None:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from ex2.base.errors import RunStopped, UserError, one_line
+from ex2.base.errors import RunStopped, UserError, one_line, shortened
 from ex2.base.files import refused_by_disk
 from ex2.base.shown import printable
 
@@ -56,7 +56,7 @@ def ending_in_one_line() -> Iterator[None]:
         # OSError: folders that cannot be written, files that vanish; and full disks, in the words of many libraries.
         if not isinstance(error, (UserError, OSError)) and not refused_by_disk(error):
             raise
-        print(f"error: {printable(one_line(error))}", file=sys.stderr)
+        print(f"error: {printable(shortened(one_line(error)))}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -67,9 +67,9 @@ def keep_quiet() -> None:
     it fills logs with bars that last for a second. bitsandbytes says where it is installed that a faster kernel for 4-bit weights
     on CPUs is not, whatever weights are used. Characters that the output of another locale lacks stand as code points.
     """
-    with suppress(AttributeError):  # what stands in for the output in notebooks and tests may have no such method
+    with suppress(AttributeError):  # there is no output, or one of a notebook, which has no such method
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings(
         "ignore", message=r"`(is_)?gradient_checkpointing\w*` is deprecated", category=FutureWarning

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,11 +131,15 @@ CLASSES = ("cat", "ear_of_corn", "eagle", "whale")
 @pytest.fixture(scope="session")
 def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A `folder:` dataset of four classes with six pictograms each."""
+    return small_dataset(tmp_path_factory.mktemp("images"))
+
+
+def small_dataset(root: Path) -> Path:
+    """Write the images of `class_folder` into a folder."""
     from ex2.data.pictograms import PICTOGRAMS
 
-    root = tmp_path_factory.mktemp("images")
     for name in CLASSES:
-        (root / name).mkdir()
+        (root / name).mkdir(parents=True)
         for file in sorted((PICTOGRAMS / "images" / name).iterdir())[:6]:
             shutil.copy(file, root / name)
     return root
@@ -143,39 +148,40 @@ def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def arguments(tiny_llm: Path, class_folder: Path) -> Callable[..., list[str]]:
     """Command line of a training run that takes seconds: one rollout is 8 texts and 2 updates."""
+    return partial(training_arguments, tiny_llm, class_folder)
 
-    def build(output_dir: Path, **overrides: object) -> list[str]:
-        options: dict[str, object] = {
-            "output_dir": output_dir,
-            "model_name_or_path": tiny_llm,
-            "vlm": "pictogram",
-            "dataset": f"folder:{class_folder}",
-            "reward_funcs": ["cosine", "no_repetition"],
-            "reward_weights": [1.0, 0.5],
-            "lora_r": 4,
-            "num_generations": 2,
-            "per_device_train_batch_size": 4,
-            "steps_per_generation": 2,
-            "gradient_accumulation_steps": 1,
-            "num_iterations": 1,
-            "max_steps": 4,
-            "max_completion_length": 8,
-            "learning_rate": 1e-2,
-            "save_steps": 2,
-            "eval_samples": 2,
-            "best_of_n": 2,
-            "use_cpu": True,
-            "bf16": False,  # by default it depends on the processor
-            "seed": 1,
-            **overrides,
-        }
-        line: list[str] = []
-        for name, value in options.items():
-            if value is not None:
-                line += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-        return line
 
-    return build
+def training_arguments(llm: Path, images: Path, output_dir: Path, **overrides: object) -> list[str]:
+    """The command line of `arguments`."""
+    options: dict[str, object] = {
+        "output_dir": output_dir,
+        "model_name_or_path": llm,
+        "vlm": "pictogram",
+        "dataset": f"folder:{images}",
+        "reward_funcs": ["cosine", "no_repetition"],
+        "reward_weights": [1.0, 0.5],
+        "lora_r": 4,
+        "num_generations": 2,
+        "per_device_train_batch_size": 4,
+        "steps_per_generation": 2,
+        "gradient_accumulation_steps": 1,
+        "num_iterations": 1,
+        "max_steps": 4,
+        "max_completion_length": 8,
+        "learning_rate": 1e-2,
+        "save_steps": 2,
+        "eval_samples": 2,
+        "best_of_n": 2,
+        "use_cpu": True,
+        "bf16": False,  # by default it depends on the processor
+        "seed": 1,
+        **overrides,
+    }
+    line: list[str] = []
+    for name, value in options.items():
+        if value is not None:
+            line += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return line
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ex2.base.errors import UserError
-from ex2.base.files import to_json, write_atomically
+from ex2.base.errors import UserError, one_line
+from ex2.base.files import parse_json, to_json, write_atomically
 from ex2.base.folders import unfinished
 from ex2.base.shown import to_csv
 
@@ -48,8 +47,10 @@ class Study:
         if not path.is_file():
             raise UserError(f"{folder} holds no analysis: summary.json is missing; `ex2 analyze` writes it.")
         try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
+            summary = parse_json(path.read_bytes())
             tables = {name: pd.read_parquet(folder / "tables" / f"{name}.parquet") for name in summary["tables"]}
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise UserError(f"{folder} holds a damaged analysis ({error}); run `ex2 analyze` again.") from error
+            raise UserError(
+                f"{folder} holds a damaged analysis ({one_line(error)}); run `ex2 analyze` again."
+            ) from error
         return cls(tables, summary)

@@ -22,6 +22,17 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def shortened(text: str, most: int = 1500) -> str:
+    """A text without its middle where it is longer than `most` characters: what is wrong stands first, the cure last."""
+    return text if len(text) <= most else f"{text[: most - 500]} ... {text[-490:]}"
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's text, with its kind where the text alone says little."""
+    told = first_line(error)
+    return told if isinstance(error, (OSError, ValueError, RuntimeError)) else f"{type(error).__name__}: {told}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text that says something, else the name of its kind."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -162,11 +162,19 @@ def read_text(path: Path, where: str) -> str:
     Raises:
         UserError: It cannot be read, or is no UTF-8. The message begins with `where`.
     """
+    return decoded(read_bytes(path, where), where).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_bytes(path: Path, where: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        UserError: It cannot be read. The message begins with `where`.
+    """
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{where} cannot be read ({error.strerror}).") from error
-    return decoded(data, where).replace("\r\n", "\n").replace("\r", "\n")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise UserError(f"{where} cannot be read ({getattr(error, 'strerror', error)}).") from error
 
 
 def decoded(data: bytes, where: str) -> str:
@@ -198,7 +206,7 @@ def text_lines(path: Path, where: str) -> list[str]:
 
 def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Numbers and content of the lines of a file of JSON lines that are not blank."""
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(read_bytes(path, str(path)).split(b"\n"), start=1):
         if line := line.removeprefix(codecs.BOM_UTF8).strip():
             yield number, line
 
@@ -249,6 +257,21 @@ def _short(digits: str) -> int:
     return int(digits)
 
 
+@contextmanager
+def shaped_as_written(path: Path, cure: str = "") -> Iterator[None]:
+    """Say of a file that EX2 wrote that it is damaged, where its content is not of the shape that it was written in.
+
+    Raises:
+        UserError: With the file, what does not fit, and `cure`, a sentence.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {one_line(error)}). {cure}".rstrip()) from error
+
+
 def read_json(path: Path, twice: str = "the key {!r} is there twice") -> Any:
     """The content of a JSON file.
 
@@ -269,7 +292,7 @@ def read_json(path: Path, twice: str = "the key {!r} is there twice") -> Any:
         return content
 
     try:
-        return parse_json(path.read_bytes(), object_pairs_hook=once)
+        return parse_json(read_bytes(path, str(path)), object_pairs_hook=once)
     except UserError:  # a ValueError too
         raise
     except ValueError as error:
@@ -303,11 +326,19 @@ class _Loader(yaml.SafeLoader):
             )
         return super().compose_node(parent, index)
 
+    def construct_yaml_int(self, node: Any) -> int:
+        if len(node.value) > _DIGITS:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a number of {len(node.value)} digits")
+        return int(super().construct_yaml_int(node))
+
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := [name for name in names if names.count(name) > 1]:
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {twice[0]} is there twice")
         return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def read_yaml(path: Path, where: str) -> dict[str, Any]:

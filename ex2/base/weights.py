@@ -6,7 +6,6 @@ Their restricted reader is torch's, which builds tensors and plain containers an
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,6 @@ from ex2.base.errors import UserError
 
 SAFE = ".safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-DAMAGED_PICKLE = (pickle.UnpicklingError, EOFError)
-"""What torch raises for a pickle that is cut off, or that would do more than build tensors."""
-
 NUMBERS = (SAFE, ".npz", ".npy")
 _NO_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt")  # of the Trainer, in folders of models too
 

@@ -52,12 +52,13 @@ def run(arguments: argparse.Namespace) -> None:
 def _compare(arguments: argparse.Namespace, folders: list[str]) -> None:
     from ex2.analysis.comparison import compare, comparison_tables, format_comparison, sides_of
     from ex2.analysis.study import Study
-    from ex2.base.files import write_atomically
+    from ex2.base.files import shaped_as_written, write_atomically
     from ex2.stats.plots import comparison_png
 
     studies = [Study.read(folder) for folder in arguments.folders]
-    comparison = compare(sides_of(folders, studies, arguments.by), see=arguments.see)
-    text = format_comparison(comparison)
+    with shaped_as_written(Path(" or ".join(folders)), "Run `ex2 analyze` again."):
+        comparison = compare(sides_of(folders, studies, arguments.by), see=arguments.see)
+        text = format_comparison(comparison)
     say(text)
     if arguments.out is not None:
         with being_written(arguments.out, _COMPARISON):

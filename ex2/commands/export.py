@@ -74,6 +74,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.no_descriptions and arguments.descriptions is not None:
         raise UserError("--descriptions and --no_descriptions exclude each other: leave one out.")
     out = from_home(arguments.out)
+    out = (
+        out if out.name not in ("", "..") else out.resolve()
+    )  # `.` has no name that a folder beside it could be made of
     check_free(out, overwrite=arguments.overwrite)
     with alone_at(out, "--out"):
         _export(arguments, out)

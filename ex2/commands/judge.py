@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
-from ex2.base.files import check_writable, json_lines, json_object
+from ex2.base.files import json_lines, json_object
 from ex2.base.shown import say
-from ex2.commands.common import pickle_option
+from ex2.commands.common import output_file, pickle_option
 
 
 def add(commands: Any) -> None:
@@ -41,8 +42,11 @@ def run(arguments: argparse.Namespace) -> None:
     """Judge the labelled texts and print the agreement."""
     if len(set(arguments.judge)) < len(arguments.judge):
         raise UserError("--judge names a judge twice.")
-    if arguments.out is not None:
-        check_writable(arguments.out, "--out")
+    with nullcontext() if arguments.out is None else output_file(arguments.out):
+        _judge(arguments)
+
+
+def _judge(arguments: argparse.Namespace) -> None:
     rows = read_labels(arguments.labels)
     from ex2.analysis.agreement import agreement, format_agreement, in_four_categories, knows_four
     from ex2.analysis.judges import load_judge

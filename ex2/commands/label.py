@@ -36,10 +36,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Draw and write."""
     from ex2.analysis.labels import DESIGN, draw, write_sheet
     from ex2.analysis.study import Study
+    from ex2.base.files import shaped_as_written
 
     with output_folder(arguments.out, DESIGN, _LABELS):
-        clauses = Study.read(arguments.folder).tables["clauses"]
-        sheet = draw(clauses, arguments.n, arguments.annotators, arguments.seed)
+        study = Study.read(arguments.folder)
+        with shaped_as_written(arguments.folder, "Run `ex2 analyze` again."):
+            clauses = study.tables["clauses"]
+            sheet = draw(clauses, arguments.n, arguments.annotators, arguments.seed)
         with being_written(arguments.out, _LABELS):
             files = write_sheet(sheet, clauses, arguments.out)
     say(

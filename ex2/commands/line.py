@@ -37,13 +37,21 @@ _MADE_BY = {
 
 
 def underscored(line: Sequence[str]) -> list[str]:
-    """Options with underscores for dashes, which they never have."""
+    """Options with underscores for dashes, which they never have.
+
+    Raises:
+        UserError: A value that nothing can be called, in no option of any command.
+    """
+    if any("\0" in part for part in line):
+        raise UserError("The command line has a NUL character in it: no file, model or dataset is called so.")
     found = list(line)
     for i, part in enumerate(found):
         if part == "--":
             break
         if part.startswith("--"):
             name, equals, value = part.partition("=")
+            if value == "--":  # which argparse takes for no value at all
+                raise UserError(f"{name}: -- is no value.")
             found[i] = "--" + name[2:].replace("-", "_") + equals + value
     return found
 

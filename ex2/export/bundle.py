@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ex2.base.errors import UserError
-from ex2.base.files import read_json, to_json
+from ex2.base.files import read_json, shaped_as_written, to_json
 from ex2.export import formats
 from ex2.export.card import bundle_card
 from ex2.export.folder import new_folder, read_manifest, write_manifest
@@ -120,11 +120,15 @@ def read_bundle(folder: Path) -> Bundle:
         UserError: No bundle, a file changed, missing or too many, or contents that do not fit together.
     """
     facts = read_manifest(folder)
-    class_names = tuple(entry["class_name"] for entry in read_json(folder / CLASSES))
+    classes, questions = read_json(folder / CLASSES), read_json(folder / QUESTIONS)
+    with shaped_as_written(folder / CLASSES):
+        class_names = tuple(str(entry["class_name"]) for entry in classes)
+    if not isinstance(questions, list) or not all(isinstance(question, str) for question in questions):
+        raise UserError(f"{folder / QUESTIONS} is damaged: it is no list of questions.")
     return Bundle(
         facts=facts,
         class_names=class_names,
-        questions=tuple(read_json(folder / QUESTIONS)),
+        questions=tuple(questions),
         records=tuple(read_descriptions(folder / RECORDS, class_names)) if (folder / RECORDS).is_file() else (),
         pairs=read_pairs(folder / PAIRS, class_names) if (folder / PAIRS).is_file() else None,
         classifier=formats.read_classifier(folder / CLASSIFIER) if (folder / CLASSIFIER).is_file() else None,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError
-from ex2.base.files import read_json
+from ex2.base.files import read_json, shaped_as_written
 from ex2.base.hub import licence_of
 from ex2.base.shown import portable
 from ex2.export.bundle import ADAPTER
@@ -64,13 +65,18 @@ def run_facts(run: Path, policy: PolicySource, *, dataset: str, vlm: str) -> dic
         vlm: Spec of the VLM that the run was trained for.
     """
     environment = read_json(run / run_folder.ENVIRONMENT)
-    report = _report(run / "before_after.json")
+    with shaped_as_written(run / run_folder.ENVIRONMENT):
+        return _facts(run, policy, environment, dataset, vlm)
+
+
+def _facts(run: Path, policy: PolicySource, environment: dict[str, Any], dataset: str, vlm: str) -> dict[str, Any]:
+    report = run / "before_after.json"
     settings, defaults = policy.settings, EX2Config()
     base = settings.get("model_name_or_path")
     return {
         "name": run.resolve().name,
         "exported_with": {"ex2": version("ex2")},
-        "trained_with": {"python": environment["python"], **environment["packages"]},
+        "trained_with": {"python": _text(environment["python"]), **environment["packages"]},
         "base_model": {
             "name": portable(public_name(base)),
             "revision": settings.get("model_revision") or "main",
@@ -79,11 +85,15 @@ def run_facts(run: Path, policy: PolicySource, *, dataset: str, vlm: str) -> dic
         "adapter": {"fingerprint": policy.fingerprint},
         "merged": None,
         "classifier": None,
-        "vlm": {"name": portable(vlm), "fingerprint": environment["vlm_fingerprint"]},
-        "dataset": {"name": dataset, "classes": environment["classes"], "hub_id": hub_id(environment["dataset"])},
+        "vlm": {"name": portable(vlm), "fingerprint": _text(environment["vlm_fingerprint"])},
+        "dataset": {
+            "name": dataset,
+            "classes": int(environment["classes"]),
+            "hub_id": hub_id(_text(environment["dataset"])),
+        },
         "language": language_of(settings.get("questions")),
         "training": {
-            "algorithm": environment["algorithm"],
+            "algorithm": _text(environment["algorithm"]),
             **{name: settings[name] for name in _TRAINING if name in settings},
         },
         "generation": {
@@ -96,10 +106,12 @@ def run_facts(run: Path, policy: PolicySource, *, dataset: str, vlm: str) -> dic
             "bf16": bool(settings.get("bf16", False)),
         },
         "metrics": {
-            "before_after": _before_after(report),
-            NAMELESS: report.get(NAMELESS, {}),
+            "before_after": _numbers(report, lambda found: Summary.of(found).numbers()),
+            NAMELESS: _numbers(report, lambda found: found.get(NAMELESS, {})),
             "accuracy": _accuracy(run, policy, environment["vlm_fingerprint"]),
-            "pair_accuracy": _pair_accuracy(_report(run / "pair_accuracy.json")),
+            "pair_accuracy": _numbers(
+                run / "pair_accuracy.json", lambda found: found.get("systems", {}) | found.get("differences", {})
+            ),
             "last": _last_metrics(run),
         },
     }
@@ -147,16 +159,6 @@ def run_descriptions(
     )
 
 
-def _report(path: Path) -> dict[str, Any]:
-    """A report of the run; empty where it made none."""
-    return read_json(path) if path.is_file() else {}
-
-
-def _before_after(report: dict[str, Any]) -> dict[str, Any]:
-    """Systems and differences of a report, without examples and timings."""
-    return Summary.of(report).numbers() if report else {}
-
-
 def _accuracy(run: Path, policy: PolicySource, vlm_fingerprint: str) -> dict[str, float]:
     """Top-1 accuracies that `ex2 study` found with this policy's texts and the run's VLM; empty where it did not."""
     texts = run / "aligned.jsonl"
@@ -167,17 +169,31 @@ def _accuracy(run: Path, policy: PolicySource, vlm_fingerprint: str) -> dict[str
     found: dict[str, float] = {}
     for names in ("without", "with"):
         path = run / f"accuracy_{names}" / "results.json"
-        results = _report(path)
-        later = results and path.stat().st_mtime >= texts.stat().st_mtime
-        if later and results["meta"]["vlm_fingerprint"] == vlm_fingerprint:
-            rows = {row["system"]: row["top1"] for row in results["systems"]}
-            found |= {f"descriptions {names} the class name": rows["aligned"], "class name": rows["class_name"]}
+        if path.is_file() and path.stat().st_mtime >= texts.stat().st_mtime:
+            found |= _numbers(path, partial(_top1, names=names, vlm_fingerprint=vlm_fingerprint))
     return found
 
 
-def _pair_accuracy(report: dict[str, Any]) -> dict[str, Any]:
-    """The same of a report on pairs."""
-    return report.get("systems", {}) | report.get("differences", {})
+def _top1(results: Mapping[str, Any], names: str, vlm_fingerprint: str) -> dict[str, float]:
+    if results["meta"]["vlm_fingerprint"] != vlm_fingerprint:
+        return {}
+    rows = {row["system"]: float(row["top1"]) for row in results["systems"]}
+    return {f"descriptions {names} the class name": rows["aligned"], "class name": rows["class_name"]}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _numbers(path: Path, numbers_of: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Numbers of a report of the run; none where it made no report."""
+    if not path.is_file():
+        return {}
+    report = read_json(path)
+    with shaped_as_written(path):
+        return numbers_of(report)
 
 
 def _last_metrics(run: Path) -> dict[str, float]:
@@ -185,4 +201,5 @@ def _last_metrics(run: Path) -> dict[str, float]:
     latest: dict[str, float] = {}
     for row in run_folder.read_jsonl(run / run_folder.METRICS):
         latest |= row
-    return {name: value for name, value in sorted(latest.items()) if name not in _CLOCKS and math.isfinite(value)}
+    with shaped_as_written(run / run_folder.METRICS):
+        return {name: value for name, value in sorted(latest.items()) if name not in _CLOCKS and math.isfinite(value)}

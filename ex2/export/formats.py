@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, first_line
 from ex2.texts.descriptions import Description
 
 if TYPE_CHECKING:
@@ -105,7 +105,18 @@ def write_classifier(path: Path, class_names: Sequence[str], weight: Matrix) -> 
 
 
 def read_classifier(path: Path) -> Matrix:
-    """The matrix (D, C) that `write_classifier` wrote."""
+    """The matrix (D, C) that `write_classifier` wrote.
+
+    Raises:
+        UserError: The file holds something else, or is damaged.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    return load_file(path)["weight"]
+    try:
+        weight = load_file(path)["weight"]
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise UserError(f"{path} is no classifier: {first_line(error)}.") from error
+    if weight.ndim != 2:
+        raise UserError(f"{path} is no classifier: its weight has the shape {weight.shape}.")
+    return weight

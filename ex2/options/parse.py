@@ -5,22 +5,37 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from ex2.base.bf16 import cpu_has_bf16
-from ex2.base.errors import UserError, one_line
+from ex2.base.errors import UserError, one_line, shortened
 from ex2.base.files import read_yaml
 from ex2.base.ranges import RANGES, check_ranges
 from ex2.base.shipped import find_config
 from ex2.options.ex2_options import EX2Config
+from ex2.options.kinds import check_kinds, check_texts, in_lists, type_hints
 from ex2.options.run_options import ALGORITHMS, RunOptions
+
+_REFUSALS = (
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    LookupError,
+    ImportError,
+    RuntimeError,
+)
+"""What argparse, TRL and transformers raise for values that they cannot take."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,7 +56,7 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
         UserError: Unknown option (with the nearest valid name), a value of the wrong type or out of range, a config file that
             is missing or no YAML mapping, or batch sizes that do not divide.
     """
-    from trl import GRPOConfig, RLOOConfig, TrlParser
+    from trl import GRPOConfig, RLOOConfig
 
     from ex2.options.combinations import check_combination
     from ex2.options.policy_options import PolicyConfig
@@ -53,19 +68,21 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
     names = {f.name for part in types for f in fields(part) if f.init}
     argv, config = _take_config(list(sys.argv[1:] if argv is None else argv), algorithm, names)
     given = _command_line_names(argv, names) | set(config)
-    _check_given(_numbers_on(argv) | config)
+    hints, on_line = type_hints(types), _words_on(argv, names)
+    _check_given(config | on_line)
+    check_kinds(config, hints)
+    config = in_lists(config, hints)
+    check_texts(on_line, hints)
 
-    parser_type = type("Parser", (_Parser, TrlParser), {})
-    parser = parser_type(dataclass_types=types, description=_description(algorithm), allow_abbrev=False)
+    parsed = partial(_parsed, types, algorithm)
     try:
-        parser.set_defaults_with_config(**config)
-        ex2_config, policy, trainer, stray = parser.parse_args_into_dataclasses(
-            args=[*_defaults(given), *argv], return_remaining_strings=True
-        )
+        ex2_config, policy, trainer, stray = parsed([*_defaults(given), *argv], config)
     except UserError:
         raise
-    except (ValueError, TypeError, ArithmeticError, AttributeError, AssertionError) as error:
-        raise UserError(one_line(error)) from error
+    except _REFUSALS as error:
+        said = one_line(error)
+        named = any(re.search(rf"\b{name}\b", said) for name in given)
+        raise UserError(said if named else _culprit(parsed, argv, config, given) + said) from error
     if stray:
         raise UserError(
             f"Stray value {stray[0]} on the command line: this option takes one; give a list in a config file."
@@ -75,6 +92,39 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
     check_combination(options)
     check_rollouts(options)
     return options
+
+
+def _parsed(types: tuple[type, ...], algorithm: str, argv: Sequence[str], config: Mapping[str, Any]) -> Any:
+    """EX2's, the policy's and the trainer's options, and what is left of the command line."""
+    from trl import TrlParser
+
+    parser_type = type("Parser", (_Parser, TrlParser), {})
+    parser = parser_type(dataclass_types=types, description=_description(algorithm), allow_abbrev=False)
+    parser.set_defaults_with_config(**config)
+    return parser.parse_args_into_dataclasses(args=list(argv), return_remaining_strings=True)
+
+
+def _culprit(parsed: Callable[..., Any], argv: Sequence[str], config: Mapping[str, Any], given: set[str]) -> str:
+    """The option without which the others are taken, for an error of a library that names none; nothing where there is none."""
+    for name in sorted(given):
+        rest = _without(argv, name)
+        try:
+            parsed([*_defaults(given - {name}), *rest], {key: value for key, value in config.items() if key != name})
+        except (UserError, *_REFUSALS):
+            continue
+        return f"{name}={shortened(str(_words_on(argv, {name}).get(name, config.get(name))), 600)}: "
+    return ""
+
+
+def _without(argv: Sequence[str], name: str) -> list[str]:
+    """A command line without an option and its values."""
+    kept, skip = [], False
+    for part in argv:
+        if part.startswith("--"):
+            skip = part[2:].partition("=")[0].replace("-", "_") == name
+        if not skip:
+            kept.append(part)
+    return kept
 
 
 def _defaults(given: set[str]) -> list[str]:
@@ -140,11 +190,12 @@ def _refuse_unknown(given: Iterable[str], names: set[str], where: str) -> None:
         raise UserError(f"Unknown option {name} {where}.{hint}")
 
 
-def _numbers_on(argv: Sequence[str]) -> dict[str, str]:
-    """Names and values on the command line where the value is one word."""
+def _words_on(argv: Sequence[str], names: set[str]) -> dict[str, str]:
+    """Options and values on the command line where the value is one word."""
     pairs = zip_longest(argv, argv[1:], fillvalue="")
     split = (part.split("=", 1) if "=" in part else (part, after) for part, after in pairs if part.startswith("--"))
-    return {name[2:].replace("-", "_"): value for name, value in split}
+    words = {name[2:].replace("-", "_"): value for name, value in split}
+    return {name: value for name, value in words.items() if name in names and not value.startswith("--")}
 
 
 def _check_given(values: Mapping[str, Any]) -> None:

@@ -11,14 +11,12 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
 from ex2.base.cache import cache_folder
 from ex2.base.embedded_llm import EMBEDDED, embedded_gguf
-from ex2.base.errors import UserError, first_line
-from ex2.base.files import from_home, sweep, temporary_beside
+from ex2.base.errors import UserError, first_line, reason
+from ex2.base.files import from_home, read_json, sweep, temporary_beside
 from ex2.base.hub import holds_file, looks_like_path, require_repository
-from ex2.base.weights import DAMAGED_PICKLE, check_weights, pickle_refused, says_no_safetensors, transformers_options
+from ex2.base.weights import check_weights, pickle_refused, says_no_safetensors, transformers_options
 from ex2.policy.turns import check_prompts_stay_open, fix_date
 
 if TYPE_CHECKING:
@@ -31,10 +29,6 @@ ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 """Code that comes with a model is never run. Where this is left open, transformers asks, and takes a `y` from standard input."""
-
-# What transformers and PEFT raise for folders and repositories that are incomplete, damaged or hold another kind of model;
-# RuntimeError: weights of another shape.
-_LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, *DAMAGED_PICKLE)
 
 
 def resolve_model(
@@ -126,7 +120,7 @@ def load_tokenizer(path: str, revision: str = "main") -> PreTrainedTokenizerBase
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=revision, padding_side="left", truncation_side="left", **NO_CODE
         )
-    except _LOAD_ERRORS as error:
+    except Exception as error:  # as each kind of model and of damage has it
         raise load_error("model_name_or_path", path, error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -245,7 +239,7 @@ def load_base(
     except ImportError as error:
         option = f"attn_implementation={options.get('attn_implementation')}"
         raise UserError(f"{option} needs a package that is not installed: {first_line(error)}") from error
-    except _LOAD_ERRORS as error:
+    except Exception as error:  # as each kind of model and of damage has it
         if says_no_safetensors(error):
             raise pickle_refused(where, "what the hub has of its weights") from None
         raise load_error("model_name_or_path", path, error) from error
@@ -282,8 +276,8 @@ def load_adapter(
     check_adapter_weights(adapter, f"The adapter {adapter}", allow_pickle_formats)
     try:
         return PeftModel.from_pretrained(model, adapter, config=config, is_trainable=trainable)
-    except _LOAD_ERRORS as error:
-        raise UserError(f"The adapter {adapter} could not be loaded: {first_line(error)}") from error
+    except Exception as error:  # as each kind of model and of damage has it
+        raise UserError(f"The adapter {adapter} could not be loaded: {reason(error)}") from error
 
 
 def check_adapter_weights(adapter: str, where: str, allow_pickle_formats: bool) -> None:
@@ -307,10 +301,14 @@ def adapter_config(adapter: str) -> Any:
         require_repository(adapter, f"adapter {adapter}", "use a local folder", "adapter_config.json")
     elif not (Path(adapter) / "adapter_config.json").is_file():
         raise UserError(f"{adapter} holds no adapter: adapter_config.json is missing.")
+    else:  # PEFT says what is wrong with it in several lines, or not at all
+        content = read_json(Path(adapter) / "adapter_config.json")
+        if not isinstance(content, dict) or not isinstance(content.get("peft_type"), str):
+            raise UserError(f"{adapter} holds no adapter: adapter_config.json does not say of which kind it is.")
     try:
         return PeftConfig.from_pretrained(adapter)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"The adapter {adapter} could not be loaded: {first_line(error)}") from error
+    except Exception as error:
+        raise UserError(f"The adapter {adapter} could not be loaded: {reason(error)}") from error
 
 
 def quantization_config(model_config: ModelConfig) -> Any:
@@ -394,5 +392,5 @@ def load_error(option: str, name: str, error: Exception) -> UserError:
     """One clear line for a model that could not be read from its folder or the hub."""
     return UserError(
         f"{option}={name} could not be loaded: check that it is a causal language model with its tokenizer, or give "
-        f"another folder or hub id. ({first_line(error)})"
+        f"another folder or hub id. ({reason(error)})"
     )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ex2.base.errors import UserError, reason
 from ex2.policy.asks import Ask
 from ex2.policy.llm import check_context, context_of
 from ex2.policy.prompts import answer, prompt_text
@@ -61,7 +62,12 @@ class TextGenerator:
             own_state = torch.random.fork_rng(rng_devices(self.model.device))
             with torch.no_grad(), own_state, _generating(self.model, config), autocast:
                 torch.manual_seed(seed + number)
-                output = decoder(inputs["input_ids"], inputs["attention_mask"], generation_config=config)
+                try:
+                    output = decoder(inputs["input_ids"], inputs["attention_mask"], generation_config=config)
+                except Exception as error:  # as each kind of model and of damage has it
+                    finite = "probability tensor" not in str(error)
+                    told = reason(error) if finite else "its next-token probabilities are not finite"
+                    raise UserError(f"{self.name} cannot be sampled from: {told}. Are its files whole?") from error
             texts = self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             yield [answer(ask, text) for ask, text in zip(batch, texts, strict=True)]
 

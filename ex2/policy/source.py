@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from ex2.base.embedded_llm import EMBEDDED, EMBEDDED_ID, embedded_installed
 from ex2.base.errors import UserError, first_line
-from ex2.base.files import from_home, read_settings, sha256
+from ex2.base.files import from_home, parse_json, read_settings, sha256
 from ex2.base.hub import fetched_before, looks_like_path
 from ex2.base.weights import check_weights
 from ex2.options.ex2_options import EX2Config
@@ -146,10 +145,11 @@ class PolicySource:
         )
 
     def _check_formats(self, path: str, allow_pickle_formats: bool) -> None:
-        """Refuse weights in pickles before anything is loaded."""
+        """Refuse weights in pickles, and what is no adapter, before anything is loaded."""
         if Path(path).is_dir():
             check_weights(Path(path), self.name, allow_pickle_formats)
         if self.adapter is not None:
+            adapter_config(str(self.adapter))
             check_adapter_weights(str(self.adapter), self.name, allow_pickle_formats)
 
     def _asking(self, path: str) -> dict[str, Any]:
@@ -252,7 +252,7 @@ def _digest(adapter: Path) -> str:
 def _listed(adapter: Path, name: str) -> str | None:
     """The checksum that EX2 wrote for a file beside the adapter; what else is there may be edited."""
     try:
-        return str(json.loads((adapter / MANIFEST).read_bytes())["sha256"][name])
+        return str(parse_json((adapter / MANIFEST).read_bytes())["sha256"][name])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

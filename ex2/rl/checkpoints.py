@@ -7,7 +7,6 @@ long as it is there. What a killed process leaves in `.unfinished/` is deleted a
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -15,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ex2.base.errors import UserError
-from ex2.base.files import sha256, to_json, write_atomically
+from ex2.base.files import parse_json, sha256, to_json, write_atomically
 
 UNFINISHED = ".unfinished"
 MANIFEST = "manifest.json"
@@ -37,12 +36,12 @@ def _has_step(path: Path) -> bool:
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, naming the file; None where it is whole."""
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_bytes())
+        manifest = parse_json((checkpoint / MANIFEST).read_bytes())
         sizes = {str(name): int(size) for name, size in manifest["sizes"].items()}
         digests = dict(manifest.get("sha256", {}))  # checkpoints of EX2 0.1 have none
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return f"{MANIFEST} is broken"
     for name, size in sizes.items():
         file = checkpoint / name

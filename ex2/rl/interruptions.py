@@ -1,6 +1,6 @@
-"""What happens to long runs from outside: a disk that takes no more, and a SIGTERM because the machine is needed.
+"""What happens to long runs from outside: a disk that takes no more, Ctrl-C, and a SIGTERM because the machine is needed.
 
-Either ends the run on all its processes, in one line that says which checkpoint it can go on from.
+Each ends the run on all its processes, in one line that says which checkpoint it can go on from.
 """
 
 from __future__ import annotations
@@ -36,6 +36,25 @@ class Preempted(RunStopped):
     status = 128 + signal.SIGTERM
 
 
+class Interrupted(RunStopped):
+    """Ctrl-C. The status is what a process that SIGINT ends has in a shell."""
+
+    status = 128 + signal.SIGINT
+
+
+@contextmanager
+def going_on_told(run: Path) -> Iterator[None]:
+    """Let Ctrl-C end a run in one line that says how it can go on.
+
+    Raises:
+        Interrupted: Ctrl-C came.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"Interrupted. {_way_on(run)}") from None
+
+
 @contextmanager
 def written_by_all(what: str, run: Path) -> Iterator[None]:
     """Write something of a run: all processes succeed, or all of them stop.
@@ -58,14 +77,14 @@ def written_by_all(what: str, run: Path) -> Iterator[None]:
         problem = f"{first_line(error)}; {shutil.disk_usage(run).free / 2**30:.1f} GiB are free on the disk of {run}"
     problems = [text for text in gather_object([problem]) if text is not None]
     if problems:
-        raise NotWritten(f"{what} could not be written ({problems[0]}). {_way_on(run)}")
+        raise NotWritten(f"{what} could not be written ({problems[0]}). {_way_on(run, 'make room and ')}")
 
 
-def _way_on(run: Path) -> str:
+def _way_on(run: Path, first: str = "") -> str:
     whole = [path.name for path in checkpoints(run).values() if damage(path) is None]
     if not whole:
-        return "There is no checkpoint yet: make room and start again with --overwrite true."
-    return f"{whole[-1]} is whole: make room and go on with {RESUME}."
+        return f"There is no checkpoint yet: {first}start again with --overwrite true."
+    return f"{whole[-1]} is whole: {first}go on with {RESUME}."
 
 
 class LeaveOnSigterm(TrainerCallback):

@@ -29,12 +29,13 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from ex2.base.errors import UserError
+from ex2.base.files import read_json
 from ex2.rl import objectives as F
 from ex2.rl.guards import Guards
 from ex2.rl.kl_control import KLController
 from ex2.rl.ppo_config import PPOConfig
 from ex2.rl.precision import SampledAsScored, TrainedInFloat32
-from ex2.rl.resume import ExactResume
+from ex2.rl.resume import ExactResume, loading
 from ex2.rl.rollout import Rollout, Texts
 from ex2.rl.sharding import load_whole_weights, whole_weights
 from ex2.rl.shared_prefix import States, by_prompt, packed, packing_saves, padded, shared_lengths, takes_positions
@@ -431,14 +432,16 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, FrozenBase, ExactRes
         for name in (VALUE_HEAD_FILE, PPO_STATE_FILE):
             if not (folder / name).is_file():
                 raise UserError(f"resume_from_checkpoint={folder} is not a PPO checkpoint: {name} is missing.")
-        load_whole_weights(self.value_head, load_file(folder / VALUE_HEAD_FILE))
+        with loading(resume_from_checkpoint):
+            load_whole_weights(self.value_head, load_file(folder / VALUE_HEAD_FILE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            state = json.loads((Path(checkpoint) / PPO_STATE_FILE).read_text(encoding="utf-8"))
-            self.kl_controller.load_state_dict(state["kl_controller"])
-            self.value_head.start = state["value_start"]
+            state = read_json(Path(checkpoint) / PPO_STATE_FILE)
+            with loading(checkpoint):
+                self.kl_controller.load_state_dict(state["kl_controller"])
+                self.value_head.start = float(state["value_start"])
 
 
 def prompt_by_prompt(batches: list[dict[str, Any]], per_update: int) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,29 @@ import torch
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ex2.base.errors import UserError, reason
+from ex2.base.files import read_json, shaped_as_written
 from ex2.rl.checkpoints import UNFINISHED, clean_up, finish, rotate
 from ex2.rl.interruptions import NotWritten, written_by_all
 from ex2.rl.trl_names import Mixin
+
+
+@contextmanager
+def loading(checkpoint: str | None) -> Iterator[None]:
+    """Say of a checkpoint that it cannot be loaded, though its checksums are right: somebody else has written it.
+
+    Raises:
+        UserError: With the checkpoint and what torch says.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"resume_from_checkpoint: {checkpoint} cannot be loaded ({reason(error)}). Go on from another one, or start again "
+            "with --overwrite true."
+        ) from error
 
 
 class ExactResume(Mixin):
@@ -33,8 +54,10 @@ class ExactResume(Mixin):
             clean_up(Path(self.args.output_dir))
         self.accelerator.wait_for_everyone()
         if resume_from_checkpoint is not None:
-            state = json.loads((Path(resume_from_checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-            self._epochs_to_skip = int(state["epoch"])
+            path = Path(resume_from_checkpoint) / TRAINER_STATE_NAME
+            state = read_json(path)
+            with shaped_as_written(path):
+                self._epochs_to_skip = int(state["epoch"])
         return super()._inner_training_loop(*args, resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
@@ -51,6 +74,20 @@ class ExactResume(Mixin):
             self._rotate(Path(self.args.output_dir))  # it may have been killed after its last save
             return
         super()._run_epoch(*args, **kwargs)
+
+    # ---------------------------------------------------------------- loading
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with loading(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with loading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with loading(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     # ---------------------------------------------------------------- saving
 

@@ -85,9 +85,13 @@ PRIVATE = (
         "_push_from_checkpoint", _ONLINE, "nothing is uploaded before it has its place", ("checkpoint_folder",)
     ),
     PrivateName(
-        "_load_from_checkpoint", _PPO, "the value head comes back with the adapter", ("resume_from_checkpoint", "model")
+        "_load_from_checkpoint", _ONLINE, "one that is damaged is one line; the value head comes back with the adapter",
+        ("resume_from_checkpoint", "model"),
     ),
-    PrivateName("_load_optimizer_and_scheduler", _PPO, "the KL coefficient comes back with them", ("checkpoint",)),
+    PrivateName(
+        "_load_optimizer_and_scheduler", _ONLINE, "the same; the KL coefficient comes back with them", ("checkpoint",)
+    ),
+    PrivateName("_load_rng_state", _ONLINE, "the same", ("checkpoint",)),
 )  # fmt: skip
 """Every private name of TRL's trainers and transformers' Trainer that EX2 overrides, calls or reads."""
 
@@ -195,6 +199,15 @@ class OnlineTrainer(Protocol):
         raise AssertionError
 
     def _inner_training_loop(self, *args: Any, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        raise AssertionError
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        raise AssertionError
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        raise AssertionError
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
         raise AssertionError
 
     def _log_metric(self, name: str, value: float) -> None:

@@ -39,7 +39,7 @@ from ex2.rewards.build import similarity_rewards
 from ex2.rewards.normalization import reward_groups
 from ex2.rewards.similarity import raw_rewards
 from ex2.rl.checkpoints import UNFINISHED, damage, finish, newest_whole
-from ex2.rl.interruptions import LeaveOnSigterm, written_by_all
+from ex2.rl.interruptions import LeaveOnSigterm, going_on_told, written_by_all
 from ex2.rl.sharding import loading_whole, whole_weights
 from ex2.run import folder as run_folder
 from ex2.run.card import run_card
@@ -183,7 +183,7 @@ def _train(options: RunOptions, trainer: EX2Trainer, checkpoint: Path | None) ->
     trainer.add_callback(log)
     trainer.add_callback(leave)
     try:
-        with leave.listening():
+        with leave.listening(), going_on_told(options.output_dir):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
         log.close()

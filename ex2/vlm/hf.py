@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 
-from ex2.base.errors import UserError, first_line
+from ex2.base.errors import UserError, first_line, reason
 from ex2.base.files import from_home
 from ex2.base.hub import looks_like_path, require_repository
-from ex2.base.weights import DAMAGED_PICKLE, check_weights, pickle_refused, says_no_safetensors, transformers_options
+from ex2.base.weights import check_weights, pickle_refused, says_no_safetensors, transformers_options
 from ex2.vlm.dual_encoder import DualEncoder
 from ex2.vlm.fingerprint import describe_tokenizer, stable_config
 
@@ -39,8 +38,6 @@ _REQUIRED_FILES = (
 
 # Where the model classes keep what only images need.
 _IMAGE_MODULES = ("vision_model", "image_model", "visual_projection", "image_projection")
-
-_LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, *DAMAGED_PICKLE)
 
 
 @dataclass(frozen=True)
@@ -111,10 +108,10 @@ def load_hf(spec: str, device: torch.device, dtype: torch.dtype, allow_pickle_fo
         processor = AutoProcessor.from_pretrained(location, **options)
     except ImportError as error:
         raise UserError(f"vlm {spec!r} needs a Python package that is not installed: {first_line(error)}") from error
-    except _LOAD_ERRORS as error:
+    except Exception as error:  # as each kind of model and of damage has it
         if says_no_safetensors(error):
             raise pickle_refused(f"vlm {spec!r}", "what the hub has of its weights") from None
-        raise UserError(f"vlm {spec!r} could not be loaded: {first_line(error)}") from error
+        raise UserError(f"vlm {spec!r} could not be loaded: {reason(error)}") from error
     missing = sorted(loading["missing_keys"])
     if missing:
         raise UserError(

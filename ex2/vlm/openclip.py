@@ -20,13 +20,12 @@ from open_clip.hf_model import ClsLastHiddenStatePooler, ClsPooler, HFTextEncode
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import text_global_pool
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import dynamic_module_utils
 
-from ex2.base.errors import UserError, first_line
+from ex2.base.errors import UserError, first_line, one_line
 from ex2.base.files import from_home
 from ex2.base.hub import require_repository
-from ex2.base.weights import DAMAGED_PICKLE, SAFE, check_weights, pickle_refused
+from ex2.base.weights import SAFE, check_weights, pickle_refused
 from ex2.vlm.dual_encoder import DualEncoder
 from ex2.vlm.fingerprint import describe_tokenizer, stable_config
 from ex2.vlm.weight_files import options_for_file, split_query
@@ -36,7 +35,6 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 # Names under which the hub keeps weights of open_clip models.
 _HUB_WEIGHTS = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
-_LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, *DAMAGED_PICKLE)
 _CURE = "use a local folder, `open_clip:local-dir:/path`"
 
 
@@ -78,8 +76,8 @@ def load_open_clip(
             model, preprocess = open_clip.create_model_from_pretrained(source, **options)
             tokenizer = open_clip.get_tokenizer(source)
             config = open_clip.get_model_config(source)
-    except _LOAD_ERRORS as error:
-        raise UserError(f"vlm {spec!r} could not be loaded: {' '.join(str(error).split())}") from error
+    except Exception as error:  # as each kind of model and of damage has it
+        raise UserError(f"vlm {spec!r} could not be loaded: {one_line(error)}") from error
     return OpenClipVLM(spec, model, preprocess, tokenizer, config, device=device, dtype=dtype)
 
 

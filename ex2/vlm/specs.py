@@ -75,7 +75,7 @@ def load_vlm(
     """
     check_spec(spec)
     if dtype not in _DTYPES:
-        raise UserError(f"vlm dtype {dtype!r} is none of {', '.join(_DTYPES)}")
+        raise UserError(f"vlm_dtype {dtype!r} is none of {', '.join(_DTYPES)}")
     torch_device = _checked_device(device)
     import torch
 

@@ -13,7 +13,11 @@ from ex2.base.folders import UNFINISHED
 from ex2.base.locks import alone_at, alone_in
 from ex2.cli import main
 from ex2.texts.descriptions import Description, write_descriptions
-from tests.kills import killed_before
+from tests.fuzz.environments import commands
+from tests.fuzz.kills import contents as written
+from tests.fuzz.kills import line_into, sweep
+from tests.fuzz.material import Material, basic
+from tests.kills import ended, killed_before, started
 
 NAMES = ("cat", "eagle", "ear of corn", "whale")
 
@@ -83,6 +87,36 @@ def test_a_killed_command_is_taken_up_again(
     while killed_before(operation, lambda: main([*line, "--out", str(out)]), str(out)):
         operation += step
     assert contents(out) == contents(expected)
+
+
+@pytest.fixture(scope="module")
+def material(
+    tiny_llm: Path, class_folder: Path, trained_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Material:
+    return basic(tiny_llm, class_folder, trained_run, tmp_path_factory.mktemp("material"))
+
+
+WRITERS = ("generate", "describe-pairs", "score", "judge", "export")
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_a_killed_command_ends_as_if_nothing_had_happened(command: str, material: Material, tmp_path: Path) -> None:
+    """At some of its operations; `python -m tests.fuzz.kills` tries each, of training and the other commands too."""
+    every = {"generate": 5, "describe-pairs": 9, "export": 23}.get(command, 2)
+    assert sweep(commands(material)[command], tmp_path, every) >= 2
+
+
+@pytest.mark.parametrize("command", [*WRITERS, "classify"])
+def test_two_processes_at_once(command: str, material: Material, tmp_path: Path) -> None:
+    """The second is refused, or both are right: what is there in the end is what one alone writes."""
+    line, outs = commands(material)[command], [tmp_path / "one", tmp_path / "two"]
+    for out in outs:
+        out.mkdir()
+    assert ended(started(lambda: main(line_into(line, outs[0])))) == 0
+    children = [started(lambda: main(line_into(line, outs[1]))) for _ in range(2)]
+    statuses = sorted(map(ended, children))
+    assert statuses in ([0, 0], [0, 2])
+    assert written(outs[1]) == written(outs[0])
 
 
 def test_an_unfinished_analysis_is_not_compared(tmp_path: Path, refused: Callable[[list[str]], str]) -> None:

@@ -55,6 +55,41 @@ def stop_line(capsys: pytest.CaptureFixture[str], line: list[str], status: int, 
     return found
 
 
+@pytest.mark.parametrize("step", [1, 3])
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(
+    step: int,
+    short: Arguments,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from ex2.run.folder import RunLog
+
+    logged = RunLog.on_log
+
+    def interrupt(self: RunLog, args: Any, state: Any, *rest: Any, **options: Any) -> None:
+        logged(self, args, state, *rest, **options)
+        if state.global_step == step:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunLog, "on_log", interrupt)
+        with pytest.raises(SystemExit) as stop:
+            main("ppo", short(tmp_path / "run"))
+    assert stop.value.code == 130
+    (line,) = [row for row in capsys.readouterr().err.splitlines() if "rror" in row or row.startswith("Interrupted")]
+    assert (
+        line
+        == {
+            1: "Interrupted. There is no checkpoint yet: start again with --overwrite true.",
+            3: "Interrupted. checkpoint-2 is whole: go on with --resume_from_checkpoint true.",
+        }[step]
+    )
+    if step == 3:
+        goes_on(short, tmp_path / "run", whole)
+
+
 def goes_on(short: Arguments, folder: Path, whole: Path) -> None:
     """Resume a run and see that it ends like one that nothing happened to, and leaves nothing behind."""
     main("ppo", short(folder, resume_from_checkpoint="true"))

@@ -26,6 +26,7 @@ from ex2.options.parse import parse_options
 from ex2.rl.checkpoints import checkpoints
 from ex2.run.folder import read_jsonl
 from ex2.run.training import run
+from tests.fuzz.kills import random_kills
 
 ROOT = Path(__file__).resolve().parents[2]
 ALGORITHMS = ("ppo", "grpo", "rloo")
@@ -121,6 +122,12 @@ def test_resumed_run_equals_one_that_was_never_stopped(
     torch.manual_seed(step)  # whatever the state of the generator before
     main(algorithm, long(folder, resume_from_checkpoint="true", **beta))
     assert_same_end(folder, straight[algorithm])
+
+
+def test_random_kills_leave_no_trace(straight: dict[str, Path], long: Arguments, tmp_path: Path) -> None:
+    """A few, at moments of the computation; `python -m tests.fuzz.kills --only random` does twenty."""
+    kills = random_kills(lambda folder: long(folder), tmp_path / "run", kills=3, longest=1.0, expected=straight["ppo"])
+    assert kills >= 2
 
 
 def test_a_finished_run_that_is_resumed_makes_adapter_and_report_again(

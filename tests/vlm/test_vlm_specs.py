@@ -56,7 +56,7 @@ def test_unknown_spec_lists_the_forms(spec: str, hint: str) -> None:
 
 
 def test_bad_device_and_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="vlm dtype 'float8' is none of float32, bfloat16, float16"):
+    with pytest.raises(UserError, match="vlm_dtype 'float8' is none of float32, bfloat16, float16"):
         load_vlm("pictogram", dtype="float8")
     with pytest.raises(UserError, match="vlm device 'gpu' is no torch device: use `cpu` or `cuda`"):
         load_vlm("pictogram", device="gpu")

@@ -1,6 +1,6 @@
 """Mutated files of texts, pairs, tables, labels and options: each is read, or refused with one line and status 2.
 
-python -m tests.fuzz_files             # 200 files of each kind
+python -m tests.fuzz.files             # 200 files of each kind
 """
 
 from __future__ import annotations

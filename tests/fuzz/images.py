@@ -1,7 +1,7 @@
 """Mutated images of every format that Pillow writes, through `build_bank`: a file that is wrong is skipped and named.
 
-python -m tests.fuzz_images            # 3,000 images, with a table by format
-python -m tests.fuzz_images --images 300 --seed 1
+python -m tests.fuzz.images            # 3,000 images, with a table by format
+python -m tests.fuzz.images --images 300 --seed 1
 """
 
 from __future__ import annotations

@@ -1,0 +1,54 @@
+"""Values of the wrong kind are refused by the name of their option, before a parser computes with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ex2.base.errors import UserError
+from ex2.options.parse import parse_options
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("vlm: [pictogram]", r"^vlm=\['pictogram'\] must be text\.$"),
+        ("vlm: null", r"^vlm=None must be text\.$"),
+        ("vlm: 7", r"^vlm=7 must be text \(write it in quotes\)\.$"),
+        ("eval_strategy: no", r"^eval_strategy=False must be text \(write it in quotes\)\.$"),
+        ("eval_strategy: often", r"^eval_strategy=often is unknown: choose one of no, steps, epoch\.$"),
+        ("questions: 2024-01-01", r"^questions=2024-01-01 must be text\.$"),
+        ("before_after: 7", r"^before_after=7 must be true or false\.$"),
+        ("reward_funcs: [[cosine]]", r"^reward_funcs=.* must be a list\.$"),
+        ("reward_funcs: [cosine, 7]", r"^reward_funcs=.* must be a list\.$"),
+        ("reward_weights: [1.0, x]", r"^reward_weights=.* must be a list of numbers\.$"),
+        ("model_init_kwargs: x", r"^model_init_kwargs=x is neither JSON, as '\{\"a\": 1\}', nor a file\.$"),
+        ("model_init_kwargs: '{'", r"^model_init_kwargs=\{ is broken JSON"),
+        ('vlm: "a\\0b"', r"^vlm=.* must be text\.$"),
+        (f"seed: {'9' * 5000}", r"^--config .* is no valid YAML: line 1: a number of 5000 digits$"),
+    ],
+)
+def test_files(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text + "\n")
+    with pytest.raises(UserError, match=message):
+        parse_options("ppo", ["--config", str(tmp_path / "c.yaml"), "--output_dir", str(tmp_path / "run")])
+
+
+def test_one_value_is_a_list_of_one_as_on_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("reward_funcs: margin\nreward_weights: 2\nlearning_rate: 1e-4\n")
+    options = parse_options("ppo", ["--config", str(tmp_path / "c.yaml"), "--output_dir", str(tmp_path / "run")])
+    assert options.ex2.reward_funcs == ["margin"]
+    assert options.trainer.reward_weights == [2]
+    assert options.trainer.learning_rate == 1e-4
+
+
+def test_a_mapping_on_the_command_line() -> None:
+    with pytest.raises(UserError, match=r"^lr_scheduler_kwargs=\{'a' is broken JSON"):
+        parse_options("ppo", ["--lr_scheduler_kwargs", "{'a'"])
+
+
+def test_the_command_line_is_checked_where_a_file_says_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("save_steps: 2\n")
+    with pytest.raises(UserError, match="^save_steps=inf is out of range"):
+        parse_options("ppo", ["--config", str(tmp_path / "c.yaml"), "--save_steps", "1e999"])
