@@ -1,9 +1,9 @@
 """A shell in which the commands of the documents run on tiny stand-ins, for tests/test_docs_commands.py.
 
 `Session` starts two processes. bash reads the blocks as they are printed, in one session, in a folder that looks like a
-checkout. Its `ex2`, `python`, `pip`, `accelerate`, `torchrun` and `vllm` are shims that hand each command line to the other one, the
-executor, where torch is imported once and `ex2` runs as it does for users. What is tiny there, and what is only checked, is said at
-`TRAINING`, `stand_ins` and `_CHECKED`.
+checkout. Its `ex2`, `python`, `pip`, `accelerate`, `torchrun` and `vllm` are shims that hand each command line to the other
+one, the executor, where torch is imported once and `ex2` runs as it does for users. What is tiny there, and what is only
+checked, is said at `TRAINING`, `stand_ins` and `_CHECKED`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import shutil
 import socket
 import subprocess
@@ -31,11 +32,14 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parent.parent
 
 # Appended to every training command, where it wins over config and command line: one rollout of two updates, short texts.
-TRAINING = (
-    "--max_steps 2 --save_steps 2 --best_of_n 2 --eval_samples 1 --max_completion_length 8 --use_cpu true --bf16 false --dtype float32"
-).split()  # fmt: skip
+TRAINING = shlex.split(
+    "--max_steps 2 --save_steps 2 --best_of_n 2 --eval_samples 1 --max_completion_length 8 "
+    "--use_cpu true --bf16 false --dtype float32"
+)
 # Appended where a block is marked: the options are parsed and put together as for a run, and nothing is loaded.
-DRY = "--dry_run true --use_cpu true --bf16 false --dtype float32 --load_in_8bit false --load_in_4bit false".split()
+DRY = shlex.split(
+    "--dry_run true --use_cpu true --bf16 false --dtype float32 --load_in_8bit false --load_in_4bit false"
+)
 CLASSES = ("cactus", "cat", "crab", "dolphin", "eagle", "lemon", "owl", "tiger")  # of the pictograms' 54
 SHIMS = ("ex2", "python", "python3", "pip", "accelerate", "torchrun", "vllm")
 _CHECKED = re.compile(r"-m (build|pytest)|-m tests\.")  # not run: tests/test_packaging.py builds the wheel
