@@ -1,6 +1,6 @@
 """Pages of the documentation site that are no files of docs/: a hook of mkdocs.yml.
 
-README, measurements and the like stay where people look for them in the repository and become pages all the same; the API
+Measurements and the like stay where people look for them in the repository and become pages all the same; the API
 pages are generated from docstrings. Links between files, which are written for the repository, are made links between pages.
 """
 
@@ -15,7 +15,6 @@ from mkdocs.structure.files import File
 from pygments.formatters import HtmlFormatter
 
 PAGES = {
-    "index.md": "README.md",
     "results.md": "benchmarks/RESULTS.md",
     "model_card.md": "ex2/assets/pictograms/MODEL_CARD.md",
     "contributing.md": "CONTRIBUTING.md",
