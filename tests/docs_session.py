@@ -32,7 +32,7 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parent.parent
 
 # Appended to every training command, where it wins over config and command line: one rollout of two updates, short texts; and
-# two questions, unless it is about pairs.
+# four questions, unless it is about pairs.
 TRAINING = shlex.split(
     "--max_steps 2 --save_steps 2 --best_of_n 2 --eval_samples 1 --max_completion_length 8 "
     "--use_cpu true --bf16 false --dtype float32"
@@ -202,7 +202,9 @@ def stand_ins(folder: Path, models: dict[str, Path]) -> None:
         (repository / "refs").mkdir(parents=True)
         (repository / "refs" / "main").write_text("0" * 40)
         shutil.copytree(path, repository / "snapshots" / ("0" * 40))
-    (folder / "questions.txt").write_text("What does a {} look like?\nHow can you recognize a {}?\n", encoding="utf-8")
+    (folder / "questions.txt").write_text(
+        "What does a {} look like?\nHow can you recognize a {}?\nDescribe a {}.\nDraw a {}.\n", encoding="utf-8"
+    )
     few = folder / "pictograms"
     for name in CLASSES:
         shutil.copytree(pictograms.PICTOGRAMS / "images" / name, few / "images" / name)
@@ -263,7 +265,8 @@ class Executor:
     def _shortened(self, argv: list[str], dry: bool) -> list[str]:
         given = {part.partition("=")[0] for part in argv}
         policy = [] if "--model_name_or_path" in given else ["--model_name_or_path", self.policy]
-        questions = [] if "pairs" in argv else ["--questions", str(self.folder / "questions.txt")]
+        planned = dry or "--dry_run" in given or "pairs" in argv
+        questions = [] if planned else ["--questions", str(self.folder / "questions.txt")]
         return [*argv, *policy, *questions, *(DRY if dry else TRAINING)]
 
     def _ex2(self, argv: list[str], dry: bool) -> None:
