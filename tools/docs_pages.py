@@ -22,6 +22,8 @@ PAGES = {
 }
 """File of the repository that each page is."""
 
+_ONE_FRAME = ".rst-content .highlight pre { border: 0; margin: 0; padding: 0.5em; }"  # the theme draws a second one
+
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s:]+)(#[^)\s]*)?\)")
 
 
@@ -33,7 +35,8 @@ def on_files(files: Any, config: Any) -> Any:
     for face in (root / "ex2").rglob("__init__.pyi"):  # what is public
         package = ".".join(face.parent.relative_to(root).parts)
         files.append(File.generated(config, f"api/{package}.md", content=f"# {package}\n\n::: {package}\n"))
-    files.append(File.generated(config, "pygments.css", content=HtmlFormatter().get_style_defs(".highlight")))
+    colours = HtmlFormatter().get_style_defs(".highlight")
+    files.append(File.generated(config, "pygments.css", content=f"{colours}\n{_ONE_FRAME}"))
     return files
 
 
