@@ -39,7 +39,8 @@ def page() -> str:
     own, ppo, policy = (dataclasses.fields(config) for config in (EX2Config, PPOConfig, PolicyConfig))
     of_ppo = [field for field in ppo if field.name in PPOConfig.__annotations__]
     described = {field.name for field in (*own, *of_ppo)}
-    theirs = [field for field in (*policy, *ppo) if field.name in _set_by_configs() - described]
+    named = _set_by_configs() - described
+    theirs = [field for field in (*policy, *ppo) if field.name in named]
     return "\n".join(
         (
             _HEAD,
