@@ -4,9 +4,9 @@
     python examples/classify_with_bundle.py BUNDLE IMAGES --model local-dir:DIR --texts
     python examples/classify_with_bundle.py BUNDLE IMAGES --model pictogram
 
-The model must be the one that manifest.json names under "classifier"; `pictogram`, the embedded one, is no open_clip model and comes
-with EX2. With --texts the weights are computed from descriptions.json instead, so any model will do. In a folder of one
-sub-folder a class, accuracy is printed too.
+The model must be the one that manifest.json names under "classifier"; `pictogram`, the embedded one, is no open_clip model
+and comes with EX2. With --texts the weights are computed from descriptions.json instead, so any model will do. In a folder
+of one sub-folder a class, accuracy is printed too.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """A shell in which the commands of the documents run on tiny stand-ins, for tests/test_docs_commands.py.
 
 `Session` starts two processes. bash reads the blocks as they are printed, in one session, in a folder that looks like a
-checkout. Its `ex2`, `python`, `pip`, `accelerate`, `torchrun` and `vllm` are shims that hand each command line to the other one, the
-executor, where torch is imported once and `ex2` runs as it does for users. What is tiny there, and what is only checked, is said at
-`TRAINING`, `stand_ins` and `_CHECKED`.
+checkout. Its `ex2`, `python`, `pip`, `accelerate`, `torchrun` and `vllm` are shims that hand each command line to the other
+one, the executor, where torch is imported once and `ex2` runs as it does for users. What is tiny there, and what is only
+checked, is said at `TRAINING`, `stand_ins` and `_CHECKED`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import shutil
 import socket
 import subprocess
@@ -30,12 +31,16 @@ from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Appended to every training command, where it wins over config and command line: one rollout of two updates, short texts.
-TRAINING = (
-    "--max_steps 2 --save_steps 2 --best_of_n 2 --eval_samples 1 --max_completion_length 8 --use_cpu true --bf16 false --dtype float32"
-).split()  # fmt: skip
+# Appended to every training command, where it wins over config and command line: one rollout of two updates, short texts; and
+# four questions, unless it is about pairs.
+TRAINING = shlex.split(
+    "--max_steps 2 --save_steps 2 --best_of_n 2 --eval_samples 1 --max_completion_length 8 "
+    "--use_cpu true --bf16 false --dtype float32"
+)
 # Appended where a block is marked: the options are parsed and put together as for a run, and nothing is loaded.
-DRY = "--dry_run true --use_cpu true --bf16 false --dtype float32 --load_in_8bit false --load_in_4bit false".split()
+DRY = shlex.split(
+    "--dry_run true --use_cpu true --bf16 false --dtype float32 --load_in_8bit false --load_in_4bit false"
+)
 CLASSES = ("cactus", "cat", "crab", "dolphin", "eagle", "lemon", "owl", "tiger")  # of the pictograms' 54
 SHIMS = ("ex2", "python", "python3", "pip", "accelerate", "torchrun", "vllm")
 _CHECKED = re.compile(r"-m (build|pytest)|-m tests\.")  # not run: tests/test_packaging.py builds the wheel
@@ -197,6 +202,9 @@ def stand_ins(folder: Path, models: dict[str, Path]) -> None:
         (repository / "refs").mkdir(parents=True)
         (repository / "refs" / "main").write_text("0" * 40)
         shutil.copytree(path, repository / "snapshots" / ("0" * 40))
+    (folder / "questions.txt").write_text(
+        "What does a {} look like?\nHow can you recognize a {}?\nDescribe a {}.\nDraw a {}.\n", encoding="utf-8"
+    )
     few = folder / "pictograms"
     for name in CLASSES:
         shutil.copytree(pictograms.PICTOGRAMS / "images" / name, few / "images" / name)
@@ -255,12 +263,11 @@ class Executor:
         return 0
 
     def _shortened(self, argv: list[str], dry: bool) -> list[str]:
-        own = (
-            []
-            if any(part.startswith("--model_name_or_path") for part in argv)
-            else ["--model_name_or_path", self.policy]
-        )
-        return [*argv, *own, *(DRY if dry else TRAINING)]
+        given = {part.partition("=")[0] for part in argv}
+        policy = [] if "--model_name_or_path" in given else ["--model_name_or_path", self.policy]
+        planned = dry or "--dry_run" in given or "pairs" in argv
+        questions = [] if planned else ["--questions", str(self.folder / "questions.txt")]
+        return [*argv, *policy, *questions, *(DRY if dry else TRAINING)]
 
     def _ex2(self, argv: list[str], dry: bool) -> None:
         from ex2.cli import main

@@ -1,15 +1,17 @@
 """Every block of README and docs is run as it is printed: in the order of the pages, in one shell and one folder.
 
-The text is taken as it is; what is tiny is the environment (tests/docs_session.py). Training commands get a few options more behind them
-(one rollout, short texts), because the real ones take minutes to hours; `smollm2` and the models of the hub are random models of two
-layers under the same names, CIFAR-100 has two classes; the pictograms have 8 classes; plots are blank. So names of options, paths, files, their order and what each
-command needs of those before it are tried; times and results are not, they are measured (benchmarks/RESULTS.md). Launchers parse
-their options and then start one process (tests/test_launch.py and tests/run/test_two_processes.py have real ones). `pip install` only
-looks whether the files that it names are there (tests/test_packaging.py builds and uses a wheel). What readers bring along is small too: `photos`,
+The text is taken as it is; what is tiny is the environment (tests/docs_session.py). Training commands get a few options
+more behind them (one rollout, short texts), because the real ones take minutes to hours; `smollm2` and the models of the
+hub are random models of two layers under the same names, CIFAR-100 has two classes; the pictograms have 8 classes; plots
+are blank. So names of options, paths, files, their order and what each command needs of those before it are tried; times
+and results are not, they are measured (benchmarks/RESULTS.md). Launchers parse their options and then start one process
+(tests/test_launch.py and tests/run/test_two_processes.py have real ones). `pip install` only looks whether the files that
+it names are there (tests/test_packaging.py builds and uses a wheel). What readers bring along is small too: `photos`,
 `data/CUB_200_2011`, and the labels that people fill in.
 
-A block that a reader cannot run anywhere says so in its first line: `# needs a GPU`, `# needs a hub`, `# takes hours`. Those that need a
-hub run all the same, with the stand-ins; of the others options are parsed, and runs are put together by `--dry_run`.
+A block that a reader cannot run anywhere says so in its first line: `# needs a GPU`, `# needs a hub`, `# takes hours`.
+Those that need a hub run all the same, with the stand-ins; of the others options are parsed, and runs are put together by
+`--dry_run`.
 """
 
 from __future__ import annotations
@@ -116,7 +118,7 @@ def session(tiny_chat_llm: Path, class_folder: Path, tmp_path_factory: pytest.Te
         "smollm2", "Qwen/Qwen2.5-0.5B-Instruct", "mistralai/Mistral-7B-v0.1", "Qwen/Qwen3-4B-Instruct-2507",
         "HuggingFaceTB/SmolLM2-135M-Instruct",
     )  # fmt: skip
-    models = {name: tiny_chat_llm for name in policies} | {"openai/clip-vit-base-patch32": clip}
+    models = dict.fromkeys(policies, tiny_chat_llm) | {"openai/clip-vit-base-patch32": clip}
     running = Session(folder / "session", models)
     cub(running.work / "data" / "CUB_200_2011")
     shutil.copytree(class_folder, running.work / "photos")

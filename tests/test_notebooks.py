@@ -74,7 +74,7 @@ def test_the_notebook_for_a_small_gpu_goes_from_the_installation_to_an_answer(
     assert "What the results can show" in printed[2]
     assert "[5/5] zero-shot classification" in printed[3]
     assert re.match(r"(No preference of CLIP was found|CLIP prefers [\w ]+)\.\n", printed[4])
-    assert "How sure: " in printed[4]
+    assert "4 classes are too few" in printed[4]
     assert printed[5].count("[png]") == 3
     assert "aligned" in printed[6]
     assert (tmp_path / "run" / "analysis" / "report.html").is_file()

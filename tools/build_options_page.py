@@ -2,15 +2,15 @@
 
     python -m tools.build_options_page
 
-EX2's own options and those of its PPO are described by their help texts; options that TRL and transformers define are listed by name and
-default where a config that comes with EX2 sets them, and described by those libraries.
+EX2's own options and those of its PPO are described by their help texts; options that TRL and transformers define are
+listed by name and default where a config that comes with EX2 sets them, and described by those libraries.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,31 +28,31 @@ _OF_THE_MACHINE = {"bf16", "dtype", "use_cpu"}  # their defaults are what the ma
 
 _HEAD = """# Training options
 
-Made by `python -m tools.build_options_page` from the code. Options are flat YAML, or `--NAME VALUE` behind `ex2 train`, `ex2 study` and the training scripts, where
-`-` does for `_`. `ex2 train --help_options` prints all, also those of TRL and transformers that are rarely needed. What excludes each other, and
-numbers out of range, are refused in one line.
+Made by `python -m tools.build_options_page` from the code. Options are flat YAML, or `--NAME VALUE` behind `ex2 train`,
+`ex2 study` and the training scripts, where `-` does for `_`. `ex2 train --help_options` prints all, also those of TRL and
+transformers that are rarely needed. What excludes each other, and numbers out of range, are refused in one line.
 """
 
 
 def page() -> str:
     """The page as Markdown."""
-    own, ppo, policy = ([*_fields(config)] for config in (EX2Config, PPOConfig, PolicyConfig))
-    of_ppo = {name for name in PPOConfig.__annotations__ if not name.startswith("_")}
-    shown = {field.name for field in own} | of_ppo
-    theirs = [field for field in [*policy, *ppo] if field.name in _set_by_configs() - shown]
-    sections = [
-        _HEAD,
-        "## Images, rewards, prompts, reports\n\nEX2's own; the same for PPO, GRPO and RLOO.\n\n" + _table(own, help=True),
-        "## PPO\n\nFor GRPO and RLOO see TRL.\n\n"
-        + _table((field for field in ppo if field.name in of_ppo), help=True),
-        "## Policy and trainer\n\nTRL's and transformers' options that the configs of EX2 set, with their defaults before any config; described in TRL's "
-        "reference of ModelConfig, GRPOConfig and RLOOConfig.\n\n" + _table(theirs, help=False),
-    ]  # fmt: skip
-    return "\n".join(sections)
-
-
-def _fields(config: type[Any]) -> Iterator[dataclasses.Field[Any]]:
-    yield from dataclasses.fields(config)
+    own, ppo, policy = (dataclasses.fields(config) for config in (EX2Config, PPOConfig, PolicyConfig))
+    of_ppo = [field for field in ppo if field.name in PPOConfig.__annotations__]
+    described = {field.name for field in (*own, *of_ppo)}
+    named = _set_by_configs() - described
+    theirs = [field for field in (*policy, *ppo) if field.name in named]
+    return "\n".join(
+        (
+            _HEAD,
+            "## Images, rewards, prompts, reports\n\nEX2's own; the same for PPO, GRPO and RLOO.\n",
+            _table(own, described=True),
+            "## PPO\n\nFor GRPO and RLOO see TRL.\n",
+            _table(of_ppo, described=True),
+            "## Policy and trainer\n\nTRL's and transformers' options that the configs of EX2 set, with their defaults before\n"
+            "any config; described in TRL's reference of ModelConfig, GRPOConfig and RLOOConfig.\n",
+            _table(theirs, described=False),
+        )
+    )
 
 
 def _set_by_configs() -> set[str]:
@@ -64,18 +64,18 @@ def _set_by_configs() -> set[str]:
     return names
 
 
-def _table(fields: Iterable[dataclasses.Field[Any]], *, help: bool) -> str:
+def _table(fields: Iterable[dataclasses.Field[Any]], *, described: bool) -> str:
     """Rows of name, default, range of a number, and what it does."""
-    head = ("option", "default", "range", *(("what it does",) if help else ()))
+    head = ("option", "default", "range", *(("what it does",) if described else ()))
     rows = [head, ["---"] * len(head)]
     for field in fields:
         low, high = RANGES.get(field.name, (None, None))
         limits = "" if low is None else f"{low:g} and up" if high is None or high >= 1e3 else f"{low:g} to {high:g}"
         text = re.sub(r"(?<!`)\|", "\\|", str(field.metadata.get("help", "")))
         choices = field.metadata.get("choices")
-        if help and choices and not all(str(choice) in text for choice in choices):
+        if described and choices and not all(str(choice) in text for choice in choices):
             text += f" One of {', '.join(map(str, choices))}."
-        rows.append((f"`{field.name}`", _default(field), limits, *((text,) if help else ())))
+        rows.append((f"`{field.name}`", _default(field), limits, *((text,) if described else ())))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 

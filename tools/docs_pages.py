@@ -1,6 +1,6 @@
 """Pages of the documentation site that are no files of docs/: a hook of mkdocs.yml.
 
-README, measurements and the like stay where people look for them in the repository and become pages all the same; the API
+Measurements and the like stay where people look for them in the repository and become pages all the same; the API
 pages are generated from docstrings. Links between files, which are written for the repository, are made links between pages.
 """
 
@@ -15,13 +15,14 @@ from mkdocs.structure.files import File
 from pygments.formatters import HtmlFormatter
 
 PAGES = {
-    "index.md": "README.md",
     "results.md": "benchmarks/RESULTS.md",
     "model_card.md": "ex2/assets/pictograms/MODEL_CARD.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
 """File of the repository that each page is."""
+
+_ONE_FRAME = ".rst-content .highlight pre { border: 0; margin: 0; padding: 0.5em; }"  # the theme draws a second one
 
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s:]+)(#[^)\s]*)?\)")
 
@@ -34,7 +35,8 @@ def on_files(files: Any, config: Any) -> Any:
     for face in (root / "ex2").rglob("__init__.pyi"):  # what is public
         package = ".".join(face.parent.relative_to(root).parts)
         files.append(File.generated(config, f"api/{package}.md", content=f"# {package}\n\n::: {package}\n"))
-    files.append(File.generated(config, "pygments.css", content=HtmlFormatter().get_style_defs(".highlight")))
+    colours = HtmlFormatter().get_style_defs(".highlight")
+    files.append(File.generated(config, "pygments.css", content=f"{colours}\n{_ONE_FRAME}"))
     return files
 
 
