@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
@@ -108,7 +109,15 @@ def licence_of(base: str) -> str | None:
     return str(fields["license"]) if fields and "license" in fields else None
 
 
-def push_folder(folder: Path, repo_id: str, wanted_by: str, marker: str) -> str:
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    wanted_by: str,
+    marker: str,
+    *,
+    private: bool = False,
+    kind: Literal["model", "dataset"] = "model",
+) -> str:
     """Make the files of a hub repository those of `folder`; the repository is made where there is none.
 
     Args:
@@ -116,6 +125,8 @@ def push_folder(folder: Path, repo_id: str, wanted_by: str, marker: str) -> str:
         repo_id: Repository such as ``me/birds``.
         wanted_by: The user's option, for messages.
         marker: File that shows that a repository may be replaced; its history keeps what was there.
+        private: Whether a repository that is made is seen by its owner alone; one that exists stays as it is.
+        kind: What the repository holds.
 
     Returns:
         Address of the upload.
@@ -128,13 +139,13 @@ def push_folder(folder: Path, repo_id: str, wanted_by: str, marker: str) -> str:
 
     api = HfApi()
     try:
-        api.create_repo(repo_id, exist_ok=True)
-        present = set(api.list_repo_files(repo_id)) - {".gitattributes"}
+        api.create_repo(repo_id, exist_ok=True, private=private, repo_type=kind)
+        present = set(api.list_repo_files(repo_id, repo_type=kind)) - {".gitattributes"}
         if present and marker not in present:
             raise UserError(
                 f"{wanted_by} {repo_id} holds other files ({min(present)}): name another repository. {folder} is written."
             )
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, delete_patterns="*"))
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, delete_patterns="*", repo_type=kind))
     except HFValidationError as error:
         raise UserError(f"{wanted_by}: {repo_id!r} is no name of a hub repository. {folder} is written.") from error
     except (OSError, HTTPError) as error:

@@ -58,6 +58,12 @@ def add(commands: Any) -> None:
         help="largest difference of a logit between the merged model and base + adapter; default: 1e-4",
     )
     parser.add_argument("--push_to_hub", "--push-to-hub", metavar="ID", help="upload the bundle to this hub repository")
+    parser.add_argument(
+        "--push_descriptions",
+        metavar="ID",
+        help="upload the descriptions as a data set, which the hub's viewer shows, to this hub repository",
+    )
+    parser.add_argument("--private", action="store_true", help="repositories that are made are seen by you alone")
     parser.add_argument("--device", default="auto", help="torch device; default: auto (a GPU where there is one)")
     parser.add_argument(
         "--cache_dir", metavar="DIR", help="folder of converted models; default: the run's, $EX2_CACHE or ~/.cache/ex2"
@@ -73,6 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.no_descriptions and arguments.descriptions is not None:
         raise UserError("--descriptions and --no_descriptions exclude each other: leave one out.")
+    if arguments.no_descriptions and arguments.push_descriptions:
+        raise UserError("--push_descriptions has nothing to upload with --no_descriptions: leave one out.")
     out = from_home(arguments.out)
     out = (
         out if out.name not in ("", "..") else out.resolve()
@@ -102,7 +110,11 @@ def _export(arguments: argparse.Namespace, out: Path) -> None:
         from ex2.base.hub import push_folder
         from ex2.export.folder import MANIFEST
 
-        say(f"Pushed to {push_folder(out, arguments.push_to_hub, '--push_to_hub', MANIFEST)}.")
+        say(
+            f"Pushed to {push_folder(out, arguments.push_to_hub, '--push_to_hub', MANIFEST, private=arguments.private)}."
+        )
+    if arguments.push_descriptions:
+        say(f"Pushed to {_push_descriptions(bundle, arguments.push_descriptions, arguments.private)}.")
 
 
 def _check_fetched(arguments: argparse.Namespace, policy: PolicySource) -> None:
@@ -116,6 +128,18 @@ def _check_fetched(arguments: argparse.Namespace, policy: PolicySource) -> None:
     if arguments.merge:
         named["merge"] = policy.fetched_from
     check_fetched(arguments, arguments.run, named)
+
+
+def _push_descriptions(bundle: Bundle, repo_id: str, private: bool) -> str:
+    """Upload the descriptions as a data set; its address."""
+    from tempfile import TemporaryDirectory
+
+    from ex2.base.hub import push_folder
+    from ex2.export.bundle import TABLE, write_dataset
+
+    with TemporaryDirectory() as name:
+        write_dataset(bundle, Path(name))
+        return push_folder(Path(name), repo_id, "--push_descriptions", TABLE, private=private, kind="dataset")
 
 
 def _gather(arguments: argparse.Namespace, policy: PolicySource) -> Bundle:

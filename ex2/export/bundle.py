@@ -14,7 +14,7 @@ from typing import Any
 from ex2.base.errors import UserError
 from ex2.base.files import read_json, shaped_as_written, to_json
 from ex2.export import formats
-from ex2.export.card import bundle_card
+from ex2.export.card import bundle_card, dataset_card
 from ex2.export.folder import new_folder, read_manifest, write_manifest
 from ex2.texts.descriptions import Description, read_descriptions, write_descriptions
 from ex2.texts.pairs import PairTexts, read_pairs, write_pairs
@@ -111,6 +111,14 @@ def _write_descriptions(bundle: Bundle, folder: Path) -> None:
     (folder / BY_CLASS).write_bytes(to_json(texts))
     (folder / BY_DATASET).write_bytes(to_json({bundle.facts["dataset"]["name"]: texts}))
     pyarrow.parquet.write_table(formats.to_table(bundle.class_names, bundle.records), folder / TABLE)
+
+
+def write_dataset(bundle: Bundle, folder: Path) -> None:
+    """Write the descriptions alone, as a data set that the hub's viewer shows: a table and its card."""
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(formats.to_table(bundle.class_names, bundle.records), folder / TABLE)
+    (folder / CARD).write_text(dataset_card(bundle.facts, bundle.records, TABLE), encoding="utf-8")
 
 
 def read_bundle(folder: Path) -> Bundle:

@@ -77,6 +77,33 @@ VLM fingerprint {facts["vlm"]["fingerprint"][:16]}, adapter fingerprint {facts["
 {_results(facts["metrics"])}{_examples(records)}"""
 
 
+def dataset_card(facts: dict[str, Any], records: Sequence[Description], table: str) -> str:
+    """Markdown card of the descriptions alone, as a data set; `table` is the file that holds them."""
+    from huggingface_hub import DatasetCardData
+
+    head = DatasetCardData(
+        language=facts.get("language"),
+        pretty_name=f"{facts['name']}: descriptions of {facts['dataset']['name']}",
+        tags=["ex2", "class-descriptions", "zero-shot-image-classification"],
+        task_categories=["zero-shot-image-classification"],
+        configs=[{"config_name": "default", "data_files": table}],
+    ).to_yaml()
+    name, vlm, base = (markdown(text) for text in (facts["name"], facts["vlm"]["name"], facts["base_model"]["name"]))
+    return f"""---
+{head}
+---
+
+# {name}: descriptions that {vlm} prefers
+
+{len(records)} descriptions of the {facts["dataset"]["classes"]} classes of {markdown(facts["dataset"]["name"])}, written by
+{base} with a LoRA adapter that EX2 trained with {facts["training"]["algorithm"].upper()}, so that it describes classes in the way
+the vision-language model {vlm} scores highest. The texts show what that model attends to. They are not
+facts: check before you rely on one.
+
+One row a text: class, question, text, scores and seed.
+{_examples(records)}"""
+
+
 def _merged_line(merged: dict[str, Any] | None) -> str:
     if merged is None:
         return ""

@@ -188,16 +188,23 @@ class Hub:
     """Stands in for huggingface_hub.HfApi."""
 
     def __init__(self, present: list[str]) -> None:
-        self.present, self.uploads = present, []
+        self.present: list[str] = present
+        self.uploads: list[tuple[str, str]] = []
+        self.made: list[tuple[str, bool, str]] = []
+        self.datasets: dict[str, dict[str, bytes]] = {}
 
-    def create_repo(self, repo_id: str, exist_ok: bool) -> None:
+    def create_repo(self, repo_id: str, exist_ok: bool, private: bool, repo_type: str) -> None:
         assert exist_ok
+        self.made.append((repo_id, private, repo_type))
 
-    def list_repo_files(self, repo_id: str) -> list[str]:
-        return self.present
+    def list_repo_files(self, repo_id: str, repo_type: str) -> list[str]:
+        return self.present if repo_type == "model" else []
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, delete_patterns: str) -> str:
-        read_bundle(folder_path)
+    def upload_folder(self, *, repo_id: str, folder_path: Path, delete_patterns: str, repo_type: str) -> str:
+        if repo_type == "model":
+            read_bundle(folder_path)
+        else:
+            self.datasets[repo_id] = {path.name: path.read_bytes() for path in folder_path.iterdir()}
         self.uploads.append((repo_id, delete_patterns))
         return f"https://hub/{repo_id}"
 
@@ -211,6 +218,29 @@ def test_push(
     main(["export", str(run), "--out", str(tmp_path / "out"), "--no_descriptions", "--push-to-hub", "me/birds"])
     assert hub.uploads == [("me/birds", "*")]
     assert "Pushed to https://hub/me/birds." in capsys.readouterr().out
+
+
+def test_descriptions_are_pushed_as_a_data_set_that_the_viewer_shows(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    import pyarrow.parquet
+
+    hub = Hub([])
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    line = ["export", str(run), "--out", str(tmp_path / "bundle"), "--vlm", "none", "--dataset_name", "four"]
+    main([*line, "--push_to_hub", "me/birds", "--push_descriptions", "me/birds-texts", "--private"])
+    assert hub.made == [("me/birds", True, "model"), ("me/birds-texts", True, "dataset")]
+    files = hub.datasets["me/birds-texts"]
+    assert set(files) == {"README.md", "descriptions.parquet"}
+    (tmp_path / "table").write_bytes(files["descriptions.parquet"])
+    rows = pyarrow.parquet.read_table(tmp_path / "table").to_pylist()
+    assert [row["text"] for row in rows] == [r.text for r in read_bundle(tmp_path / "bundle").records]
+    card = files["README.md"].decode()
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["configs"] == [{"config_name": "default", "data_files": "descriptions.parquet"}]
+    assert front["language"] == "en"
+    assert "32 descriptions of the 4 classes of four" in card
+    assert "nothing to upload" in refused(run, "--no_descriptions", "--push_descriptions", "me/x")
 
 
 def test_a_repository_of_other_things_is_left_alone(
