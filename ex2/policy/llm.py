@@ -123,6 +123,11 @@ def load_tokenizer(path: str, revision: str = "main") -> PreTrainedTokenizerBase
     except Exception as error:  # as each kind of model and of damage has it
         raise load_error("model_name_or_path", path, error) from error
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError(
+                f"model_name_or_path={path}: its tokenizer has neither a padding nor an end token: set eos_token in "
+                "tokenizer_config.json."
+            )
         tokenizer.pad_token = tokenizer.eos_token
     fix_date(tokenizer, path)
     check_prompts_stay_open(tokenizer, path)
