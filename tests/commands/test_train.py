@@ -46,8 +46,15 @@ def passed_on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, list[
     ids=" ".join,
 )  # fmt: skip
 def test_options_go_on_to_the_entry_point_in_their_order(
-    line: list[str], algorithm: str, options: list[str], passed_on: Callable[..., tuple[str, list[str]]]
+    line: list[str],
+    algorithm: str,
+    options: list[str],
+    passed_on: Callable[..., tuple[str, list[str]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").touch()
     assert passed_on(*line) == (algorithm, options)
 
 
