@@ -16,7 +16,7 @@ from ex2.rewards.quality import distinct_share
 from ex2.rewards.similarity import own_similarity
 from ex2.scoring.scorer import TextScorer
 from ex2.texts.class_names import strip_whole_name
-from ex2.texts.collapse import EMPTY_TEXTS, PAIRS_LEFT, RISE, WORDS_LEFT, distinct_2
+from ex2.texts.collapse import EMPTY_TEXTS, FEW_WORDS, PAIRS_LEFT, RISE, WORDS_LEFT, distinct_2
 from ex2.texts.readings import AS_WRITTEN, Reading
 from ex2.texts.tautologies import tautology_rate
 
@@ -119,7 +119,7 @@ def alarms(rollouts: Sequence[Mapping[str, float]]) -> dict[str, str]:
 
     The mean of the last four rollouts is compared with that of the first two:
 
-        words           less than half of it left: the policy sheds words
+        words           less than half of it left, and fewer than nine: the policy sheds words
         distinct_2      less than 0.6 of it left: texts become stock phrases
         tautology_rate  above 0.25, and by more than 0.1 above it: texts say nothing but name and kind
         hub_score       rises by more than half of what the cosine to the texts' own class gains: they fit every class better
@@ -133,7 +133,7 @@ def alarms(rollouts: Sequence[Mapping[str, float]]) -> dict[str, str]:
 
     found = {}
     first, last = means("words")
-    if last < WORDS_LEFT * first:
+    if last < min(WORDS_LEFT * first, FEW_WORDS):
         found["words"] = f"texts have {last:.1f} words, {first:.1f} at first: the policy sheds words"
     first, last = means("distinct_2")
     if last < PAIRS_LEFT * first:

@@ -14,7 +14,10 @@ from ex2.texts.class_names import strip_name
 from ex2.texts.tautologies import says_nothing, tautology_rate
 
 WORDS_LEFT = 0.5
-"""Texts of fewer words than this share of the untrained policy's are a collapse."""
+"""Texts of fewer words than this share of the untrained policy's, and of fewer than `FEW_WORDS`, are a collapse."""
+
+FEW_WORDS = 9.0
+"""So many words make a sentence that describes; an untrained policy's may be long for rambling up to the limit."""
 
 PAIRS_LEFT = 0.6
 """The same of the share of word pairs that are distinct among one text of each class."""
@@ -54,7 +57,7 @@ def signs_of_collapse(aligned: Texts, base: Texts = ()) -> list[str]:
         return []
     signs = []
     before = f", {_words(base):.1f} before training" if base else ""
-    if base and _words(aligned) < WORDS_LEFT * _words(base):
+    if base and _words(aligned) < min(WORDS_LEFT * _words(base), FEW_WORDS):
         signs.append(f"shrank to {_words(aligned):.1f} words{before}")
     ours, theirs = _variety(aligned, base), _variety(base, aligned) if base else (1.0, 1.0)
     if ours[0] < DISTINCT_LEFT * theirs[0]:

@@ -176,7 +176,9 @@ def _rollouts(**ends: tuple[float, float]) -> list[dict[str, float]]:
     [
         ({}, {}),
         ({"words": (20.0, 10.0)}, {}),
-        ({"words": (20.0, 9.9)}, {"words": "texts have 9.9 words, 20.0 at first"}),
+        ({"words": (20.0, 9.0)}, {}),  # less than half of them, but enough for a sentence
+        ({"words": (20.0, 8.9)}, {"words": "texts have 8.9 words, 20.0 at first"}),
+        ({"words": (10.0, 5.0)}, {}),
         ({"distinct_2": (0.8, 0.4)}, {"distinct_2": "40% are distinct, 80% at first"}),
         ({"tautology_rate": (0.2, 0.29)}, {}),
         ({"tautology_rate": (0.1, 0.3)}, {"tautology_rate": "30% of the texts say nothing"}),
