@@ -128,7 +128,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     parser = _Parser(
         prog="ex2",
         description="EX2 makes vision-language models say what they pay attention to.",
-        epilog="Example: ex2 study --vlm hf:openai/clip-vit-base-patch32 --dataset folder:photos --out runs/photos",
+        epilog="Example: ex2 study --vlm hf:google/siglip2-base-patch16-224 --dataset folder:photos --out runs/photos",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the versions of EX2 and its libraries")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -107,6 +107,9 @@ def test_options_that_are_shown_exist() -> None:
         assert set(yaml.safe_load(block.text)) <= known | {"base"}, block
 
 
+_CLIPS = ("openai/clip-vit-base-patch32", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
+
+
 @pytest.fixture(scope="module")
 def session(tiny_chat_llm: Path, class_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     folder = tmp_path_factory.mktemp("docs")
@@ -118,7 +121,7 @@ def session(tiny_chat_llm: Path, class_folder: Path, tmp_path_factory: pytest.Te
         "smollm2", "Qwen/Qwen2.5-0.5B-Instruct", "mistralai/Mistral-7B-v0.1", "Qwen/Qwen3-4B-Instruct-2507",
         "HuggingFaceTB/SmolLM2-135M-Instruct",
     )  # fmt: skip
-    models = dict.fromkeys(policies, tiny_chat_llm) | {"openai/clip-vit-base-patch32": clip}
+    models = dict.fromkeys(policies, tiny_chat_llm) | dict.fromkeys(_CLIPS, clip)
     running = Session(folder / "session", models)
     cub(running.work / "data" / "CUB_200_2011")
     shutil.copytree(class_folder, running.work / "photos")

@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
         epilog="Examples:\n"
         "  ex2 generate runs/quickstart --out descriptions.jsonl\n"
         "  ex2 analyze descriptions.jsonl --out runs/quickstart/analysis\n"
-        "  ex2 analyze mine.jsonl --base base.jsonl --vlm hf:openai/clip-vit-base-patch32 --dataset folder:birds --out birds",
+        "  ex2 analyze mine.jsonl --base base.jsonl --vlm hf:google/siglip2-base-patch16-224 --dataset folder:birds --out birds",
     )
     parser.add_argument(
         "descriptions",

@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
         "the K most likely classes; print accuracies with intervals beside the template's (docs/classify.md).",
         epilog="Examples:\n"
         "  ex2 classify --vlm pictogram --dataset pictograms --descriptions base.jsonl aligned.jsonl --out accuracy\n"
-        "  ex2 classify --vlm hf:openai/clip-vit-base-patch32 --dataset cub:/data/cub --pairs pairs.json --sweep 2,5,10,all",
+        "  ex2 classify --vlm open_clip:ViT-B-32/openai --dataset cub:/data/cub --pairs pairs.json --sweep 2,5,10,all",
     )
     parser.add_argument("--vlm", required=True, metavar="SPEC", help="see `ex2 list vlms`")
     parser.add_argument("--dataset", required=True, help="see `ex2 list datasets`")

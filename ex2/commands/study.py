@@ -51,7 +51,7 @@ def add(commands: Any, start: Start, command: Command) -> None:
         "is kept, what was interrupted goes on.",
         epilog="Examples:\n"
         "  ex2 study                                                          # the embedded models and images\n"
-        "  ex2 study --vlm hf:openai/clip-vit-base-patch32 --dataset folder:photos --out runs/photos\n"
+        "  ex2 study --vlm hf:google/siglip2-base-patch16-224 --dataset folder:photos --out runs/photos\n"
         "  ex2 study pictograms --seed 1 --out runs/seed1\n"
         "  ex2 study quickstart --dry_run true                                # what it would take; loads no weights\n"
         '  ex2 study modern/smollm3_3b --dataset hf:cifar100 --launcher "accelerate launch --num_processes 4" --out runs/cifar',

@@ -59,7 +59,7 @@ def _epilog() -> str:
             "examples:",
             "  ex2 train quickstart",
             "  ex2 train quickstart --dry_run true     # batch arithmetic and memory; loads no weights",
-            "  ex2 train quickstart --vlm hf:openai/clip-vit-base-patch32 --dataset folder:data/birds --output_dir runs/birds",
+            "  ex2 train quickstart --vlm hf:google/siglip2-base-patch16-224 --dataset folder:data/birds --output_dir runs/birds",
             "  ex2 train quickstart_grpo --algorithm grpo",
             "  ex2 train --help_options                # all training options; with --algorithm grpo, those of GRPO",
             "",

@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         help="check published zero-shot accuracies with your data and weights",
         description="Classify all official test images of a dataset with one template, and with FuDD where --pairs has its\n"
         "sentences, and compare with what is published. Exit status 1 where a number is out of tolerance.",
-        epilog="Example: ex2 verify-goldens --vlm hf:openai/clip-vit-base-patch32 --dataset cub:data/CUB_200_2011",
+        epilog="Example: ex2 verify-goldens --vlm open_clip:ViT-B-32/openai --dataset cub:data/CUB_200_2011",
     )
     parser.add_argument("--vlm", required=True, metavar="SPEC", help="see `ex2 list vlms`")
     parser.add_argument("--dataset", required=True, help="see `ex2 list datasets`; a folder: must hold the test images")
