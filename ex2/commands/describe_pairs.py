@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.files import check_writable
-from ex2.base.shown import say
+from ex2.base.shown import say, some_of
 from ex2.commands.common import (
     bank_options,
     check_policy_fetched,
@@ -89,7 +89,10 @@ def _describe(arguments: argparse.Namespace, answers: Path) -> None:
     from ex2.texts.pairs import both_ways, pair_texts, write_pairs
     from ex2.zero_shot.pair_accuracy import format_table, name_texts, score_pairs, summarise
 
-    confused = [pair.classes for pair in confused_pairs(scorer, most)]
+    found = confused_pairs(scorer, most)
+    named = [f"{' / '.join(names[i] for i in pair.classes)} ({pair.error:.0%})" for pair in found]
+    say(f"Confused most, with the share of their images that are nearer to the other's name: {some_of(named)}.")
+    confused = [pair.classes for pair in found]
     asks = plan_asks(names, policy.questions, arguments.samples, pairs=both_ways(confused))
     plan = sampling_plan(arguments, policy, images.name, asks, vlm=vlm)
     done = recorded(plan, answers, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_a_run_on_pairs_keeps_and_reports_pairs(pair_run: Path) -> None:
     assert summary["meta"]["best_of_n"] == 3
     card = (pair_run / "README.md").read_text()
     assert "aligned - base" in card
-    assert f"ex2 describe-pairs {pair_run}" in card
+    assert "    ex2 describe-pairs . --out pairs.json" in card
     assert not (pair_run / "before_after.json").exists()
 
 
@@ -129,6 +130,12 @@ def test_describe_pairs_from_a_run(pair_run: Path, tmp_path: Path, capsys: pytes
     _describe(pair_run, out)
     printed = capsys.readouterr().out
     assert f"{out}: 36 sentences about 3 of the 3 pairs that pictogram confuses most" in printed
+    said = re.search(
+        r"Confused most, with the share of their images that are nearer to the other's name: (.*)\.\n", printed
+    )
+    assert said is not None
+    pairs = json.loads((pair_run / "environment.json").read_text())["pairs"]
+    assert [part.rpartition(" (")[0] for part in said[1].split(", ")] == [" / ".join(pair) for pair in pairs]
     assert "aligned.json - template" in printed
     found = read_pairs(out, NAMES)
     assert [text.attribute for text in next(iter(found.pairs.values()))] == list(PAIR_QUESTIONS)

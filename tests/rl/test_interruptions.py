@@ -73,10 +73,13 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(
         if state.global_step == step:
             signal.raise_signal(signal.SIGINT)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(RunLog, "on_log", interrupt)
-        with pytest.raises(SystemExit) as stop:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of pytest-xdist ignore it
+    try:
+        with monkeypatch.context() as patched, pytest.raises(SystemExit) as stop:
+            patched.setattr(RunLog, "on_log", interrupt)
             main("ppo", short(tmp_path / "run"))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stop.value.code == 130
     (line,) = [row for row in capsys.readouterr().err.splitlines() if "rror" in row or row.startswith("Interrupted")]
     assert (
