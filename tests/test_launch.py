@@ -284,7 +284,10 @@ def test_the_commands_errors_are_one_line_too(refused: Callable[..., str], train
         ([*run, "--questions", "studdy"], ["Did you mean study?"]),
         ([*run, "--vlm", "clip"], ["vlm 'clip' is not known"]),
         ([*run, "--dataset", "folder:nowhere"], ["folder:nowhere"]),
-        (["generate", "./nowhere", "--dataset", "pictograms", *out], ["./nowhere: no such folder; `ex2 train` and `ex2 study` make run folders"]),
+        (
+            ["generate", "./nowhere", "--dataset", "pictograms", *out],
+            ["./nowhere: no such folder; `ex2 train` and `ex2 study` make run folders"],
+        ),
         (
             ["score", "nowhere.jsonl", "--vlm", "pictogram", "--dataset", "pictograms"],
             ["nowhere.jsonl", "no such file"],

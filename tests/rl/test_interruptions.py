@@ -75,9 +75,10 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of pytest-xdist ignore it
     try:
-        with monkeypatch.context() as patched, pytest.raises(SystemExit) as stop:
+        with monkeypatch.context() as patched:
             patched.setattr(RunLog, "on_log", interrupt)
-            main("ppo", short(tmp_path / "run"))
+            with pytest.raises(SystemExit) as stop:
+                main("ppo", short(tmp_path / "run"))
     finally:
         signal.signal(signal.SIGINT, before)
     assert stop.value.code == 130
