@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -92,7 +93,7 @@ class Session:
         self._log = (folder / "executor.log").open("w", encoding="utf-8")
         self._executor = subprocess.Popen(
             [sys.executable, "-m", "tests.docs_session", str(folder / "settings.json")],
-            cwd=ROOT, env=environment, stdout=self._log, stderr=subprocess.STDOUT,
+            cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=self._log, stderr=subprocess.STDOUT,
         )  # fmt: skip
         self._bash = subprocess.Popen(
             ["bash", "--noprofile", "--norc"],
@@ -159,6 +160,8 @@ def make_venv(folder: Path, place: Path, *names: str) -> None:
 
 
 def main() -> None:
+    # Nothing is ever written there: it ends when the tests do, even if they are killed.
+    threading.Thread(target=lambda: os._exit(len(sys.stdin.read())), daemon=True).start()
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     folder = Path(settings["folder"])
     stand_ins(folder, {name: Path(path) for name, path in settings["models"].items()})

@@ -255,7 +255,7 @@ def test_a_policy_that_sheds_words_is_told_of_once(options: RunOptions, capsys: 
         run_log.close()
         return capsys.readouterr().err
 
-    assert "warning" not in log([20, 20, 9, 9, 9], 1)
-    said = log([9, 9], 6)  # resumed: the rows before count
-    assert said.count("warning: step 6: texts have 9.0 words, 20.0 at first: the policy sheds words") == 1
-    assert "warning" not in log([9], 8)
+    assert "warning" not in log([20, 20, 8, 8, 8], 1)
+    said = log([8, 8], 6)  # resumed: the rows before count
+    assert said.count("warning: step 6: texts have 8.0 words, 20.0 at first: the policy sheds words") == 1
+    assert "warning" not in log([8], 8)
