@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from itertools import zip_longest
 from pathlib import Path
 
 from ex2.base.errors import UserError
 from ex2.base.files import from_home
 from ex2.base.hub import looks_like_path
 from ex2.base.shipped import find_config
+from ex2.options.parse import words_on
 
 SAME = {"output_dir": "out", "max_completion_length": "max_new_tokens", "eval_batch_size": "batch_size"}
 """What training calls what the other commands call otherwise."""
@@ -96,20 +96,12 @@ def check_inputs(arguments: argparse.Namespace) -> None:
 
 def check_training(line: Sequence[str]) -> None:
     """The same for the options of a training, of which only the training's own parser knows all."""
-    given = dict(_options_in(line))
+    given = words_on(line)
     if line and not line[0].startswith("-"):
         given.setdefault("config", line[0])
     if "config" in given:
         find_config(given["config"])
     check_inputs(argparse.Namespace(vlm=given.get("vlm"), dataset=given.get("dataset")))
-
-
-def _options_in(line: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Options with their (first) value."""
-    for part, after in zip_longest(line, line[1:], fillvalue=""):
-        name, equals, value = part.partition("=")
-        if name.startswith("--"):
-            yield name[2:], value if equals else after
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -73,6 +73,7 @@ def add(commands: Any, start: Start, command: Command) -> None:
 def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
     """Do what is not done yet, and say what was found."""
     from ex2.options.parse import parse_options
+    from ex2.run.folder import ALIGNED_TEXTS, ANALYSIS_REPORT, accuracy_table
 
     line = _with_config(arguments.further)
     if arguments.out is not None:
@@ -86,7 +87,7 @@ def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
     if options.ex2.pairs is not None:
         raise UserError("pairs: a study is about single classes; for pairs see docs/classify.md.")
     folder = options.output_dir
-    aligned, base = folder / "aligned.jsonl", folder / "base.jsonl"
+    aligned, base = folder / ALIGNED_TEXTS, folder / "base.jsonl"
 
     if _is_trained(options):
         _say_step(1, "training: done before")
@@ -105,7 +106,7 @@ def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
         command(["generate", str(folder), "--base", *samples, "--out", str(base)])
 
     _say_step(4, "analysis: what is said, and what it adds")
-    analysis = folder / "analysis"
+    analysis = (folder / ANALYSIS_REPORT).parent
     if not _is_fresh(analysis / "summary.json", aligned, base) or _judge(analysis) != arguments.judge:
         with redirect_stdout(StringIO()):  # the answer says it; progress and errors go to standard error
             command(["analyze", str(aligned), "--base", str(base), "--run", str(folder), "--judge", arguments.judge,
@@ -113,7 +114,7 @@ def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
     tables = {}
     if not options.ex2.dataset.startswith("planted:"):  # which has no images
         _say_step(5, "zero-shot classification of held-out images")
-        tables = {names: folder / f"accuracy_{names}" / "results.json" for names in ("without", "with")}
+        tables = {names: accuracy_table(folder, names) for names in ("without", "with")}
     for names, table in tables.items():
         if not _is_fresh(table, aligned, base):
             with redirect_stdout(StringIO()):
@@ -229,14 +230,16 @@ def _image_options(options: RunOptions) -> list[str]:
 def _say_answer(folder: Path, tables: Mapping[str, Path]) -> None:
     """Print what the study found, from its files: what the VLM prefers, examples, accuracies, and where to read on."""
     from ex2.analysis.study import Study
+    from ex2.run.folder import ALIGNED_TEXTS, ANALYSIS_REPORT
     from ex2.zero_shot.systems import format_table
 
+    report = folder / ANALYSIS_REPORT
     say()
-    say_findings(Study.read(folder / "analysis"))
+    say_findings(Study.read(report.parent))
     for names, table in tables.items():
         say(f"\nZero-shot classification with descriptions {names} the class name, in percent:")
         say(format_table(json.loads(table.read_text(encoding="utf-8"))["systems"]))
     classified = [str(table.with_name("report.html")) for names, table in tables.items() if names == "with"]
-    pages = [str(folder / "analysis" / "report.html"), *classified, str(folder / "before_after.md")]
+    pages = [str(report), *classified, str(folder / "before_after.md")]
     say(f"\nReport: {pages[0]}; more: {', '.join(pages[1:])}; all samples by rollout: `ex2 view {folder}`")
-    say(f"Next: `ex2 export {folder} --descriptions {folder / 'aligned.jsonl'} --out bundle` for other libraries.")
+    say(f"Next: `ex2 export {folder} --descriptions {folder / ALIGNED_TEXTS} --out bundle` for other libraries.")

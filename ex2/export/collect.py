@@ -161,14 +161,14 @@ def run_descriptions(
 
 def _accuracy(run: Path, policy: PolicySource, vlm_fingerprint: str) -> dict[str, float]:
     """Top-1 accuracies that `ex2 study` found with this policy's texts and the run's VLM; empty where it did not."""
-    texts = run / "aligned.jsonl"
+    texts = run / run_folder.ALIGNED_TEXTS
     if not texts.is_file() or any(
         r.extra.get("policy_fingerprint") != policy.fingerprint for r in read_descriptions(texts)
     ):
         return {}
     found: dict[str, float] = {}
     for names in ("without", "with"):
-        path = run / f"accuracy_{names}" / "results.json"
+        path = run_folder.accuracy_table(run, names)
         if path.is_file() and path.stat().st_mtime >= texts.stat().st_mtime:
             found |= _numbers(path, partial(_top1, names=names, vlm_fingerprint=vlm_fingerprint))
     return found

@@ -190,12 +190,16 @@ def _refuse_unknown(given: Iterable[str], names: set[str], where: str) -> None:
         raise UserError(f"Unknown option {name} {where}.{hint}")
 
 
-def _words_on(argv: Sequence[str], names: set[str]) -> dict[str, str]:
-    """Options and values on the command line where the value is one word."""
+def words_on(argv: Sequence[str]) -> dict[str, str]:
+    """Options on a command line with the (first) word of their values; those without one are left out."""
     pairs = zip_longest(argv, argv[1:], fillvalue="")
     split = (part.split("=", 1) if "=" in part else (part, after) for part, after in pairs if part.startswith("--"))
-    words = {name[2:].replace("-", "_"): value for name, value in split}
-    return {name: value for name, value in words.items() if name in names and not value.startswith("--")}
+    return {name[2:].replace("-", "_"): value for name, value in split if not value.startswith("--")}
+
+
+def _words_on(argv: Sequence[str], names: set[str]) -> dict[str, str]:
+    """The same of known options."""
+    return {name: value for name, value in words_on(argv).items() if name in names}
 
 
 def _check_given(values: Mapping[str, Any]) -> None:

@@ -64,6 +64,8 @@ class TextGenerator:
                 torch.manual_seed(seed + number)
                 try:
                     output = decoder(inputs["input_ids"], inputs["attention_mask"], generation_config=config)
+                except torch.OutOfMemoryError:
+                    raise  # which says what is wrong, and it is not the files
                 except Exception as error:  # as each kind of model and of damage has it
                     finite = "probability tensor" not in str(error)
                     told = reason(error) if finite else "its next-token probabilities are not finite"

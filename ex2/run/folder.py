@@ -40,6 +40,15 @@ CONFIG, ENVIRONMENT, METRICS, SAMPLES, BASE_SAMPLES, CARD, ADAPTER = (
     "config.yaml", "environment.json", "metrics.jsonl", "samples.jsonl", "base_samples.jsonl", "README.md", "adapter",
 )  # fmt: skip
 
+ALIGNED_TEXTS, ANALYSIS_REPORT = "aligned.jsonl", Path("analysis", "report.html")
+"""What a study adds: descriptions by the trained policy, and the report of what it says."""
+
+
+def accuracy_table(folder: Path, names: str) -> Path:
+    """Where a study keeps what its texts are worth in classification, ``with`` or ``without`` the class names in them."""
+    return folder / f"accuracy_{names}" / "results.json"
+
+
 _OWN_FILES = (
     CONFIG, ENVIRONMENT, METRICS, SAMPLES, BASE_SAMPLES, CARD, ADAPTER, "checkpoint-*", "completions", "before_after.*",
     "pair_accuracy.*", "learning_curve.png", "bad_step_*.jsonl", "training_args.bin", UNFINISHED, WANDB_ID,

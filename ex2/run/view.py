@@ -26,9 +26,6 @@ from ex2.texts.questions import named
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "view"
 
-REPORT = Path("analysis") / "report.html"
-"""Where a study keeps its report."""
-
 _QUIET = 600.0  # seconds without news after which a run that has not ended is said to be quiet
 _MONITOR = "monitors/"
 
@@ -116,7 +113,7 @@ class RunView:
                 "Language model": portable(str(settings.get("model_name_or_path"))),
                 "Texts sampled": max((row["sampled_texts"] for row in metrics), default=0),
             },
-            has_report=(self.folder / REPORT).is_file(),
+            has_report=(self.folder / run_folder.ANALYSIS_REPORT).is_file(),
             rollout=chosen,
             rollouts=len(steps),
             samples=_shown(self._samples.at(steps[chosen - 1])) if steps else [],

@@ -104,3 +104,35 @@ def test_an_opening_stays_open_and_is_part_of_the_text(tiny_chat_llm: Path) -> N
     (texts,) = generator.sample([opened], seed=0)
     assert texts[0].startswith("An owl is")
     assert len(texts[0]) > len("An owl is")
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (
+            RuntimeError("probability tensor contains either `inf`, `nan` or element < 0"),
+            "probabilities are not finite",
+        ),
+        (IndexError("index 9 is out of range"), "IndexError: index 9 is out of range"),
+    ],
+)
+def test_a_model_that_cannot_be_sampled_from_is_named(
+    raised: Exception, told: str, tiny_llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("ex2.policy.sampler.Decoder", lambda *_, **__: fails)
+    generator, _ = load_generator(str(tiny_llm))
+    with pytest.raises(UserError, match=rf"{tiny_llm.name}.* cannot be sampled from: .*{told}. Are its files whole\?"):
+        list(generator.sample(ASKS[:1], seed=0))
+
+
+def test_too_little_memory_is_no_damage(tiny_llm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("ex2.policy.sampler.Decoder", lambda *_, **__: full)
+    generator, _ = load_generator(str(tiny_llm))
+    with pytest.raises(torch.OutOfMemoryError):
+        list(generator.sample(ASKS[:1], seed=0))
