@@ -53,7 +53,7 @@ class Demo:
     @property
     def columns(self) -> list[str]:
         """Titles of what `describe` returns."""
-        return ["class", "description"] + (["cosine with the image"] if self.vlm is not None else [])
+        return ["class", "description"] + (["cosine"] if self.vlm is not None else [])
 
     def describe(
         self, names: Sequence[str], count: int, seed: int, image: Image.Image | None = None
@@ -79,7 +79,7 @@ class Demo:
             return [[*row, ""] for row in rows]
         cosines = (self.vlm.encode_texts([r.text for r in records]) @ self.vlm.encode_images([image])[0]).tolist()
         return sorted(
-            ([*row, round(c, 4)] for row, c in zip(rows, cosines, strict=True)), key=lambda row: -float(row[2])
+            ([*row, round(c, 3)] for row, c in zip(rows, cosines, strict=True)), key=lambda row: -float(row[2])
         )
 
 
@@ -173,11 +173,13 @@ def demo_page(demo: Demo) -> gradio.Blocks:
             seed = gr.Number(0, minimum=0, maximum=2**31 - 1, precision=0, label="Seed")
         inputs = [names, count, seed]
         if demo.vlm is not None:
-            inputs.append(
-                gr.Image(type="pil", image_mode=None, label=f"An image, which {demo.vlm.name} compares them with")
-            )
+            label = f"Image, for the cosine of {demo.vlm.name}"
+            inputs.append(gr.Image(type="pil", image_mode=None, height=240, label=label))
         button = gr.Button("Describe", variant="primary")
-        table = gr.Dataframe(headers=demo.columns, datatype="str", wrap=True, interactive=False, label="Descriptions")
+        widths = ["18%", "58%", "24%"][: len(demo.columns)]
+        table = gr.Dataframe(
+            headers=demo.columns, datatype="str", wrap=True, interactive=False, column_widths=widths, label="Descriptions"
+        )  # fmt: skip
         button.click(describe, inputs, table, api_name="describe")
     return page
 

@@ -70,7 +70,7 @@ def test_an_image_brings_the_nearest_text_first(demo: Demo, monkeypatch: pytest.
         ["crane", "bill", 0.04],
     ]
     assert scored.describe(["crane"], 3, 0)[0] == ["crane", "bill", ""]
-    assert scored.columns[2] == "cosine with the image"
+    assert scored.columns == ["class", "description", "cosine"]
 
 
 def test_the_vlm_is_the_one_of_the_bundle_or_none(
