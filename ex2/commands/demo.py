@@ -10,6 +10,7 @@ from typing import Any
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.files import from_home
+from ex2.base.progress import announce
 from ex2.base.shown import say
 from ex2.commands.common import check_fetched, fetch_option, pickle_option
 
@@ -29,7 +30,7 @@ def add(commands: Any) -> None:
         "  ex2 demo bundles/quickstart --space space\n"
         "  hf upload ME/DEMO space --repo-type space     # after: hf repo create ME/DEMO --repo-type space --space_sdk gradio",
     )
-    parser.add_argument("bundle", metavar="BUNDLE", help="folder that `ex2 export` wrote")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that `ex2 export` wrote")
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="0: any that is free; default: 7860")
     parser.add_argument(
         "--space", type=Path, metavar="DIR", help="write the page as a Space to this folder; nothing is served"
@@ -52,10 +53,9 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Serve until Ctrl-C, or write a Space."""
     from ex2.export.demo import launch, open_demo, require_gradio, write_space
-    from ex2.export.generator import bundle_folder
 
     gradio = require_gradio()
-    folder = bundle_folder(arguments.bundle, "main")
+    folder = from_home(arguments.bundle)
     if arguments.space is not None:
         out = from_home(arguments.space)
         write_space(folder, out, gradio.__version__)
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     page = launch(demo, host=_HERE, port=port)
     beside = f"with {demo.vlm.name}" if demo.vlm is not None else "without a VLM (--vlm SPEC, or --fetch true, for one)"
-    say(f"{page.local_url} describes classes with {arguments.bundle}, {beside}; Ctrl-C ends it.")
+    announce(f"{page.local_url} describes classes with {arguments.bundle}, {beside}; Ctrl-C ends it.")
     page.block_thread()
 
 
