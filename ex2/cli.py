@@ -17,6 +17,7 @@ from ex2.commands import (
     analyze,
     classify,
     compare,
+    demo,
     describe_pairs,
     export,
     generate,
@@ -135,7 +136,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     study.add(commands, start_training, _run)
     train.add(commands, start_training)
     for command in (
-        generate, describe_pairs, pair_accuracy, score, analyze, compare, classify, export, verify_goldens, judge, label,
+        generate, describe_pairs, pair_accuracy, score, analyze, compare, classify, export, demo, verify_goldens, judge, label,
         view, list_names,
     ):  # fmt: skip
         command.add(commands)

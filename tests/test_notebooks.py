@@ -72,7 +72,7 @@ def test_the_notebook_for_a_small_gpu_goes_from_the_installation_to_an_answer(
     assert "no GPU" in printed[1]
     assert "samples a rollout                64" in printed[2]
     assert "What the results can show" in printed[2]
-    assert "[5/5] zero-shot classification" in printed[3]
+    assert "[4/4] zero-shot classification" in printed[3]
     assert re.match(r"(No preference of CLIP was found|CLIP prefers [\w ]+)\.\n", printed[4])
     assert "4 classes are too few" in printed[4]
     assert printed[5].count("[png]") == 3

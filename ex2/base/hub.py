@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -145,7 +146,11 @@ def push_folder(
             raise UserError(
                 f"{wanted_by} {repo_id} holds other files ({min(present)}): name another repository. {folder} is written."
             )
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, delete_patterns="*", repo_type=kind))
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message=".*commit a data file"
+            )  # a bundle's table, which is where it belongs
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, delete_patterns="*", repo_type=kind))
     except HFValidationError as error:
         raise UserError(f"{wanted_by}: {repo_id!r} is no name of a hub repository. {folder} is written.") from error
     except (OSError, HTTPError) as error:

@@ -16,6 +16,7 @@ RANGES: dict[str, Range] = {
     # images, rewards, reports
     "images_per_class": _COUNT, "heldout_fraction": _SHARE, "split_seed": _SEED, "reading_weights": _FACTOR,
     "reward_scale": (0, 1e6), "pairs": _COUNT, "eval_samples": _COUNT, "best_of_n": (2, 10**9), "eval_batch_size": _COUNT,
+    "sample_tables": (0, 10**9),
     # policy
     "lora_r": (1, 10**5), "lora_alpha": (0, 10**6), "lora_dropout": _SHARE,
     # rollouts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,12 @@ def _hidden(character: str) -> bool:
 def say(text: str = "") -> None:
     """Print text that may hold foreign parts."""
     print(printable(text))
+
+
+def gap() -> None:
+    """Print an empty line where someone looks on; a log does without."""
+    if sys.stdout.isatty():
+        print()
 
 
 def some_of(names: Sequence[str], most: int = 10) -> str:

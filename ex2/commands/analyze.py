@@ -211,12 +211,21 @@ def say_findings(study: Study) -> None:
 
         say(f"\n{study.summary['labels']['sentence']}")
         say(format_corrected(study.tables["corrected"]))
-    for example in study.summary["examples"][:_EXAMPLES]:
-        say(f"\n{example['class_name']}\n  before  {example['before']}\n  after   {example['after']}")
+    say()
+    say_examples(study)
     if study.summary["warnings"]:
         say()
     for warning in study.summary["warnings"]:
         say(f"warning: {warning}")
+
+
+def say_examples(study: Study) -> None:
+    """Print what both policies wrote about some classes."""
+    examples = study.summary["examples"][:_EXAMPLES]
+    width = max((len(example["class_name"]) for example in examples), default=0)
+    for example in examples:
+        say(f"{example['class_name']:<{width}}  before  {example['before']}")
+        say(f"{'':<{width}}  after   {example['after']}")
 
 
 def _descriptions_in(run_folder: Path) -> Path:

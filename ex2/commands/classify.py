@@ -155,7 +155,7 @@ def _classify(arguments: argparse.Namespace) -> None:
     sentences = conclusion(comparison, arguments.names)
     if sentences:
         say()
-    for sentence in sentences:
+    for sentence in sentences.values():
         say(sentence)
     if arguments.out is not None:
         meta = {
@@ -168,6 +168,7 @@ def _classify(arguments: argparse.Namespace) -> None:
             "pairs": str(arguments.pairs) if pairs else None,
             "template": TEMPLATE,
             "template_set": list(templates),
+            "conclusion": sentences,
             **{name: getattr(arguments, name) for name in _RECORDED},
         }
         with being_written(arguments.out, _CLASSIFICATION):

@@ -32,6 +32,7 @@ _MADE_BY = {
     "run": "`ex2 train` and `ex2 study` make run folders",
     "folder": "`ex2 train`, `ex2 study` and `ex2 analyze` make such folders",
     "folders": "`ex2 analyze` makes such folders",
+    "bundle": "`ex2 export` writes bundles",
 }
 """The same of folders."""
 

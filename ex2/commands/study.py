@@ -6,7 +6,6 @@ import argparse
 import json
 import shlex
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -17,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from ex2.base.errors import UserError
 from ex2.base.files import read_settings
 from ex2.base.folders import unfinished
+from ex2.base.progress import announce
 from ex2.base.shipped import shipped
-from ex2.base.shown import say
-from ex2.commands.analyze import say_findings
+from ex2.base.shown import gap, listed, say
+from ex2.commands.analyze import say_examples
 from ex2.commands.train import training_line
 from ex2.options.run_options import ALGORITHMS
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 Start = Callable[[str, list[str]], None]
 Command = Callable[[Sequence[str]], None]
 
-_STEPS = 5
+_STEPS = 4
+_SHOWN = ("base", "aligned")  # systems whose accuracy is printed; their folders have the table of all
 
 
 def add(commands: Any, start: Start, command: Command) -> None:
@@ -72,14 +73,16 @@ def add(commands: Any, start: Start, command: Command) -> None:
 
 def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
     """Do what is not done yet, and say what was found."""
+    line = _with_config(arguments.further)
+    if arguments.out is not None:
+        if _names(line, "output_dir"):
+            raise UserError("--out and --output_dir are the same: leave one out.")
+        line += ["--output_dir", arguments.out]
+    if not _names(line, "dry_run"):
+        _announce(1, f"training ({arguments.algorithm.upper()})")  # first, as libraries take seconds
     from ex2.options.parse import parse_options
     from ex2.run.folder import ALIGNED_TEXTS, ANALYSIS_REPORT, accuracy_table
 
-    line = _with_config(arguments.further)
-    if arguments.out is not None:
-        if any(part.split("=")[0] in ("--output_dir", "--output-dir") for part in line):
-            raise UserError("--out and --output_dir are the same: leave one out.")
-        line += ["--output_dir", arguments.out]
     options = parse_options(arguments.algorithm, line)
     if options.ex2.dry_run:
         start(arguments.algorithm, line)
@@ -90,36 +93,32 @@ def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
     aligned, base = folder / ALIGNED_TEXTS, folder / "base.jsonl"
 
     if _is_trained(options):
-        _say_step(1, "training: done before")
+        say("done before")
     else:
-        _say_step(1, f"training ({arguments.algorithm.upper()})")
         for path in (aligned, base):
             path.unlink(missing_ok=True)  # by the policy of before
         _train(arguments, [*line, *_going_on(options)], start)
 
-    _say_step(2, "descriptions by the aligned policy")
+    _announce(2, "descriptions by the aligned policy, and by the untrained one")
     admitted = _admitted(options)
     samples = ["--samples", str(arguments.samples), *admitted]
-    command(["generate", str(folder), *samples, "--out", str(aligned)])
-    _say_step(3, "descriptions by the untrained policy")
+    _quietly(command, ["generate", str(folder), *samples, "--out", str(aligned)])
     if not _take_kept_texts(folder, aligned, base):
-        command(["generate", str(folder), "--base", *samples, "--out", str(base)])
+        _quietly(command, ["generate", str(folder), "--base", *samples, "--out", str(base)])
 
-    _say_step(4, "analysis: what is said, and what it adds")
+    _announce(3, "analysis: what is said, and what it adds")
     analysis = (folder / ANALYSIS_REPORT).parent
     if not _is_fresh(analysis / "summary.json", aligned, base) or _judge(analysis) != arguments.judge:
-        with redirect_stdout(StringIO()):  # the answer says it; progress and errors go to standard error
-            command(["analyze", str(aligned), "--base", str(base), "--run", str(folder), "--judge", arguments.judge,
-                     *admitted, "--out", str(analysis)])  # fmt: skip
+        _quietly(command, ["analyze", str(aligned), "--base", str(base), "--run", str(folder), "--judge", arguments.judge,
+                           *admitted, "--out", str(analysis)])  # fmt: skip
     tables = {}
     if not options.ex2.dataset.startswith("planted:"):  # which has no images
-        _say_step(5, "zero-shot classification of held-out images")
+        _announce(4, "zero-shot classification of held-out images")
         tables = {names: accuracy_table(folder, names) for names in ("without", "with")}
     for names, table in tables.items():
         if not _is_fresh(table, aligned, base):
-            with redirect_stdout(StringIO()):
-                command(["classify", *_image_options(options), "--descriptions", str(base), str(aligned), "--names", names,
-                         "--out", str(table.parent)])  # fmt: skip
+            _quietly(command, ["classify", *_image_options(options), "--descriptions", str(base), str(aligned),
+                               "--names", names, "--out", str(table.parent)])  # fmt: skip
     _say_answer(folder, tables)
 
 
@@ -129,15 +128,26 @@ def _with_config(further: list[str]) -> list[str]:
     return training_line(further if named or (further and not further[0].startswith("-")) else ["quickstart", *further])
 
 
-def _say_step(number: int, what: str) -> None:
-    say(f"\n[{number}/{_STEPS}] {what}")
-    sys.stdout.flush()  # before what the step writes to standard error
+def _names(line: Sequence[str], option: str) -> bool:
+    """Whether a command line has an option, written with underscores or hyphens."""
+    return any(part.split("=")[0].replace("-", "_") == f"__{option}" for part in line)
+
+
+def _announce(number: int, what: str) -> None:
+    gap()
+    announce(f"[{number}/{_STEPS}] {what}")
+
+
+def _quietly(do: Callable[..., None], *arguments: Any) -> None:
+    """Call without what it prints, which its files hold and the answer says; progress and errors go to standard error."""
+    with redirect_stdout(StringIO()):
+        do(*arguments)
 
 
 def _train(arguments: argparse.Namespace, line: list[str], start: Start) -> None:
     """Train in this process, or under a launcher; errors are said by whoever trains."""
     if arguments.launcher is None:
-        start(arguments.algorithm, line)
+        _quietly(start, arguments.algorithm, line)
         return
     script = shipped("train") / f"{arguments.algorithm}_ex2.py"
     status = subprocess.run([*shlex.split(arguments.launcher), str(script), *line], check=False).returncode
@@ -234,12 +244,27 @@ def _say_answer(folder: Path, tables: Mapping[str, Path]) -> None:
     from ex2.zero_shot.systems import format_table
 
     report = folder / ANALYSIS_REPORT
-    say()
-    say_findings(Study.read(report.parent))
-    for names, table in tables.items():
-        say(f"\nZero-shot classification with descriptions {names} the class name, in percent:")
-        say(format_table(json.loads(table.read_text(encoding="utf-8"))["systems"]))
-    classified = [str(table.with_name("report.html")) for names, table in tables.items() if names == "with"]
-    pages = [str(report), *classified, str(folder / "before_after.md")]
-    say(f"\nReport: {pages[0]}; more: {', '.join(pages[1:])}; all samples by rollout: `ex2 view {folder}`")
-    say(f"Next: `ex2 export {folder} --descriptions {folder / ALIGNED_TEXTS} --out bundle` for other libraries.")
+    study = Study.read(report.parent)
+    found = study.summary
+    gap()
+    for sentence in [
+        *found["verdict"],
+        *found["counterfactuals"],
+        *filter(None, [found.get("probe", {}).get("sentence")]),
+    ]:
+        say(sentence)
+    gap()
+    say_examples(study)
+    results = {names: json.loads(table.read_text(encoding="utf-8")) for names, table in tables.items()}
+    if results:
+        gap()
+        say("Zero-shot classification with descriptions without the class name, in percent:")
+        say(format_table([row for row in results["without"]["systems"] if row["system"] in _SHOWN]))
+        if said := results["with"]["meta"].get("conclusion", {}).get("aligned"):
+            say(f"The same with the class name: {said}")
+    gap()
+    count = len(found["warnings"])
+    warned = f", with {count} warning{'s' * (count > 1)}" if count else ""
+    more = [folder / "before_after.md", *(table.with_name("report.html") for table in tables.values())]
+    say(f"Report{warned}: {report}; more: {listed([str(path) for path in more])}. Next: `ex2 view {folder}` for all samples, "
+        f"`ex2 export {folder} --descriptions {folder / ALIGNED_TEXTS} --out bundle` for other libraries.")  # fmt: skip

@@ -72,7 +72,7 @@ class DescriptionGenerator:
         Raises:
             UserError: No bundle, a file that has changed, a model that cannot be loaded, or a hub out of reach.
         """
-        folder = _bundle_folder(str(source), revision)
+        folder = bundle_folder(str(source), revision)
         bundle = read_bundle(folder)
         options = bundle.facts["generation"]
         merged, base_revision = folder / MERGED, "main"
@@ -203,7 +203,7 @@ class DescriptionGenerator:
         return texts
 
 
-def _bundle_folder(source: str, revision: str) -> Path:
+def bundle_folder(source: str, revision: str) -> Path:
     """The folder of a bundle, downloaded where `source` is a hub id."""
     folder = from_home(source)
     if folder.is_dir():

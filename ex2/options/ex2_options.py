@@ -91,6 +91,9 @@ class EX2Config:
         False,
         "Read weights in .bin, .pt and .pth files too, formats that can hold code, with torch's restricted unpickler.",
     )
+    sample_tables: int = _option(
+        10, "wandb and trackio get a table of the texts with their reward terms once in so many rollouts; 0: none."
+    )
     overwrite: bool = _option(False, "Delete the run that output_dir holds and start anew.")
     dry_run: bool = _option(False, "Print the resolved options, batch arithmetic and memory estimate; load no weights.")
 

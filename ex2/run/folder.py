@@ -314,7 +314,8 @@ class RunLog(TrainerCallback):
                     self.bar.write(f"warning: step {state.global_step}: {message}", file=sys.stderr)
         if self.bar is not None:
             shown = {label: f"{row[name]:.3g}" for label, name in self._SHOWN.items() if name in row}
-            self.bar.set_postfix(shown, refresh=False)
+            if shown:  # only the first update of a rollout has them
+                self.bar.set_postfix(shown, refresh=False)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -31,6 +31,7 @@ from ex2.rl.trl_names import Mixin
 from ex2.rl.vllm_weights import FrozenBase
 from ex2.run import folder as run_folder
 from ex2.run.card import adapter_card
+from ex2.run.sample_tables import SampleTables
 from ex2.scoring import TextScorer
 from ex2.scoring.scorer import completion_text
 from ex2.texts.questions import opened
@@ -70,6 +71,7 @@ class SampleLog(Mixin):
 
     scorer: TextScorer
     samples_path: Path
+    tables: SampleTables
     reading: Reading = AS_WRITTEN
 
     def _calculate_rewards(
@@ -102,6 +104,8 @@ class SampleLog(Mixin):
                 if self.accelerator.is_main_process:
                     with self.samples_path.open("a", encoding="utf-8") as file:
                         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            if self.accelerator.is_main_process:
+                self.tables.log(self.state.global_step, rows)
         return rewards
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -170,6 +174,7 @@ def build_trainer(
     trainer.scorer = scorer
     trainer.reading = options.ex2.chosen_reading()
     trainer.samples_path = options.output_dir / run_folder.SAMPLES
+    trainer.tables = SampleTables(options.report_to, options.ex2.sample_tables * options.updates_per_rollout)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -67,14 +67,14 @@ def differences(comparison: Comparison, system: str) -> dict[str, Interval]:
     return found
 
 
-def conclusion(comparison: Comparison, names: str) -> list[str]:
-    """For each file of descriptions how it compares with names and random words, and what to do about it.
+def conclusion(comparison: Comparison, names: str) -> dict[str, str]:
+    """By file of descriptions how it compares with names and random words, and what to do about it.
 
     Args:
         comparison: The results.
         names: What was done with class names in descriptions: ``as_written``, ``with`` or ``without``.
     """
-    said = []
+    said = {}
     top1 = {row["system"]: row["top1"] for row in comparison.rows}
     for system in described(comparison):
         against = differences(comparison, system)
@@ -84,7 +84,7 @@ def conclusion(comparison: Comparison, names: str) -> list[str]:
             f"{_verb(difference)} {_SPOKEN[control]} ({100 * top1[control]:.1f} %; {_in_points(difference)})"
             for control, difference in against.items()
         ]
-        said.append(
+        said[system] = (
             f"With the descriptions {system} {100 * top1[system]:.1f} % of the images are classified rightly, "
             f"{' and '.join(parts)}. {_WITHOUT if names == 'without' else _advice(against)}"
         )
@@ -108,7 +108,7 @@ def classification_page(comparison: Comparison, meta: Mapping[str, Any], images:
         split=meta["split"],
         names=meta["names"].replace("_", " "),
         count=len(comparison.labels),
-        conclusion=conclusion(comparison, meta["names"]),
+        conclusion=conclusion(comparison, meta["names"]).values(),
         rows=comparison.rows,
         systems={system: _changed(comparison, system, images) for system in described(comparison)},
     ).encode()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from ex2.export import read_bundle, write_bundle
 from ex2.export.generator import DescriptionGenerator
 from ex2.texts.descriptions import read_descriptions, write_descriptions
 from ex2.texts.pairs import PairText, PairTexts, write_pairs
+from tests.hub import Hub, serving
 
 CLASSES = ("cat", "eagle", "ear of corn", "whale")
 
@@ -184,53 +186,50 @@ def test_a_merge_that_loses_too_much_is_refused(run: Path, refused: Callable[...
 # ---------------------------------------------------------------- hub
 
 
-class Hub:
-    """Stands in for huggingface_hub.HfApi."""
-
-    def __init__(self, present: list[str]) -> None:
-        self.present: list[str] = present
-        self.uploads: list[tuple[str, str]] = []
-        self.made: list[tuple[str, bool, str]] = []
-        self.datasets: dict[str, dict[str, bytes]] = {}
-
-    def create_repo(self, repo_id: str, exist_ok: bool, private: bool, repo_type: str) -> None:
-        assert exist_ok
-        self.made.append((repo_id, private, repo_type))
-
-    def list_repo_files(self, repo_id: str, repo_type: str) -> list[str]:
-        return self.present if repo_type == "model" else []
-
-    def upload_folder(self, *, repo_id: str, folder_path: Path, delete_patterns: str, repo_type: str) -> str:
-        if repo_type == "model":
-            read_bundle(folder_path)
-        else:
-            self.datasets[repo_id] = {path.name: path.read_bytes() for path in folder_path.iterdir()}
-        self.uploads.append((repo_id, delete_patterns))
-        return f"https://hub/{repo_id}"
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub on this machine."""
+    with serving(monkeypatch, str(tmp_path_factory.mktemp("fetched"))) as found:
+        yield found
 
 
-@pytest.mark.parametrize("present", [[], [".gitattributes"], [".gitattributes", "manifest.json", "README.md"]])
-def test_push(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], present: list[str]
+def test_a_bundle_is_pushed_and_used_from_the_hub(
+    run: Path, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hub = Hub(present)
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
-    main(["export", str(run), "--out", str(tmp_path / "out"), "--no_descriptions", "--push-to-hub", "me/birds"])
-    assert hub.uploads == [("me/birds", "*")]
-    assert "Pushed to https://hub/me/birds." in capsys.readouterr().out
+    line = [
+        "export",
+        str(run),
+        "--out",
+        str(tmp_path / "out"),
+        "--overwrite",
+        "--push-to-hub",
+        "me/birds",
+        "--vlm",
+        "none",
+    ]
+    main(line)
+    assert re.search(r"Pushed to http://127\.0\.0\.1:\d+/me/birds", capsys.readouterr().out)
+    here = {str(path.relative_to(tmp_path / "out")): path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert hub.repositories == {"models/me/birds": {name: path.read_bytes() for name, path in here.items()}}
+    generator = DescriptionGenerator.from_pretrained("me/birds")
+    assert generator.describe(["owl"], n=2) == DescriptionGenerator.from_pretrained(tmp_path / "out").describe(
+        ["owl"], n=2
+    )
+    main([*line, "--no_descriptions"])  # what is no part of the bundle any more goes
+    assert "descriptions.jsonl" in here
+    assert set(hub.repositories["models/me/birds"]) == {name for name in here if not name.startswith("descriptions")}
+    assert hub.private == set()
 
 
 def test_descriptions_are_pushed_as_a_data_set_that_the_viewer_shows(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+    run: Path, hub: Hub, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     import pyarrow.parquet
 
-    hub = Hub([])
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
     line = ["export", str(run), "--out", str(tmp_path / "bundle"), "--vlm", "none", "--dataset_name", "four"]
     main([*line, "--push_to_hub", "me/birds", "--push_descriptions", "me/birds-texts", "--private"])
-    assert hub.made == [("me/birds", True, "model"), ("me/birds-texts", True, "dataset")]
-    files = hub.datasets["me/birds-texts"]
+    assert hub.private == {"models/me/birds", "datasets/me/birds-texts"}
+    files = hub.repositories["datasets/me/birds-texts"]
     assert set(files) == {"README.md", "descriptions.parquet"}
     (tmp_path / "table").write_bytes(files["descriptions.parquet"])
     rows = pyarrow.parquet.read_table(tmp_path / "table").to_pylist()
@@ -244,14 +243,14 @@ def test_descriptions_are_pushed_as_a_data_set_that_the_viewer_shows(
 
 
 def test_a_repository_of_other_things_is_left_alone(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hub = Hub(["model.safetensors", "config.json"])
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    other = {"model.safetensors": b"weights", "config.json": b"{}", ".gitattributes": b""}
+    hub.repositories["models/me/llm"] = dict(other)
     with pytest.raises(SystemExit):
         main(["export", str(run), "--out", str(tmp_path / "out"), "--no_descriptions", "--push_to_hub", "me/llm"])
     assert "--push_to_hub me/llm holds other files (config.json): name another repository" in capsys.readouterr().err
-    assert hub.uploads == []
+    assert hub.repositories["models/me/llm"] == other
 
 
 @pytest.mark.parametrize(

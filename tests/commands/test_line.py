@@ -80,6 +80,7 @@ def test_slips_are_answered_before_torch_is_imported(tmp_path: Path) -> None:
         ["generate", "./none", "--out", "d"],
         ["export", "none", "--out", "d"],
         ["view", "none"],
+        ["demo", "none"],
         ["compare", "none", "nothing"],
         ["study", "quickstrat"],
         ["study", "--vlm", "pictogrm"],

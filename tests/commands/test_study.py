@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,18 +19,39 @@ Arguments = Callable[..., list[str]]
 Study = Callable[..., None]
 
 
+Line = Callable[..., list[str]]
+
+
 @pytest.fixture(scope="module")
-def study(arguments: Arguments, tiny_chat_llm: Path) -> Study:
-    """Runs `ex2 study` into a folder."""
+def line(arguments: Arguments, tiny_chat_llm: Path) -> Line:
+    """The arguments of `ex2` for a study in a folder."""
     usual = {"model_name_or_path": tiny_chat_llm, "max_steps": 2, "best_of_n": 12}
-    return lambda folder, **options: main(["study", *arguments(folder, **usual | options)])
+    return lambda folder, **options: ["study", *arguments(folder, **usual | options)]
 
 
 @pytest.fixture(scope="module")
-def studied(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a finished study; whoever takes something away has it made again."""
+def study(line: Line) -> Study:
+    """Runs `ex2 study` into a folder."""
+    return lambda folder, **options: main(line(folder, **options))
+
+
+@pytest.fixture(scope="module")
+def studied(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a study that a process of its own has finished; whoever takes something away has it made again.
+
+    What the process printed is in the file `log` beside it.
+    """
     folder = tmp_path_factory.mktemp("study") / "four"
-    study(folder)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    with folder.with_name("log").open("w", encoding="utf-8") as log:
+        subprocess.run(
+            [sys.executable, "-c", "from ex2.cli import main; main()", *line(folder)],
+            cwd=Path(__file__).resolve().parents[2],
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=True,
+        )
     return folder
 
 
@@ -46,19 +70,44 @@ def test_a_study_that_is_done_is_answered_from_its_files(
     study(studied)
     assert times(studied) == before
     printed = capsys.readouterr().out
-    assert "[1/5] training: done before" in printed
+    assert "[1/4] training (PPO)\n" in printed
+    assert "\ndone before\n[2/4] " in printed
     order = [
-        "share change",
-        "\n  before  ",
-        "without the class name",
-        "with the class name",
-        "Report: ",
-        "Next: `ex2 export",
+        "\nAs written, the policy's texts ",
+        "  before  ",
+        "without the class name, in percent:\nsystem ",
+        "\nbase ",
+        "\naligned ",
+        "\nThe same with the class name: With the descriptions aligned ",
+        "\nReport, with ",
+        "Next: `ex2 view",
+        "`ex2 export",
     ]
     places = [printed.index(part) for part in order]
     assert places == sorted(places)
-    assert printed.count("name+aligned") == 2
     assert (studied / "analysis" / "report.html").is_file()
+
+
+def test_the_log_of_a_study_fits_on_a_screen_without_warnings(studied: Path) -> None:
+    """Where there is no terminal: four steps, a line a minute in between, and the answer; nothing of other libraries."""
+    log = studied.with_name("log").read_text(encoding="utf-8")
+    lines = log.splitlines()
+    assert len(lines) <= 40
+    assert all(lines)
+    steps = [line for line in lines if not re.fullmatch(r"[\w ]+: \d+ of \d+ .* left.*", line)]  # of a slow machine
+    assert [step[:5] for step in steps[:4]] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
+    assert steps[4].startswith("No statement about preference: 4 classes are too few")
+    assert not re.search(r"warning:|\r|it/s", log, re.IGNORECASE)
+    assert re.match(rf"Report, with \d warnings: {studied}/analysis/report.html; more: ", lines[-1])
+
+
+def test_the_first_line_comes_before_libraries_that_take_seconds(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ex2.options.parse", None)  # importing it fails
+    with pytest.raises(ImportError):
+        main(line(tmp_path / "new"))
+    assert capsys.readouterr().out == "[1/4] training (PPO)\n"
 
 
 def test_untrained_texts_of_the_run_are_used_as_many_of_each_class_as_there_are_trained_ones(studied: Path) -> None:

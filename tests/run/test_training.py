@@ -217,8 +217,23 @@ def test_mirrors_run_beside_the_local_files(
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tensorboard"))
     folder = tmp_path / "run"
     config = tmp_path / "mirrors.yaml"
-    config.write_text("report_to: [wandb, tensorboard]\nbefore_after: false\nsave_strategy: 'no'\nmax_steps: 2\n")
+    config.write_text("report_to: [wandb, tensorboard]\nbefore_after: false\nsave_strategy: 'no'\nmax_steps: 4\n")
     main("ppo", ["--config", str(config), *arguments(folder, max_steps=None, save_steps=None)])
+    # Two rollouts, and one table: of the first, and then of every tenth.
+    (file,) = wandb_folder.glob("offline-run-*/files/media/table/samples*.table.json")
+    table = json.loads(file.read_text(encoding="utf-8"))
+    first = [row for row in read_jsonl(folder / "samples.jsonl") if row["step"] == 0]
+    assert table["columns"] == [
+        "step",
+        "class_id",
+        "class_name",
+        "question",
+        "text",
+        "cosine",
+        "no_repetition",
+        "heldout_cosine",
+    ]
+    assert [row[4:] for row in table["data"]] == [[row["text"], *row["scores"].values()] for row in first]
     assert list(wandb_folder.glob("offline-run-*/*.wandb"))
     assert list(tmp_path.rglob("events.out.tfevents.*"))
     assert read_jsonl(folder / "metrics.jsonl")

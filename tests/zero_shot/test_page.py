@@ -65,7 +65,7 @@ def test_descriptions_that_help_are_to_be_used() -> None:
     assert described(found) == ["mine"]
     # Both images of four of the eight classes are right with mine only.
     assert differences(found, "mine")["class_name"].mean == pytest.approx(4 / 8)
-    (sentence,) = conclusion(found, "with")
+    (sentence,) = conclusion(found, "with").values()
     assert sentence.startswith(
         "With the descriptions mine 100.0 % of the images are classified rightly, more than with the class names alone (50.0 %; "
         "a class's mean +50.0 points [+"
@@ -91,14 +91,14 @@ NAME_WINS = "Use the class names, or"
 def test_descriptions_that_do_not_help(
     systems: Mapping[str, Sequence[int]], names: str, words: str, advice: str
 ) -> None:
-    (sentence,) = conclusion(comparison(systems), names)
+    (sentence,) = conclusion(comparison(systems), names).values()
     assert words in sentence
     assert advice in sentence
 
 
 def test_without_names_or_descriptions_there_is_nothing_to_conclude(images: LabelledImages) -> None:
-    assert conclusion(comparison({"mine": LABELS}), "with") == []
-    assert conclusion(comparison({"class_name": LABELS}), "with") == []
+    assert conclusion(comparison({"mine": LABELS}), "with") == {}
+    assert conclusion(comparison({"class_name": LABELS}), "with") == {}
     meta = {"vlm": "v", "dataset": "d", "split": "heldout", "names": "with"}
     assert b"No descriptions were tried" in classification_page(comparison({"class_name": LABELS}), meta, images)
 
