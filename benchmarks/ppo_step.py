@@ -62,16 +62,18 @@ def prompts(tokenizer: Any, count: int) -> list[str]:
     ]
 
 
-def load(args: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """Policy, tokenizer and LoRA configuration, the same for both sides."""
+def load(args: argparse.Namespace, bf16: bool = False) -> tuple[Any, Any, Any]:
+    """Policy, tokenizer and LoRA configuration, the same for both sides; `bf16` holds frozen layers as EX2 does for it."""
     import torch
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM
 
-    from ex2.policy.llm import load_tokenizer, resolve_model
+    from ex2.policy.llm import linear_in_bfloat16, load_tokenizer, resolve_model
 
     path = resolve_model(args.policy)
     policy = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    if bf16:
+        linear_in_bfloat16(policy)
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     return policy, load_tokenizer(path), lora
 
@@ -180,10 +182,11 @@ def train_ex2(args: argparse.Namespace, bf16: bool, folder: str) -> list[Seconds
     def even_token(prompts: list[Any], completions: list[Any], completion_ids: Any, **columns: Any) -> list[float]:
         return [float(ids[-1] % 2 == 0) for ids in completion_ids]
 
-    policy, tokenizer, lora = load(args)
+    bf16 = bf16 and cpu_has_bf16()
+    policy, tokenizer, lora = load(args, bf16)
     config = PPOConfig(
         **shared_options(args, folder),
-        bf16=bf16 and cpu_has_bf16(),
+        bf16=bf16,
         num_iterations=args.epochs,
         max_completion_length=args.tokens,
         max_steps=args.epochs * args.updates,

@@ -32,8 +32,8 @@ class SampledAsScored(Mixin):
 class TrainedInFloat32(Mixin):
     """Mixin for TRL's online trainers: the adapter of a quantised base is trained in float32.
 
-    TRL casts it to bfloat16, where most of Adam's steps of 1e-5 round away: the adapter hardly moves. DeepSpeed and FSDP hold
-    float32 masters of their own, so there it stays as TRL has it.
+    TRL casts it to bfloat16, where most of Adam's steps of 1e-5 round away: the adapter hardly moves. Where DeepSpeed or FSDP hold
+    float32 masters of their own, it stays as TRL has it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -41,8 +41,17 @@ class TrainedInFloat32(Mixin):
         # A name of a model is loaded by TRL, and has no adapter yet.
         kept = trained_weights(given) if isinstance(given, torch.nn.Module) and is_peft_model(given) else {}
         super().__init__(*args, **kwargs)
-        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if not masters_elsewhere(sharded, self.accelerator.mixed_precision):
             to_float32(self.model, kept)
+
+
+def masters_elsewhere(sharded: bool, mixed_precision: str) -> bool:
+    """Whether DeepSpeed or FSDP, where `sharded` says that one of them trains, hold trained weights in float32 beside the model's.
+
+    Both do so for mixed precision alone: without it they update the weights in the type that they have.
+    """
+    return sharded and mixed_precision != "no"
 
 
 def trained_weights(model: torch.nn.Module) -> dict[str, Tensor]:
