@@ -679,7 +679,6 @@ def test_the_numbers_of_a_rollout_are_read_at_once(make_trainer: MakeTrainer, mo
     assert waits.count == 0
 
 
-@pytest.mark.filterwarnings("default")
 def test_what_adapters_take_in_is_cast_by_autocast_alone(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
