@@ -191,13 +191,15 @@ def test_both_sides_of_a_step_print_seconds_and_memory(
     script.main(["--side", "EX2, float32", "--policy", str(tiny_llm), "--quick"])
     own = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert own["seconds"] > 0
+    assert own["processor"] > 0
     assert 0.1 < own["memory"] < 20
     # TRL's side needs a download: its numbers are made up here.
-    trl = {"seconds": 3 * own["seconds"], "memory": 4 * own["memory"]}
+    trl = {"seconds": 3 * own["seconds"], "processor": 2 * own["processor"], "memory": 4 * own["memory"]}
     monkeypatch.setattr(script, "run_side", lambda args, side: trl if side.startswith("TRL") else own)
     script.main(["--quick"])
     found = verdicts(capsys.readouterr().out)
     assert found["EX2, float32: times faster than TRL 1.12.0"] == pytest.approx(3)
+    assert found["EX2, float32: times faster than TRL 1.12.0, of the processor"] == pytest.approx(2)
     assert found["EX2, default: share of TRL's peak memory"] == pytest.approx(0.25)
 
 

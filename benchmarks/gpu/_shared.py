@@ -193,6 +193,28 @@ def best_seconds(work: Callable[[], object], device: str, rounds: int = 3, calls
     return best
 
 
+def device_peaks(device: str, dtype: Any, tiny: bool) -> tuple[float, float]:
+    """FLOPs a second of a large matrix product, and bytes a second of a copy (read and written)."""
+    import torch
+
+    size, calls = (256, 1) if tiny else (8192, 20)
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    product = best_seconds(lambda: a @ a, device, rounds=4, calls=calls)
+    source = torch.zeros(size**2 * 8, device=device, dtype=dtype)
+    target = torch.empty_like(source)
+    copy = best_seconds(lambda: target.copy_(source), device, rounds=4, calls=calls)
+    return 2 * size**3 / product, 2 * source.numel() * source.element_size() / copy
+
+
+def decoding_floor(
+    weights: int, bytes_a_weight: int, samples: int, prompt: int, tokens: int, peaks: tuple[float, float]
+) -> float:
+    """Least seconds to sample `tokens` tokens a text at the peaks: each token reads all weights, or multiplies by them."""
+    flops, bandwidth = peaks
+    decoding = max(tokens * weights * bytes_a_weight / bandwidth, 2 * weights * samples * tokens / flops)
+    return decoding + 2 * weights * samples * prompt / flops
+
+
 # ---------------------------------------------------------------- what was found
 
 

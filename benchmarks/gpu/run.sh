@@ -24,7 +24,7 @@ fi
 python=$PYTHON
 export OUT=${OUT:-$root/runs/gpu}
 mkdir -p "$OUT"
-rm -f "$OUT"/{env,tests,correctness,jobs,launchers,speed,decode}.txt "$OUT/results.tar.gz" # of an earlier run
+rm -f "$OUT"/{env,tests,correctness,jobs,launchers,speed,decode,figures}.txt "$OUT"/{results.tar.gz,figures.json} # of an earlier run
 if [ -n "${WORK:-}" ]; then
   work=$WORK
 else
@@ -228,9 +228,10 @@ measure() {
   kit "${@:4}" "${tiny[@]}"
   step "$1" "$2" "$3" "${command[@]}"
 }
-on step32 && measure "step.py, batch 32" 90 speed.txt step --only speed --batches 32
+on step32 && measure "step.py, batch 32" 90 speed.txt step --only speed --batches 32 --out "$json/step32.json"
 if [ -z "$rehearsal" ]; then
-  on step256 && measure "step.py, batch 256" 110 speed.txt step --only speed --batches 256 --steps 3 --warm_up 1
+  on step256 && measure "step.py, batch 256" 110 speed.txt step --only speed --batches 256 --steps 3 --warm_up 1 \
+    --out "$json/step256.json"
 fi
 on decode && measure "speed.py, decode" 100 decode.txt speed decode --budget 75 --out "$json/decode.json"
 on variants && measure "speed.py, variants" 120 speed.txt speed variants --budget 90 --out "$json/variants.json"
@@ -242,6 +243,12 @@ fi
 
 # ---------------------------------------------------------------- what came out
 
+if on step32 || on step256 || on decode || on variants; then
+  kit figures collect "$json" "$OUT/figures.json"
+  "${command[@]}" >>"$OUT/figures.txt" 2>&1 || echo "figures" >>"$failed"
+  kit figures compare benchmarks/gpu/baseline.json "$OUT/figures.json"
+  "${command[@]}" >>"$OUT/figures.txt" 2>&1 || echo "figures against the baseline" >>"$failed"
+fi
 kit summary "$OUT" "$runs" "$steps"
 "${command[@]}" >"$json/summary.txt" 2>&1 || echo summary >>"$failed"
 cp "$work/accuracy"/*.md "$json/" 2>/dev/null

@@ -22,7 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import random_open_clip
-from benchmarks.gpu._shared import PAD, Rows, best_seconds, build, clear, peak_gib, random_policy, wait
+from benchmarks.gpu._shared import (
+    PAD,
+    Rows,
+    best_seconds,
+    build,
+    clear,
+    decoding_floor,
+    device_peaks,
+    peak_gib,
+    random_policy,
+    wait,
+)
 from ex2.rl.decoding import Decoder
 
 NO_TOKEN = 2**31 - 1  # none of any vocabulary
@@ -208,17 +219,16 @@ def ways_of(speed: Speed, model: Any, prompt: Any, mask: Any) -> list[Way]:
     return ways
 
 
-def time_way(speed: Speed, name: str, work: Callable[[], Any], batch: int, weights: int) -> None:
-    """Time one way of sampling; `weights` is how many bytes each token reads at least."""
+def time_way(speed: Speed, name: str, work: Callable[[], Any], batch: int, floor: float) -> None:
+    """Time one way of sampling; `floor` is the least that it takes on this device."""
     start = time.perf_counter()
     work()
     wait(speed.device)
     first = time.perf_counter() - start
     took = best_seconds(work, speed.device, rounds=1 if speed.tiny else 3)
-    rate = weights * speed.tokens / took / 1e12
-    each = f"{1000 * took / speed.tokens:5.1f} ms a token, {rate:.2f} TB/s of weights; first call {first:.1f} s"
+    each = f"{1000 * took / speed.tokens:5.1f} ms a token, {took / floor:.1f} times the floor; first call {first:.1f} s"
     print(f"batch {batch:<4} {name:<44}{took:8.3f} s for {speed.tokens} tokens ({each})", flush=True)
-    speed.found.add(what=name, batch=batch, seconds=took, first=first, tb_s=rate)
+    speed.found.add(what=name, batch=batch, seconds=took, first=first, floor=floor)
 
 
 def compare_greedy(speed: Speed, model: Any, prompt: Any, mask: Any) -> None:
@@ -242,16 +252,19 @@ def decode(speed: Speed) -> None:
     """Seconds of sampling in several ways, at each batch size."""
     with speed.trainer(speed.batches[0]) as (trainer, _):
         model, tokenizer = trainer.model.eval(), trainer.processing_class
-        weights = sum(p.numel() * p.element_size() for n, p in model.named_parameters() if "embed_tokens" not in n)
+        dtype = next(model.parameters()).dtype
+        weights = sum(p.numel() for name, p in model.named_parameters() if "embed_tokens" not in name)
+        peaks = device_peaks(speed.device, dtype, speed.tiny)
         prompts = [row["prompt"] for row in trainer.train_dataset]
         for batch in speed.batches:
             texts = [prompts[i % len(prompts)] for i in range(batch)]
             rows = tokenizer(texts, padding=True, return_tensors="pt").to(speed.device)
             prompt, mask = rows["input_ids"], rows["attention_mask"]
+            floor = decoding_floor(weights, dtype.itemsize, batch, prompt.shape[1], speed.tokens, peaks)
             for name, work, merges in ways_of(speed, model, prompt, mask):
                 if not speed.late(name):
                     with speed.guarded(name, batch=batch), merged(model) if merges else contextlib.nullcontext():
-                        time_way(speed, name, work, batch, weights)
+                        time_way(speed, name, work, batch, floor)
             with speed.guarded("greedy tokens", batch=batch):
                 compare_greedy(speed, model, prompt, mask)
 

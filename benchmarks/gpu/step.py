@@ -23,15 +23,18 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from benchmarks._common import ROOT, Profile, random_open_clip, verdict
 from benchmarks.gpu._shared import (
     PAD,
     QUESTION,
-    best_seconds,
+    Rows,
     build,
     clear,
+    decoding_floor,
+    device_peaks,
     draw_trained,
     peak_gib,
     random_policy,
@@ -44,28 +47,13 @@ TARGETS = {32: 3.0, 256: 1.7}  # times the floor
 # ---------------------------------------------------------------- speed
 
 
-def device_peaks(device: str, dtype: Any, tiny: bool) -> tuple[float, float]:
-    """FLOPs a second of a large matrix product, and bytes a second of a copy (read and written)."""
-    import torch
-
-    size, calls = (256, 1) if tiny else (8192, 20)
-    a = torch.randn(size, size, device=device, dtype=dtype)
-    product = best_seconds(lambda: a @ a, device, rounds=4, calls=calls)
-    source = torch.zeros(size**2 * 8, device=device, dtype=dtype)
-    target = torch.empty_like(source)
-    copy = best_seconds(lambda: target.copy_(source), device, rounds=4, calls=calls)
-    return 2 * size**3 / product, 2 * source.numel() * source.element_size() / copy
-
-
 def floors(
     weights: int, bytes_a_weight: int, samples: int, prompt: int, tokens: int, epochs: int, peaks: tuple[float, float]
 ) -> dict[str, float]:
     """Least seconds of each part of a step at the device's peaks."""
-    flops, bandwidth = peaks
-    forward = 2 * weights * samples * (prompt + tokens) / flops
-    decoding = max(tokens * weights * bytes_a_weight / bandwidth, 2 * weights * samples * tokens / flops)
+    forward = 2 * weights * samples * (prompt + tokens) / peaks[0]
     return {
-        "generation": decoding + 2 * weights * samples * prompt / flops,
+        "generation": decoding_floor(weights, bytes_a_weight, samples, prompt, tokens, peaks),
         "old log-probs and values": forward,
         "reference log-probs": forward,
         "forward and backward": 2 * forward * epochs,
@@ -123,8 +111,24 @@ def speed(args: argparse.Namespace, batch: int) -> None:
         print(f"{part:<32}{seconds / profile.steps:>10.4f}{profile.share(part):>8.1%}{peak}")
     step = sum(profile.seconds.values()) / profile.steps
     floor = sum(least.values())
+    # A rollout and two passes of scoring multiply as much as a forward pass each, an epoch twice as much.
+    multiplying = least["reference log-probs"] * (3 + 2 * args.epochs)
+    print(f"{step:.3f} s a step, floor {floor:.3f} s, ratio {step / floor:.2f}; peak memory {memory:.1f} GiB")
+    sampled = batch * args.tokens / step
     print(
-        f"{step:.3f} s a step, floor {floor:.3f} s, ratio {step / floor:.2f}; peak memory {memory:.1f} GiB", flush=True
+        f"{sampled:.0f} tokens sampled and {sampled * args.epochs:.0f} trained a second, MFU {multiplying / step:.0%}",
+        flush=True,
+    )
+    Rows(args.out).add(
+        batch=batch,
+        tokens=args.tokens,
+        epochs=args.epochs,
+        steps=profile.steps,
+        seconds=profile.seconds,
+        floors=least,
+        multiplying=multiplying,
+        peak_gib=memory,
+        peaks=peaks,
     )
     if batch in TARGETS:
         print(verdict(f"batch {batch}: times the floor", step / floor, at_most=TARGETS[batch]), flush=True)
@@ -258,7 +262,8 @@ def run_part(args: argparse.Namespace, *part: str) -> None:
     sizes = [
         f"--{name}={getattr(args, name)}" for name in ("device", "tokens", "epochs", "steps", "warm_up", "micro_batch")
     ]
-    command = [sys.executable, "-m", "benchmarks.gpu.step", *sizes, "--part", *part]
+    out = ["--out", str(args.out)] if args.out else []
+    command = [sys.executable, "-m", "benchmarks.gpu.step", *sizes, *out, "--part", *part]
     result = subprocess.run(command, cwd=ROOT, check=False)
     if result.returncode:
         raise SystemExit(f"FAIL: {' '.join(part)} ended with status {result.returncode}")
@@ -289,11 +294,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--micro_batch", type=int, default=32, help="completions a forward and backward pass; default: 32"
     )
     parser.add_argument("--tiny", action="store_true", help="a tiny policy on the CPU: does the script work?")
+    parser.add_argument("--out", type=Path, help="a JSON file for the numbers of speed; of one batch size")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.part:
         do_part(args)
         return
+    if args.out and len(args.batches) > 1:
+        parser.error("--out takes the numbers of one batch size: name it with --batches")
     if args.tiny:
         args.device, args.batches = "cpu", [4]
         args.tokens, args.epochs, args.steps, args.warm_up = 4, 1, 1, 1

@@ -43,11 +43,12 @@ SECTIONS = (
     (
         "speed",
         ("speed",),
-        r"s a step|s a rollout|TFLOP|^(generation|old log|reference|forward|rewards|text enc|rest|optimizer)"
+        r"s a step|s a rollout|TFLOP|MFU|^(generation|old log|reference|forward|rewards|text enc|rest|optimizer)"
         r"|times the floor|^ERROR ",
         50,
     ),
     ("decoding", ("decode",), r"^batch|device busy|^ERROR |no time", 30),
+    ("against the baseline", ("figures",), r"^baseline | OFF |figures compared|nothing is judged|Error", 40),
 )
 
 

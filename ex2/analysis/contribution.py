@@ -37,8 +37,6 @@ CLAUSE_TESTS = ("clause_drop", "added", "added_elsewhere")
 
 Array = NDArray[np.float64]
 
-_CHUNK = 2048  # texts between two steps of the progress bar
-
 
 class _Store:
     """Embeddings of texts, each encoded once."""
@@ -53,15 +51,17 @@ class _Store:
         new = [text for text in dict.fromkeys(texts) if text not in self._row]
         if not new:
             return  # a copy of all embeddings saved
-        # Long texts beside long ones: the least padding.
-        new.sort(key=len)
+        # Texts of as many tokens together need the least padding: of as many characters, a quarter would be padding.
+        vlm, size = self._scorer.vlm, self._scorer.batch_size
+        tokens = dict(zip(new, vlm.count_tokens(new), strict=True))
+        new.sort(key=tokens.__getitem__)
         parts = [self._embeddings]
         with progress_bar(len(new), desc, "text", disable=not progress) as bar:
-            for start in range(0, len(new), _CHUNK):
-                chunk = new[start : start + _CHUNK]
-                with fast_matmul(self._scorer.vlm.device, exact=self._exact):
-                    parts.append(self._scorer.embed(chunk))
-                bar.update(len(chunk))
+            for start in range(0, len(new), size):
+                batch = new[start : start + size]
+                with fast_matmul(vlm.device, exact=self._exact):
+                    parts.append(self._scorer.embed(batch))
+                bar.update(len(batch))
         for text in new:
             self._row[text] = len(self._row)
         self._embeddings = torch.cat(parts)

@@ -1,7 +1,7 @@
 """Guards of TRL's online trainers: numbers that are not finite end a run before they reach a weight or a checkpoint.
 
-DeepSpeed updates weights within the backward pass, before the gradient can be looked at: there, a gradient that is not finite
-reaches the weights in memory, and the run ends before a checkpoint.
+DeepSpeed updates weights within the backward pass. There losses are looked at before it; a gradient cannot be: one that is not
+finite reaches the weights in memory, and the run ends before a checkpoint.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class Guards(Mixin):
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         if self.model.training:
             self._losses.append((torch.isfinite(loss).all(), inputs))
+            if self.is_deepspeed_enabled:
+                self._check_losses()
         return loss
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
@@ -68,12 +70,16 @@ class Guards(Mixin):
         At once, because looking makes a device, and all processes, wait.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
+        self._check_losses()
+        return loss
+
+    def _check_losses(self) -> None:
+        """Raise `TrainingDiverged` where the last micro-batch of an update has its loss and any of them is not finite."""
         if self.accelerator.sync_gradients and self._losses:
             finite, batches = zip(*self._losses, strict=True)
             self._losses, self._micro_batch = [], batches[-1]
             if not self._on_all(torch.stack(finite).all()):
                 self._stop("the loss is not finite", batches[int(torch.stack(finite).int().argmin())])
-        return loss
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         norm = super()._get_grad_norm(*args, **kwargs)

@@ -168,12 +168,13 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 
     0 where the returns do not vary, since then there is nothing to explain.
     """
+    sums = [masked_sums(x, mask) for x in (returns - values, returns)]
+    return explained_variance_from_sums(torch.stack(sums)).to(returns.dtype)
 
-    def variance(x: Tensor) -> Tensor:
-        total, squares, count = masked_sums(x, mask).unbind()
-        return squares / count.clamp(min=1) - (total / count.clamp(min=1)).square()
 
-    spread = variance(returns)
-    if spread <= 1e-12:
-        return torch.zeros((), dtype=returns.dtype, device=returns.device)
-    return (1 - variance(returns - values) / spread).to(returns.dtype)
+def explained_variance_from_sums(sums: Tensor) -> Tensor:
+    """The same from `masked_sums` of returns - values and of returns, (2, 3), which add up over processes."""
+    total, squares, count = sums.unbind(dim=1)
+    unexplained, spread = squares / count.clamp(min=1) - (total / count.clamp(min=1)).square()
+    explained = 1 - unexplained / spread
+    return torch.where(spread <= 1e-12, torch.zeros_like(explained), explained)

@@ -276,17 +276,24 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, FrozenBase, ExactRes
 
     def _log_rollout(self, mode: str, rollout: Rollout, ref_logps: Tensor) -> float:
         """Log what a rollout says of policy and value head; returns the KL to the reference in nats a completion."""
-        mask, logps = rollout.texts.completion_mask, rollout.old_per_token_logps
-        kl = self._global_mean((F.kl_k1(logps, ref_logps) * mask).sum(dim=1))
-        log = self._metrics[mode]
-        log["kl"].append(kl)
-        log["kl_k3"].append(self._global_mean((F.kl_k3(logps, ref_logps) * mask).sum(dim=1)))
-        log["kl_coef"].append(self.kl_controller.coef)
-        log["score"].append(self._all_scores().mean().item())
-        log["value/mean"].append(self._global_masked_mean(rollout.old_values, mask))
-        log["value/explained_variance"].append(
-            self._global_explained_variance(rollout.old_values, rollout.returns, mask)
-        )
+        mask, logps, values = rollout.texts.completion_mask, rollout.old_per_token_logps, rollout.old_values
+        kls = [(kl(logps, ref_logps) * mask).sum(dim=1) for kl in (F.kl_k1, F.kl_k3)]
+        means = self._global_means([*((kl, torch.ones_like(kl)) for kl in kls), (values, mask)])
+        sums = torch.stack([F.masked_sums(x, mask) for x in (rollout.returns - values, rollout.returns)])
+        explained = F.explained_variance_from_sums(self.accelerator.reduce(sums, reduction="sum"))
+        rest = torch.stack([self._all_scores().mean().float(), explained.float()])
+        # Read at once: each time, a device and all processes wait.
+        kl, kl_k3, value, score, explained_variance = torch.cat([means, rest]).tolist()
+        numbers = {
+            "kl": kl,
+            "kl_k3": kl_k3,
+            "kl_coef": self.kl_controller.coef,
+            "score": score,
+            "value/mean": value,
+            "value/explained_variance": explained_variance,
+        }
+        for name, number in numbers.items():
+            self._metrics[mode][name].append(number)
         return kl
 
     def _control(self, rollout: Rollout, kl: float, batch: dict[str, Any]) -> None:
@@ -378,29 +385,18 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, FrozenBase, ExactRes
                     self._update_sums[name] = self._update_sums.get(name, torch.zeros_like(total)) + total
                 self._update_tokens = tokens * self.accelerator.num_processes
             else:
-                for name, mean in zip(terms, self._global_masked_means(list(terms.values()), mask), strict=True):
+                means = self._global_means([(term, mask) for term in terms.values()]).tolist()
+                for name, mean in zip(terms, means, strict=True):
                     self._metrics[mode][name].append(mean)
         return loss
 
     # ---------------------------------------------------------------- numbers over all processes
 
-    def _global_masked_means(self, tensors: list[Tensor], mask: Tensor) -> list[float]:
-        """Mean of each (B, T) tensor over the masked positions of all processes."""
-        sums = torch.stack([(x.float() * mask).sum() for x in tensors] + [mask.sum().float()])
-        totals = self.accelerator.reduce(sums, reduction="sum")
-        return (totals[:-1] / totals[-1].clamp(min=1)).tolist()
-
-    def _global_masked_mean(self, x: Tensor, mask: Tensor) -> float:
-        return self._global_masked_means([x], mask)[0]
-
-    def _global_mean(self, x: Tensor) -> float:
-        return self._global_masked_mean(x, torch.ones_like(x))
-
-    def _global_explained_variance(self, values: Tensor, returns: Tensor, mask: Tensor) -> float:
-        parts = [
-            self.accelerator.gather(self.accelerator.pad_across_processes(x, dim=1)) for x in (values, returns, mask)
-        ]
-        return F.explained_variance(*parts).item()
+    def _global_means(self, masked: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Means (N,) of N tensors, each over the positions of its mask on all processes."""
+        sums = torch.stack([torch.stack([(x.float() * mask).sum(), mask.sum().float()]) for x, mask in masked])
+        totals, counts = self.accelerator.reduce(sums, reduction="sum").unbind(dim=1)
+        return totals / counts.clamp(min=1)
 
     # ---------------------------------------------------------------- optimizer and checkpoints
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
+from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
 
 from ex2.rl.decoding import Decoder, decoding
@@ -21,6 +22,15 @@ class SampledAsScored(Mixin):
 
     _decoder: Decoder | None = None
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One micro-batch, with the rollout where it needs a new one; autocast alone casts what adapters take in.
+
+        PEFT would cast it to the adapter's float32 first, from which autocast casts it back: the same numbers, two copies later.
+        """
+        autocast = self.accelerator.mixed_precision != "no" and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        with disable_input_dtype_casting(self.model, active=autocast):
+            return super().training_step(*args, **kwargs)
+
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         policy = self.accelerator.unwrap_model(self.model)
         if self._decoder is None:
@@ -32,8 +42,8 @@ class SampledAsScored(Mixin):
 class TrainedInFloat32(Mixin):
     """Mixin for TRL's online trainers: the adapter of a quantised base is trained in float32.
 
-    TRL casts it to bfloat16, where most of Adam's steps of 1e-5 round away: the adapter hardly moves. DeepSpeed and FSDP hold
-    float32 masters of their own, so there it stays as TRL has it.
+    TRL casts it to bfloat16, where most of Adam's steps of 1e-5 round away: the adapter hardly moves. Where DeepSpeed or FSDP
+    hold float32 masters of their own, it stays as TRL has it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -41,8 +51,17 @@ class TrainedInFloat32(Mixin):
         # A name of a model is loaded by TRL, and has no adapter yet.
         kept = trained_weights(given) if isinstance(given, torch.nn.Module) and is_peft_model(given) else {}
         super().__init__(*args, **kwargs)
-        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if not masters_elsewhere(sharded, self.accelerator.mixed_precision):
             to_float32(self.model, kept)
+
+
+def masters_elsewhere(sharded: bool, mixed_precision: str) -> bool:
+    """Whether trained weights are held in float32 beside the model's own, by DeepSpeed or FSDP if weights are `sharded`.
+
+    Both do so for mixed precision alone: without it they update the weights in the type that they have.
+    """
+    return sharded and mixed_precision != "no"
 
 
 def trained_weights(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -65,11 +65,12 @@ def packed(texts: Texts, alike: Tensor) -> tuple[dict[str, Tensor], States]:
     )
     before = place[first, position.clamp(min=0)][:, width - 1 :]
 
-    position, row = position[kept], row[kept]
+    picked = kept.flatten().nonzero().squeeze(1)  # once: the host waits for the number of tokens
+    ids, position, row = (x.flatten()[picked] for x in (tokens, position, row))
     # The first row that has a token laid it down for all rows that are alike up to there.
     sees = (position.unsqueeze(1) >= position) & ((row.unsqueeze(1) == row) | (alike[:, row] > position)[row])
     arguments = {
-        "input_ids": tokens[kept].unsqueeze(0),
+        "input_ids": ids.unsqueeze(0),
         "position_ids": position.unsqueeze(0),
         "attention_mask": sees.view(1, 1, *sees.shape),
     }

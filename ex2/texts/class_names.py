@@ -55,6 +55,7 @@ def _content_words(class_name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for word in words if len(word) > 1 and word not in _STOP_WORDS))
 
 
+@lru_cache(maxsize=2**16)  # an analysis asks of the same words some million times
 def _names(token: str, words: tuple[str, ...]) -> bool:
     """Whether a token is one of the words or made with one."""
     parts = [part for part in _JOINTS.split(token.casefold()) if part]

@@ -40,9 +40,14 @@ class TableVLM:
     def __init__(self, table: Mapping[str, tuple[float, float]]) -> None:
         self.table = table
         self.encoded: list[str] = []
+        self.batches: list[int] = []
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(text.split()) for text in texts]
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         self.encoded += texts
+        self.batches.append(len(texts))
         return torch.tensor([self.table[text] for text in texts])
 
 
@@ -165,6 +170,15 @@ def test_embeddings_come_back_in_the_order_asked_for(vlm: TableVLM, similarity: 
     asked = ["a photo of a cat", "cat.", "It sleeps.", "cat.", "dog."]
     assert similarity.embeddings(asked).tolist() == torch.tensor([TABLE[text] for text in asked]).tolist()
     assert sorted(vlm.encoded) == sorted(set(asked))
+
+
+def test_texts_of_as_many_tokens_are_encoded_together() -> None:
+    """Long words are few tokens: by characters, each batch would be padded."""
+    texts = ["incomprehensibilities", "of", "a b c d e", "characteristically", "i am", "honorificabilitudinitatibus so"]
+    vlm = TableVLM(dict.fromkeys(texts, (1.0, 0.0)))
+    Similarity(TextScorer(vlm, BANK, batch_size=3)).encode(texts)  # type: ignore[arg-type]
+    assert vlm.count_tokens(vlm.encoded) == [1, 1, 1, 2, 2, 5]
+    assert vlm.batches == [3, 3]
 
 
 def test_similarity_is_the_mean_cosine_with_single_images() -> None:

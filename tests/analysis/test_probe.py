@@ -38,6 +38,9 @@ class HashVLM:
     name, dim, logit_scale, max_text_tokens = "hash", 8, 100.0, 77
     device = torch.device("cpu")
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(text.split()) for text in texts]
+
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") for text in texts]
         return normalize(

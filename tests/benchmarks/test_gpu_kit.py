@@ -5,7 +5,10 @@ All steps of a rehearsal take about 6 minutes of one core and run where EX2_GPU_
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -62,15 +65,17 @@ def ended(text: str) -> dict[str, str]:
 @pytest.mark.slow
 def test_rehearsal(tmp_path: Path) -> None:
     whole = os.environ.get("EX2_GPU_REHEARSAL") == "full"
-    result = rehearse(tmp_path, **({} if whole else {"STEPS": "correctness decode"}))
+    result = rehearse(tmp_path, **({} if whole else {"STEPS": "correctness decode step32"}))
     assert result.returncode == 0, report(result, tmp_path)
     steps = ended(result.stdout)
-    assert {"versions", "step.py, correctness", "speed.py, decode"} <= steps.keys()
+    assert {"versions", "step.py, correctness", "step.py, batch 32", "speed.py, decode"} <= steps.keys()
     assert set(steps.values()) == {"ok"}
     assert result.stdout.endswith("every step ended well\n")
-    logs = {"env.txt", "correctness.txt", "decode.txt", "results.tar.gz"}
+    logs = {
+        "env.txt", "correctness.txt", "decode.txt", "speed.txt", "figures.txt", "figures.json", "results.tar.gz",
+    }  # fmt: skip
     if whole:
-        logs |= {"tests.txt", "jobs.txt", "launchers.txt", "speed.txt"}
+        logs |= {"tests.txt", "jobs.txt", "launchers.txt"}
         assert len(steps) == 19  # quickstart and its resumed run have one name
         assert "100 merges, torch.bfloat16" in result.stdout.partition("-- known failures")[2]
         assert "launch_ddp" in result.stdout.partition("-- runs: first and last logged numbers")[2]
@@ -78,6 +83,20 @@ def test_rehearsal(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "results.tar.gz") as archive:
         assert {"json/decode.json", "json/summary.txt"} <= set(archive.getnames())
     assert "greedy tokens of EX2's decoder equal to generate's: first 100%, all 100%" in result.stdout
+    assert "other hardware: nothing is judged" in result.stdout.partition("-- against the baseline")[2]
+    written = json.loads((tmp_path / "figures.json").read_text())
+    assert written["hardware"]["device"] == "CPU"
+    assert written["versions"]["trl"] == importlib.metadata.version("trl")
+    kinds = {figure["name"]: figure["kind"] for figure in written["figures"]}
+    assert kinds["step of 4, peak memory"] == "memory"
+    assert (
+        kinds["step of 4, times the floor"]
+        == kinds["decode of 4, EX2's decoder within autocast, times the floor"]
+        == "ratio"
+    )
+    assert kinds["step of 4, generation"] == "time"
+    assert ("rollout of 4, GRPO of TRL in EX2, equal work / PPO, EX2's settings" in kinds) == whole
+    assert all(figure["value"] > 0 and set(figure) == FIGURE for figure in written["figures"])
 
 
 def test_a_step_that_fails_loses_no_other_and_ends_with_status_1(tmp_path: Path) -> None:
@@ -86,6 +105,13 @@ def test_a_step_that_fails_loses_no_other_and_ends_with_status_1(tmp_path: Path)
     assert ended(result.stdout) == dict.fromkeys(("versions", "step.py, correctness", "speed.py, profile"), "FAILED")
     last = result.stdout.splitlines()[-1]
     assert last == "failed, cut off, or not begun: versions; step.py, correctness; speed.py, profile; summary"
+
+
+@pytest.mark.parametrize("step", ["step32", "decode"])
+def test_figures_that_could_not_be_written_are_an_error(tmp_path: Path, step: str) -> None:
+    result = rehearse(tmp_path, STEPS=step, PYTHON="false")
+    assert result.returncode == 1
+    assert "figures; figures against the baseline; summary" in result.stdout.splitlines()[-1]
 
 
 def test_a_step_without_time_is_not_begun(tmp_path: Path) -> None:
@@ -187,6 +213,129 @@ def test_an_error_in_one_variant_leaves_the_others_running(
     assert "ERROR a\n" in text
     assert text.endswith("b is timed\n")
     assert "MemoryError: too large" in (tmp_path / "rows.json").read_text()
+
+
+# ---------------------------------------------------------------- figures
+
+FIGURE = {"name", "value", "unit", "kind"}
+MEASURED = {"a, peak memory": (20.0, "memory"), "a / b": (2.0, "ratio"), "a": (1.0, "time")}
+"""Values and kinds of a hand-made baseline."""
+
+
+def figures_file(path: Path, device: str = "NVIDIA H200", **changed: float | None) -> str:
+    """A file of `MEASURED` with the changed values; None leaves a figure out."""
+    values = {name: value for name, (value, _) in MEASURED.items()} | changed
+    figures = [
+        {"name": name, "value": value, "unit": "", "kind": MEASURED.get(name, (0, "ratio"))[1]}
+        for name, value in values.items()
+        if value is not None
+    ]
+    path.write_text(json.dumps({"hardware": {"device": device}, "versions": {}, "commit": "0", "figures": figures}))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "off"),
+    [
+        ({}, ""),
+        ({"a, peak memory": 20.39, "a / b": 1.71, "a": 9.0}, ""),  # +1.95 %, -14.5 %, and a time, which is not judged
+        ({"a, peak memory": 20.41}, "a, peak memory"),
+        ({"a, peak memory": 19.59}, "a, peak memory"),
+        ({"a / b": 2.31}, "a / b"),
+        ({"a / b": 1.69}, "a / b"),
+        ({"a / b": float("nan")}, "a / b"),
+        ({"a, peak memory": None, "c": 3.0}, ""),  # a short run measures some; what is new has no baseline
+        ({"a, peak memory": 30.0, "a / b": 9.0}, "a, peak memory; a / b"),
+    ],
+)
+def test_memory_within_2_percent_and_ratios_within_15(
+    script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: dict[str, float | None], off: str
+) -> None:
+    paths = [figures_file(tmp_path / "baseline.json"), figures_file(tmp_path / "now.json", **changed)]
+    with pytest.raises(SystemExit) if off else contextlib.nullcontext() as stop:
+        script("figures").main(["compare", *paths])
+    assert stop is None or stop.value.code == 1
+    text = capsys.readouterr().out
+    compared = 1 if "c" in changed else 2
+    count = len(off.split("; ")) if off else 0
+    assert text.endswith(f"{compared} figures compared, {count} off{': ' * bool(off)}{off}\n")
+    assert len(re.findall(r" OFF \(within (?:2|15)%\)$", text, re.M)) == count
+    assert ("not measured now" in text) == ("c" in changed) == bool(re.search(r"^c +- +3 +new$", text, re.M))
+
+
+def test_other_hardware_is_shown_and_not_judged(
+    script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = figures_file(tmp_path / "now.json", "NVIDIA H100", **{"a, peak memory": 30.0})
+    script("figures").main(["compare", figures_file(tmp_path / "baseline.json"), now])
+    text = capsys.readouterr().out
+    assert re.search(r"^a, peak memory +20 +30 +\+50\.0%  not judged$", text, re.M)
+    assert text.endswith("other hardware: nothing is judged\n")
+
+
+def test_nothing_in_common_with_the_baseline_is_an_error(
+    script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = figures_file(tmp_path / "now.json", **dict.fromkeys(MEASURED), renamed=1.0)
+    with pytest.raises(SystemExit):
+        script("figures").main(["compare", figures_file(tmp_path / "baseline.json"), now])
+    assert capsys.readouterr().out.endswith("0 figures compared, 0 off\n")
+
+
+def test_the_committed_baseline_can_be_compared_with(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is within its own limits, and says what it was measured on."""
+    path = ROOT / "benchmarks" / "gpu" / "baseline.json"
+    content = script("figures").read(path)
+    assert content["hardware"]["device"] == "NVIDIA H200"
+    assert content["commit"]
+    figures = content["figures"]
+    assert figures["step of 32, times the floor"].value == pytest.approx(1.755 / 0.44, rel=0.005)
+    script("figures").main(["compare", str(path), str(path)])
+    assert re.search(r"^\d\d figures compared, 0 off$", capsys.readouterr().out, re.M)
+
+
+def test_figures_of_rows_are_the_hand_computed_ones(script: Any, tmp_path: Path) -> None:
+    """Two rollouts of four texts of 8 tokens, three epochs: 2 s each, of which 1.5 sampling, at a floor of 0.5 + 0.1."""
+    step = {
+        "batch": 4, "tokens": 8, "epochs": 3, "steps": 2, "seconds": {"generation": 3.0, "rest": 0.2, "reference": 0.8},
+        "floors": {"generation": 0.5, "reference": 0.1}, "multiplying": 0.9, "peak_gib": 7.0,
+    }  # fmt: skip
+    ways = [
+        {"what": "plain", "batch": 4, "seconds": 2.0, "floor": 0.5},
+        {"what": "broken", "batch": 4, "error": "no room"},
+        {"what": "fast", "batch": 4, "seconds": 0.75, "floor": 0.5},
+        {"what": "greedy tokens equal", "batch": 4, "first": 1.0, "all": 1.0},
+    ]
+    variants = [
+        {"what": "PPO", "batch": 4, "seconds": 2.0, "peak_gib": 7.0},
+        {"what": "GRPO", "batch": 4, "seconds": 3.0, "peak_gib": 8.0},
+    ]
+    for name, rows in (("step32", [step]), ("decode", ways), ("variants", variants)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    found = {figure.name: (figure.value, figure.kind) for figure in script("figures").figures_of(tmp_path)}
+    assert found == {
+        "step of 4, generation": (1.5, "time"),
+        "step of 4, rest": (0.1, "time"),
+        "step of 4, reference": (0.4, "time"),
+        "step of 4, generation, times its floor": (3.0, "ratio"),
+        "step of 4, reference, times its floor": (4.0, "ratio"),
+        "step of 4": (2.0, "time"),
+        "step of 4, times the floor": (pytest.approx(2.0 / 0.6), "ratio"),
+        "step of 4, share of the peak's multiplications (MFU)": (0.45, "ratio"),
+        "step of 4, sampled tokens": (16.0, "time"),
+        "step of 4, trained tokens": (48.0, "time"),
+        "step of 4, peak memory": (7.0, "memory"),
+        "rollout of 4, PPO": (2.0, "time"),
+        "rollout of 4, PPO, peak memory": (7.0, "memory"),
+        "rollout of 4, GRPO": (3.0, "time"),
+        "rollout of 4, GRPO, peak memory": (8.0, "memory"),
+        "rollout of 4, GRPO / PPO": (1.5, "ratio"),
+        "decode of 4, plain": (2.0, "time"),
+        "decode of 4, plain, times the floor": (4.0, "ratio"),
+        "decode of 4, fast": (0.75, "time"),
+        "decode of 4, fast, times the floor": (1.5, "ratio"),
+        "decode of 4, fast / plain": (0.375, "ratio"),
+    }
 
 
 # ---------------------------------------------------------------- pack

@@ -13,6 +13,7 @@ from peft import LoraConfig
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ex2.rl.ppo_config import PPOConfig
@@ -23,6 +24,25 @@ WORDS = ["<pad>", "<end>", "a", "b", "c", "d", "e", "f", "g", "h"]
 PROMPTS = ["a b", "c", "d e f g", "h h", "b c d", "e", "g f", "a a a a"]
 
 MakeTrainer = Callable[..., PPOTrainer]
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operations of torch that `which` says of, by operation and arguments."""
+
+    def __init__(self, which: Callable[[Any, Any], bool]) -> None:
+        super().__init__()
+        self.which, self.count = which, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += self.which(func, args)
+        return func(*args, **(kwargs or {}))
+
+
+def makes_the_host_wait(func: Any, args: Any) -> bool:
+    """A single number is read, or a shape depends on values."""
+    aten = torch.ops.aten
+    by_mask = func is aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
+    return by_mask or func in (aten._local_scalar_dense.default, aten.nonzero.default)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -13,14 +14,18 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaForCausalLM, TrainerCallback
 
 from ex2.base.errors import UserError
+from ex2.rl import precision
 from ex2.rl.guards import TrainingDiverged
 from ex2.rl.ppo_trainer import PPO_STATE_FILE, VALUE_HEAD_FILE, PPOTrainer
 from ex2.rl.rollout import Texts
+
+from .conftest import Counted, makes_the_host_wait
 
 MakeTrainer = Callable[..., PPOTrainer]
 TextsOf = Callable[[list[tuple[list[int], list[int]]]], Texts]
@@ -657,3 +662,41 @@ def test_an_update_waits_as_often_in_eight_micro_batches_as_in_one(
         trainer.train()
         waits[micro_batches] = len(calls)
     assert waits[1] == waits[8] > 0
+
+
+def test_the_numbers_of_a_rollout_are_read_at_once(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one list: none is read by itself, nor the shape of anything."""
+    trainer = make_trainer()
+    log, waits = trainer._log_rollout, Counted(makes_the_host_wait)
+
+    def counted(*args: Any) -> float:
+        with waits:
+            return log(*args)
+
+    monkeypatch.setattr(trainer, "_log_rollout", counted)
+    trainer.train()
+    assert logged(trainer, "kl") == [0.0]
+    assert waits.count == 0
+
+
+def test_what_adapters_take_in_is_cast_by_autocast_alone(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PEFT's casts to float32 and back are fewer copies, and change no bit."""
+
+    def train() -> tuple[dict[str, Tensor], int]:
+        torch.manual_seed(0)
+        trainer = make_trainer(bf16=True, max_steps=2, num_iterations=2, learning_rate=1e-2)
+        with Counted(lambda func, args: func is torch.ops.aten._to_copy.default) as copies:
+            trainer.train()
+        assert all(
+            module.cast_input_dtype_enabled for module in trainer.model.modules() if isinstance(module, LoraLayer)
+        )
+        return weights(trainer, "lora_"), copies.count
+
+    found, fewer = train()
+    monkeypatch.setattr(precision, "disable_input_dtype_casting", lambda *args, **kw: contextlib.nullcontext())
+    expected, copies = train()
+    assert fewer < copies
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert any(value.any() for name, value in found.items() if "lora_B" in name)  # it has learned

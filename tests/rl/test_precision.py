@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PreT
 from trl import GRPOConfig, RLOOConfig
 
 from ex2.rl.ppo_trainer import PPOTrainer
-from ex2.rl.precision import to_float32, trained_weights
+from ex2.rl.precision import TrainedInFloat32, to_float32, trained_weights
 from ex2.run.trainers import EX2GRPOTrainer, EX2RLOOTrainer
 
 from .conftest import PROMPTS, MakeTrainer, early_letters, lora
@@ -196,3 +197,34 @@ def test_a_checkpoint_in_bfloat16_goes_on_in_float32(
     assert {value.dtype for value in load_file(tmp_path / "checkpoint-12" / "adapter_model.safetensors").values()} == {
         torch.float32
     }
+
+
+class CastByTRL:
+    """What a trainer of TRL makes of the adapter of a quantised base, with what the launcher decided."""
+
+    launcher = {"deepspeed": False, "fsdp": False, "mixed_precision": "no"}
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model.to(torch.bfloat16)
+        self.is_deepspeed_enabled = self.launcher["deepspeed"]
+        self.is_fsdp_enabled = self.launcher["fsdp"]
+        self.accelerator = SimpleNamespace(mixed_precision=self.launcher["mixed_precision"])
+
+
+@pytest.mark.parametrize(
+    ("launcher", "kept"),
+    [
+        ({}, torch.float32),
+        ({"mixed_precision": "bf16"}, torch.float32),
+        ({"deepspeed": True}, torch.float32),  # no masters without mixed precision
+        ({"deepspeed": True, "mixed_precision": "bf16"}, torch.bfloat16),
+        ({"fsdp": True}, torch.float32),
+        ({"fsdp": True, "mixed_precision": "fp16"}, torch.bfloat16),
+    ],
+)
+def test_trained_weights_are_float32_unless_deepspeed_or_fsdp_hold_masters(
+    launcher: dict[str, Any], kept: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CastByTRL, "launcher", CastByTRL.launcher | launcher)
+    trainer = type("Trainer", (TrainedInFloat32, CastByTRL), {})(torch.nn.Linear(2, 2))
+    assert {weight.dtype for weight in trainer.model.parameters()} == {kept}

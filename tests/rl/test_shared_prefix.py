@@ -29,6 +29,8 @@ from ex2.rl.ppo_trainer import PPOTrainer, prompt_by_prompt
 from ex2.rl.rollout import Texts
 from ex2.rl.shared_prefix import by_prompt, packed, packing_saves, padded, shared_lengths
 
+from .conftest import Counted, makes_the_host_wait
+
 MakeTrainer = Callable[..., PPOTrainer]
 Pairs = list[tuple[list[int], list[int]]]
 TextsOf = Callable[[Pairs], Texts]
@@ -58,6 +60,13 @@ def test_packed_row_by_hand(texts_of: TextsOf) -> None:
     before = states(torch.arange(6.0).view(1, 6, 1)).squeeze(-1)
     assert before[0, :2].tolist() == [2, 3]  # 5 follows 4, 6 follows 5
     assert before[1].tolist() == [1, 4, 5]  # 7 follows the prefix, which is all of that prompt
+
+
+def test_the_host_waits_once_for_the_length_of_a_packed_row(texts_of: TextsOf) -> None:
+    batch = texts_of(random_pairs(seed=0))
+    with Counted(makes_the_host_wait) as waits:
+        packed(batch, shared_lengths(batch))
+    assert waits.count == 1
 
 
 def test_packed_tree_by_hand(texts_of: TextsOf) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ex2.analysis.judges.encoders import MINILM, Encoder
 from ex2.base.bf16 import fast_matmul
@@ -80,17 +81,18 @@ class SentenceFeatures:
     @torch.no_grad()
     def __call__(self, texts: Sequence[str], *, progress: bool = False) -> Tensor:
         """Features (N, layers x width) of N texts: the mean over tokens of each layer, each a unit vector; on the CPU."""
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of one length need the least padding
+        tokens = self._tokenizer(list(texts), truncation=True, max_length=_LONGEST)["input_ids"] if texts else []
+        order = sorted(range(len(texts)), key=lambda i: len(tokens[i]))  # texts of one length need the least padding
         rows = torch.empty(len(texts), len(self.encoder.layers) * self._module.config.hidden_size)
         with progress_bar(len(texts), "judging", "clause", disable=not progress) as bar:
             for start in range(0, len(order), _BATCH):
                 chosen = order[start : start + _BATCH]
-                inputs = self._tokenizer(
-                    [texts[i] for i in chosen], padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt"
-                ).to(self.device)
+                batch = [torch.tensor(tokens[i]) for i in chosen]
+                ids = pad_sequence(batch, batch_first=True, padding_value=self._tokenizer.pad_token_id).to(self.device)
+                used = pad_sequence([torch.ones_like(row) for row in batch], batch_first=True).to(self.device)
                 with fast_matmul(self.device, exact=self._exact):
-                    hidden = self._module(**inputs, output_hidden_states=True).hidden_states
-                mask = inputs["attention_mask"].unsqueeze(-1).float()
+                    hidden = self._module(ids, attention_mask=used, output_hidden_states=True).hidden_states
+                mask = used.unsqueeze(-1).float()
                 means = [(hidden[layer] * mask).sum(dim=1) / mask.sum(dim=1) for layer in self.encoder.layers]
                 features = torch.cat([torch.nn.functional.normalize(mean, dim=1) for mean in means], dim=1)
                 rows[chosen] = features.float().cpu()
