@@ -53,13 +53,13 @@ QUESTION_SETS: dict[str, tuple[str, ...]] = {
     ),
     "looks": (
         "What does a {} look like?",
-        "Describe the looks of a {}.",
+        "Describe the appearance of a {}.",
         "What color is a {}?",
         "Which parts does a {} have?",
-        "What is the shape of a {}?",
-        "What do you see first when you see a {}?",
+        "What features does a {} have?",
         "How can you recognize a {}?",
-        "Describe a {} to someone who wants to draw it.",
+        "What color and shape is a {}?",
+        "What makes a {} easy to recognize?",
     ),
     "opened": (
         "What does a {} look like? -> A {} has",
