@@ -49,6 +49,14 @@ def session_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     patch.undo()
 
 
+@pytest.fixture
+def every_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs get every state of a progress bar, not one a minute."""
+    from ex2.base import progress
+
+    monkeypatch.setattr(progress, "_SECONDS", 0.0)
+
+
 @pytest.fixture(scope="session")
 def pictogram_vlm() -> VLM:
     """The embedded VLM, image tower included: do not release it."""

@@ -71,7 +71,7 @@ class SampleLog(Mixin):
 
     scorer: TextScorer
     samples_path: Path
-    tables: SampleTables
+    tables = SampleTables((), every=0)
     reading: Reading = AS_WRITTEN
 
     def _calculate_rewards(

@@ -342,6 +342,7 @@ def test_order_of_files_changes_nothing(cache: Path) -> None:
     assert torch.allclose(banks[0].prototypes, banks[1].prototypes, atol=1e-6)
 
 
+@pytest.mark.usefixtures("every_line")
 def test_progress_bar_counts_the_images(folder: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build_bank(FakeVLM(), load_images(f"folder:{folder}"), cache_dir=cache)
     assert "encoding images" in (shown := capsys.readouterr().err)

@@ -149,6 +149,7 @@ def test_contexts_predict_every_token_of_every_label() -> None:
     assert _contexts([(1, 2), (1, 6, 7), (4, 8), (5,)]) == [(1, 6), (4,)]
 
 
+@pytest.mark.usefixtures("every_line")
 def test_progress_is_shown_where_it_is_wanted(tiny_llm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     judge = HFJudge(str(tiny_llm))
     capsys.readouterr()

@@ -405,6 +405,7 @@ def test_nothing_to_judge(judge: LocalJudge) -> None:
     assert judge.judge([Passage("owl", ())], progress=False) == [()]
 
 
+@pytest.mark.usefixtures("every_line")
 def test_progress_is_drawn_only_when_asked_for(judge: LocalJudge, capsys: pytest.CaptureFixture[str]) -> None:
     judge.judge([Passage("owl", ("It hoots",))], progress=False)
     assert capsys.readouterr().err == ""

@@ -189,6 +189,7 @@ def test_no_more_requests_at_one_time_than_allowed(server: Server, judge_of: Jud
     assert (server.most, len(server.asked)) == (concurrency, 9)
 
 
+@pytest.mark.usefixtures("every_line")
 def test_the_estimate_comes_before_the_first_request(
     server: Server, judge_of: JudgeOf, capsys: pytest.CaptureFixture[str]
 ) -> None:
