@@ -147,9 +147,8 @@ def push_folder(
                 f"{wanted_by} {repo_id} holds other files ({min(present)}): name another repository. {folder} is written."
             )
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=".*commit a data file"
-            )  # a bundle's table, which is where it belongs
+            # A bundle's table is a data file, and belongs with its model.
+            warnings.filterwarnings("ignore", message=".*commit a data file")
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, delete_patterns="*", repo_type=kind))
     except HFValidationError as error:
         raise UserError(f"{wanted_by}: {repo_id!r} is no name of a hub repository. {folder} is written.") from error

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ex2.base.errors import UserError
+from ex2.base.folders import is_empty
 from ex2.base.hub import looks_like_path
 from ex2.base.shown import markdown, printable
 from ex2.export.bundle import read_bundle
+from ex2.export.folder import new_folder
 from ex2.export.generator import DescriptionGenerator, bundle_folder
 
 if TYPE_CHECKING:
@@ -211,18 +213,21 @@ def write_space(bundle: Path, out: Path, gradio_version: str) -> None:
         gradio_version: What the hub is to serve it with.
 
     Raises:
-        UserError: `out` holds something.
+        UserError: `out` is a file, holds something or lies in the bundle; or the disk refuses.
     """
     facts = read_bundle(bundle).facts
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.resolve().is_relative_to(bundle.resolve()):
+        raise UserError(f"--space {out} lies in the bundle: name a folder elsewhere.")
+    if out.is_dir() and not is_empty(out):
         raise UserError(f"--space {out} is not empty: name a new folder.")
-    shutil.copytree(bundle, out / "bundle", dirs_exist_ok=True)
     package = Path(__file__).resolve().parents[1]
-    shutil.copytree(package, out / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-    (out / "app.py").write_text(_APP, encoding="utf-8")
     needed = [requirement for requirement in requires("ex2") or [] if "extra ==" not in requirement]
-    (out / "requirements.txt").write_text("".join(f"{line}\n" for line in sorted(needed)), encoding="utf-8")
-    (out / "README.md").write_text(_space_card(facts, gradio_version), encoding="utf-8")
+    with new_folder(out, overwrite=False, option="--space") as work:
+        shutil.copytree(bundle, work / "bundle")
+        shutil.copytree(package, work / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+        (work / "app.py").write_text(_APP, encoding="utf-8")
+        (work / "requirements.txt").write_text("".join(f"{line}\n" for line in sorted(needed)), encoding="utf-8")
+        (work / "README.md").write_text(_space_card(facts, gradio_version), encoding="utf-8")
 
 
 def _space_card(facts: dict[str, Any], gradio_version: str) -> str:

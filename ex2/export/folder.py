@@ -59,28 +59,30 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def check_free(out: Path, *, overwrite: bool) -> None:
+def check_free(out: Path, *, overwrite: bool, option: str = "--out") -> None:
     """See whether a bundle may be written to `out`; nothing is written or deleted.
 
     Raises:
         UserError: `out` is a file, holds a bundle and `overwrite` is False, or holds anything that is no bundle.
     """
     if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder.")
+        raise UserError(f"{option} {out} is a file: name a folder.")
     if not out.is_dir() or not any(out.iterdir()):
         return
     try:
         listed = _parse_manifest(out)["files"]
     except UserError:
-        raise UserError(f"--out {out} is not empty and holds no bundle: choose another folder.") from None
+        raise UserError(f"{option} {out} is not empty and holds no bundle: choose another folder.") from None
     if other := [name for name in _all_files(out) if name not in listed and name != MANIFEST]:
-        raise UserError(f"--out {out} holds {other[0]} beside a bundle: move it elsewhere, or choose another folder.")
+        raise UserError(
+            f"{option} {out} holds {other[0]} beside a bundle: move it elsewhere, or choose another folder."
+        )
     if not overwrite:
-        raise UserError(f"--out {out} already holds a bundle: choose another folder, or replace it (--overwrite).")
+        raise UserError(f"{option} {out} already holds a bundle: choose another folder, or replace it (--overwrite).")
 
 
 @contextmanager
-def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+def new_folder(out: Path, *, overwrite: bool, option: str = "--out") -> Iterator[Path]:
     """A temporary folder beside `out` that takes its place at the end, or is gone after an error.
 
     Raises:
@@ -88,7 +90,7 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     if _old(out).is_dir() and not out.exists():  # a kill between the two renames of an exchange
         os.rename(_old(out), out)
-    check_free(out, overwrite=overwrite)
+    check_free(out, overwrite=overwrite, option=option)
     out = out.resolve()
     work = temporary_beside(out)
     try:
@@ -98,7 +100,7 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         yield work
         _put_in_place(work, out)
     except OSError as error:
-        raise UserError(f"--out {out} could not be written, and is as it was before: {error}") from error
+        raise UserError(f"{option} {out} could not be written, and is as it was before: {error}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

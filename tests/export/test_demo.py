@@ -23,14 +23,8 @@ from PIL import Image
 
 from ex2.base.errors import UserError
 from ex2.export import Bundle, read_bundle, write_bundle
+from ex2.export import demo as page
 from ex2.export.demo import Demo, open_demo, write_space
-
-
-@pytest.fixture(scope="module")
-def folder(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundles") / "birds"
-    write_bundle(bundle, out)
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +112,20 @@ def test_a_space_has_page_bundle_code_and_what_it_needs(folder: Path, bundle: Bu
     assert Path(found.stdout.strip()) == space / "ex2" / "__init__.py"
     with pytest.raises(UserError, match=r"--space .* is not empty: name a new folder"):
         write_space(folder, space, "6.31.0")
+    with pytest.raises(UserError, match=r"--space .* lies in the bundle: name a folder elsewhere"):
+        write_space(folder, folder / "space", "6.31.0")
+
+
+def test_a_space_is_written_as_a_whole_or_not_at_all(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> str:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(page, "_space_card", full)
+    with pytest.raises(UserError, match=r"^--space .* could not be written, and is as it was before: No space left"):
+        write_space(folder, tmp_path / "space", "6.31.0")
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_gradio_one_line_says_what_to_install(

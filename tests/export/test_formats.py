@@ -31,13 +31,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def folder(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundles") / "birds"
-    write_bundle(bundle, out)
-    return out
-
-
 # ---------------------------------------------------------------- keys
 
 

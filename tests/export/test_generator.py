@@ -21,13 +21,6 @@ from ex2.texts.questions import PAIR_QUESTIONS
 
 
 @pytest.fixture(scope="module")
-def folder(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundles") / "birds"
-    write_bundle(bundle, out)
-    return out
-
-
-@pytest.fixture(scope="module")
 def generator(folder: Path) -> DescriptionGenerator:
     return DescriptionGenerator.from_pretrained(folder)
 
