@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ex2.rl.decoding import Decoder, decoding, unfit
+from ex2.rl.decoding import Decoder, decoding, draw, unfit
 from tests.rl.conftest import MakeTrainer, lora
 
 TOKENS = 6
@@ -31,6 +31,12 @@ def policy(words_model: Callable[[], LlamaForCausalLM]) -> Any:
     """A model with an adapter that changes what it says."""
     torch.manual_seed(2)
     return get_peft_model(words_model(), lora(init_lora_weights=False)).eval()
+
+
+@pytest.fixture(autouse=True)
+def one_way_to_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`generate` draws tokens as a decoder does on a CPU."""
+    monkeypatch.setattr(torch, "multinomial", lambda probabilities, num_samples: draw(probabilities)[:, None])
 
 
 def prompts(*rows: list[int]) -> dict[str, torch.Tensor]:
@@ -232,6 +238,33 @@ def test_generate_is_what_it_was_afterwards(policy: Any) -> None:
     with decoding(policy, Decoder(policy)):
         assert isinstance(policy.generate, Decoder)
     assert policy.generate == own
+
+
+# ---------------------------------------------------------------- drawing tokens
+
+
+def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
+    probabilities = torch.tensor([0.0, 0.5, 0.0, 0.125, 0.375, 0.0])
+    n = 40_000
+    torch.manual_seed(0)
+    counts = torch.bincount(draw(probabilities.expand(n, -1)), minlength=6) / n
+    standard_error = (probabilities * (1 - probabilities) / n).sqrt()
+    assert ((counts - probabilities).abs() <= 4 * standard_error).all()  # what is impossible never comes
+
+
+@pytest.mark.parametrize("number", [0.0, 1 - 2**-53])
+def test_the_ends_of_the_random_numbers_are_tokens_that_can_come(
+    number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, number))
+    drawn = draw(torch.tensor([[0.0, 0.3, 0.7, 0.0], [0.0, 0.0, 1.0, 0.0]]))
+    assert drawn.tolist() == ([2, 2] if number == 0 else [1, 2])
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_probabilities_that_are_not_finite_are_said(odd: float) -> None:
+    with pytest.raises(RuntimeError, match="probability tensor contains either `inf`, `nan`"):
+        draw(torch.tensor([[0.5, 0.5], [odd, 0.5]]))
 
 
 def test_trainers_sample_with_it(make_trainer: MakeTrainer) -> None:

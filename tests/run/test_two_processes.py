@@ -81,6 +81,7 @@ class OneStream:
     def install(self, patch: pytest.MonkeyPatch) -> None:
         from trl.trainer import grpo_trainer, rloo_trainer
 
+        from ex2.rl import decoding
         from ex2.rl.precision import SampledAsScored
 
         generate = SampledAsScored._generate_single_turn
@@ -91,6 +92,7 @@ class OneStream:
 
         patch.setattr(SampledAsScored, "_generate_single_turn", new_rollout)
         patch.setattr(torch, "multinomial", self.multinomial)
+        patch.setattr(decoding, "draw", lambda probabilities: self.multinomial(probabilities, 1).squeeze(1))
         for module in (grpo_trainer, rloo_trainer):
             patch.setattr(module, "shuffle_sequence_dict", self.shuffle)
 
