@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, did_you_mean
 from ex2.base.ranges import RANGES, check_ranges
 from ex2.commands import (
     analyze,
@@ -31,7 +31,7 @@ from ex2.commands import (
     view,
 )
 from ex2.commands import list as list_names
-from ex2.commands.line import SAME, check_inputs, check_training, nearest, underscored, with_known_names
+from ex2.commands.line import SAME, check_inputs, check_training, underscored, with_known_names
 from ex2.data.names import with_class_names
 from ex2.launch import ending_in_one_line, keep_quiet, use_cores_well
 from ex2.launch import main as start_training
@@ -47,7 +47,7 @@ class _Parser(argparse.ArgumentParser):
         if wrong := re.match(
             r"argument (?P<what>[^:]+): invalid choice: '(?P<word>[^']*)' \(choose from (?P<known>.*)\)", message
         ):
-            near = nearest(wrong["word"], re.findall(r"[\w-]+", wrong["known"]))
+            near = did_you_mean(wrong["word"], re.findall(r"[\w-]+", wrong["known"]))
             message = f"{wrong['what']} {wrong['word']} is unknown.{near} There are {wrong['known']}"
         raise UserError(f"{message[0].upper()}{message[1:]}. See `{self.prog} --help`.")
 
@@ -76,7 +76,7 @@ def _run(argv: Sequence[str] | None) -> None:
         line = with_known_names(line, {name[2:] for name in own})
     arguments, unknown = parser.parse_known_args(line)
     if unknown and not hasattr(arguments, "further"):
-        near = nearest(unknown[0].partition("=")[0], own)
+        near = did_you_mean(unknown[0].partition("=")[0], own)
         raise UserError(f"Unrecognized arguments: {' '.join(unknown)}.{near} See `ex2 {line[0]} --help`.")
     arguments.further = unknown  # `ex2 train` and `ex2 study` pass them on
     check_ranges(arguments, RANGES, "--{} {}")

@@ -12,14 +12,13 @@ import io
 import json
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, did_you_mean
 from ex2.base.files import read_json, read_text, to_json, write_atomically
 from ex2.base.pages import templates
 from ex2.base.shown import to_csv
@@ -172,8 +171,7 @@ def read_labels(paths: Sequence[Path], known: Container[str]) -> tuple[Sheet, pd
                     "for it."
                 )
             if name not in annotators:
-                nearest = get_close_matches(name, annotators, n=1)
-                hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+                hint = did_you_mean(name, annotators)
                 raise UserError(f"{where}: annotator {name!r} is none of {', '.join(annotators)}.{hint}")
             if not category:
                 continue

@@ -1,5 +1,10 @@
 """Exceptions that end a command with one line: mistakes that the user can mend, and runs that stop before their end."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UserError(ValueError):
     """A mistake in options, files or folders. The message names the option or file, its value and the cure.
@@ -31,6 +36,19 @@ def reason(error: BaseException) -> str:
     """The first line of an error's text, with its kind where the text alone says little."""
     told = first_line(error)
     return told if isinstance(error, (OSError, ValueError, RuntimeError)) else f"{type(error).__name__}: {told}"
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A question after the known name that is nearest to `name`, with a blank before it; nothing where none is near.
+
+    Args:
+        name: What the user wrote; upper and lower case are the same.
+        known: What there is.
+        cutoff: How alike two names have to be, from 0 to 1, by `difflib`.
+    """
+    written = {word.casefold(): word for word in known}
+    nearest = get_close_matches(name.casefold(), written, n=1, cutoff=cutoff)
+    return f" Did you mean {written[nearest[0]]}?" if nearest else ""
 
 
 def first_line(error: BaseException) -> str:

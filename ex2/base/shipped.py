@@ -6,12 +6,11 @@ pyproject.toml says. This module finds them in both.
 
 from __future__ import annotations
 
-import difflib
 import shlex
 import sys
 from pathlib import Path
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -48,8 +47,7 @@ def find_config(name: str) -> Path:
     if name in configs:
         return configs[name]
     # Someone who has a wheel may follow a command of the README, which is written for a checkout.
-    nearest = difflib.get_close_matches(name.removeprefix("configs/").removesuffix(".yaml"), configs, n=1, cutoff=0.5)
-    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    hint = did_you_mean(name.removeprefix("configs/").removesuffix(".yaml"), configs, cutoff=0.5)
     raise UserError(f"--config {name} does not exist.{hint} `ex2 list configs` names those that come with EX2.")
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ex2.base.device import torch_device
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, did_you_mean
 from ex2.base.shown import say
 from ex2.commands.common import (
     SPLITS,
@@ -117,7 +116,6 @@ def _chosen_classes(wanted: str | None, images: LabelledImages | PlantedImages) 
         raise UserError("--classes names no class: write them as in --classes owl,tiger.")
     for name in names:
         if name not in images.class_names:
-            nearest = difflib.get_close_matches(name, images.class_names, n=1)
-            hint = f" Did you mean {nearest[0]}?" if nearest else ""
+            hint = did_you_mean(name, images.class_names)
             raise UserError(f"--classes {name} is no class of {images.name}.{hint}")
     return names

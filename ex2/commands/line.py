@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from ex2.base.errors import UserError
@@ -103,9 +102,3 @@ def check_training(line: Sequence[str]) -> None:
     if "config" in given:
         find_config(given["config"])
     check_inputs(argparse.Namespace(vlm=given.get("vlm"), dataset=given.get("dataset")))
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """A question after the nearest known word, with a blank before it; nothing where none is near."""
-    found = get_close_matches(word, known, n=1)
-    return f" Did you mean {found[0]}?" if found else ""

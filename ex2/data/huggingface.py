@@ -11,12 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from ex2.base.errors import UserError, first_line
+from ex2.base.errors import UserError, did_you_mean, first_line
 from ex2.base.files import from_home
 from ex2.base.hub import looks_like_path
 from ex2.data.labelled import LabelledImages, fingerprint_of, here, open_image, usable_splits
@@ -124,8 +123,7 @@ def _parse(rest: str) -> Source:
         raise UserError(f"dataset '{spec}': no dataset named after the colon; expected hf:ID or hf:DIR.")
     for name, value in given.items():
         if name not in _OPTIONS:
-            nearest = get_close_matches(name, _OPTIONS, n=1)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            hint = did_you_mean(name, _OPTIONS)
             raise UserError(f"dataset '{spec}': unknown option {name!r}; options are {', '.join(_OPTIONS)}.{hint}")
         if not value or (name == "stream" and not (value.isdecimal() and int(value))):
             raise UserError(

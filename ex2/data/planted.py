@@ -9,13 +9,12 @@ are negative controls, of which no kind of attribute may be reported: `planted:r
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, did_you_mean
 from ex2.texts.class_names import strip_whole_name
 
 if TYPE_CHECKING:
@@ -64,8 +63,7 @@ def load_planted(kind: str) -> PlantedImages:
         UserError: KIND is neither in `PLANTED` nor in `CONTROLS`.
     """
     if kind not in KINDS:
-        nearest = difflib.get_close_matches(kind, KINDS, n=1)
-        hint = f" Did you mean 'planted:{nearest[0]}'?" if nearest else ""
+        hint = did_you_mean(kind, KINDS)
         raise UserError(f"dataset 'planted:{kind}': the planted kind must be one of {', '.join(KINDS)}.{hint}")
     rows = [json.loads(line) for line in SENTENCES.read_text(encoding="utf-8").splitlines()]
     class_names = tuple(sorted({row["class_name"] for row in rows}))

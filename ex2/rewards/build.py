@@ -8,7 +8,6 @@ EX2 is named `package.module:function`. It sees the VLM where it has the signatu
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import sys
@@ -16,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, did_you_mean
 from ex2.rewards.normalization import RewardStats
 from ex2.rewards.quality import QUALITY_REWARDS
 from ex2.rewards.similarity import SIMILARITY_REWARDS, SimilarityReward, similarity_reward
@@ -44,8 +43,7 @@ def check_rewards(names: Sequence[str], normalization: str = "scale") -> None:
     known = [*SIMILARITY_REWARDS, *QUALITY_REWARDS]
     for name in names:
         if name not in known and ":" not in name:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {nearest[0]}?" if nearest else ""
+            hint = did_you_mean(name, known)
             raise UserError(
                 f"reward_funcs={name} is not a reward.{hint} Built in: {', '.join(known)}; your own: package.module:function."
             )

@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, did_you_mean
 from ex2.base.files import json_lines, json_object
 from ex2.texts.class_names import strip_name
 
@@ -55,8 +54,7 @@ class ProbeSentence:
             if not isinstance(getattr(self, key), str):
                 raise UserError(f"{key} must be a string, found {getattr(self, key)!r}")
         if self.kind not in KINDS:
-            nearest = get_close_matches(self.kind, KINDS, n=1)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            hint = did_you_mean(self.kind, KINDS)
             raise UserError(f"kind {self.kind!r} is none of {', '.join(KINDS)}.{hint}")
         object.__setattr__(self, "text", " ".join(self.text.split()))
         if not self.text:
@@ -145,6 +143,4 @@ def _check_class(name: str, class_names: Sequence[str]) -> None:
             f"class {name!r}: the dataset has {count} classes of that name, which a probe cannot tell apart"
         )
     if not count:
-        nearest = get_close_matches(name, class_names, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise UserError(f"class {name!r} is not in the dataset.{hint}")
+        raise UserError(f"class {name!r} is not in the dataset.{did_you_mean(name, class_names)}")

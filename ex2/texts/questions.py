@@ -11,13 +11,12 @@ class in contrast with another one.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, did_you_mean
 from ex2.base.files import text_lines
 from ex2.texts.class_names import article
 
@@ -112,8 +111,7 @@ def load_questions(spec: str) -> tuple[str, ...]:
         return QUESTION_SETS[spec]
     path = Path(spec)
     if not path.is_file():
-        nearest = difflib.get_close_matches(spec, QUESTION_SETS, n=1)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        hint = did_you_mean(spec, QUESTION_SETS)
         raise UserError(
             f"questions={spec} is neither a question set ({', '.join(QUESTION_SETS)}) nor a file with one a line.{hint}"
         )

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, did_you_mean
 from ex2.texts.class_names import strip_name
 
 READINGS = ("as_written", "nameless", "framed")
@@ -41,8 +40,7 @@ class Reading:
         """
         for name in names:
             if name not in READINGS:
-                nearest = get_close_matches(name, READINGS, n=1)
-                hint = f" Did you mean {nearest[0]}?" if nearest else ""
+                hint = did_you_mean(name, READINGS)
                 raise UserError(f"reading={name} is unknown: choose among {', '.join(READINGS)}.{hint}")
         if not names or len(set(names)) < len(names):
             raise UserError(f"reading={' '.join(names) or 'nothing'}: name each reading once, for example nameless.")

@@ -230,7 +230,7 @@ def test_stream_notices_other_files(image_folder: Path) -> None:
         ("?split=test", "no dataset named after the colon"),
         (
             "me/set?splt=test",
-            "unknown option 'splt'; options are split, image, label, config, stream. Did you mean 'split'?",
+            "unknown option 'splt'; options are split, image, label, config, stream. Did you mean split?",
         ),
         ("me/set?split=", "split= is no split."),
         ("me/set?stream=0", "stream=0 is no positive number."),

@@ -105,9 +105,9 @@ def test_sets_have_sixteen_classes_in_alphabetic_order(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "hint"),
     [
-        ("habitats", " Did you mean 'planted:habitat'?"),
-        ("non-visual", " Did you mean 'planted:non_visual'?"),
-        ("Random", " Did you mean 'planted:random'?"),
+        ("habitats", " Did you mean habitat?"),
+        ("non-visual", " Did you mean non_visual?"),
+        ("Random", " Did you mean random?"),
         ("zebra", ""),
         ("", ""),
     ],
