@@ -126,9 +126,24 @@ class PPOTrainer(Guards, SampledAsScored, TrainedInFloat32, FrozenBase, ExactRes
         self, model: torch.nn.Module, texts: Texts, arguments: dict[str, Tensor], states: States
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One forward pass with the tokens laid out as `arguments`: log-probs, entropy, values, each (B, T)."""
+        if texts.completion_ids.device.type == "cpu":
+            return self._pass_without_padding(model, texts, arguments, states)
         with self.accelerator.autocast(), self.value_head.listening(states):
             out = model(**arguments, shift_labels=texts.labels, fused_lm_head=True)
         return out.log_probs, out.entropy, self.value_head.take_values()
+
+    def _pass_without_padding(
+        self, model: torch.nn.Module, texts: Texts, arguments: dict[str, Tensor], states: States
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with 0 on padding, which TRL keeps from the vocabulary on GPUs only, where it takes a quarter of the time."""
+        real = texts.completion_mask.bool()
+        with self.accelerator.autocast(), self.value_head.listening(lambda hidden: states(hidden)[real].unsqueeze(0)):
+            out = model(**arguments, shift_labels=texts.completion_ids[real].unsqueeze(0), fused_lm_head=True)
+        log_probs, entropy, values = (
+            torch.zeros(real.shape, dtype=found.dtype).masked_scatter(real, found)
+            for found in (out.log_probs, out.entropy, self.value_head.take_values())
+        )
+        return log_probs, entropy, values
 
     def _layout(self, texts: Texts) -> tuple[dict[str, Tensor], States]:
         """The tokens of one forward pass, with what prompts share once where that is right and pays."""

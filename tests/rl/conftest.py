@@ -16,6 +16,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ex2.rl.decoding import draw
 from ex2.rl.ppo_config import PPOConfig
 from ex2.rl.ppo_trainer import PPOTrainer
 from ex2.rl.rollout import Texts
@@ -43,6 +44,12 @@ def makes_the_host_wait(func: Any, args: Any) -> bool:
     aten = torch.ops.aten
     by_mask = func is aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
     return by_mask or func in (aten._local_scalar_dense.default, aten.nonzero.default)
+
+
+@pytest.fixture
+def one_way_to_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`generate` draws tokens as a decoder does on a CPU, so that equal seeds give equal texts."""
+    monkeypatch.setattr(torch, "multinomial", lambda probabilities, num_samples: draw(probabilities)[:, None])
 
 
 @pytest.fixture(scope="session")

@@ -25,18 +25,14 @@ from tests.rl.conftest import MakeTrainer, lora
 
 TOKENS = 6
 
+pytestmark = pytest.mark.usefixtures("one_way_to_draw")
+
 
 @pytest.fixture(scope="module")
 def policy(words_model: Callable[[], LlamaForCausalLM]) -> Any:
     """A model with an adapter that changes what it says."""
     torch.manual_seed(2)
     return get_peft_model(words_model(), lora(init_lora_weights=False)).eval()
-
-
-@pytest.fixture(autouse=True)
-def one_way_to_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`generate` draws tokens as a decoder does on a CPU."""
-    monkeypatch.setattr(torch, "multinomial", lambda probabilities, num_samples: draw(probabilities)[:, None])
 
 
 def prompts(*rows: list[int]) -> dict[str, torch.Tensor]:

@@ -102,6 +102,7 @@ def test_small_steps_move_the_adapter_of_a_quantised_base(bits: int, folder: Pat
     assert first["kl"] == 0
 
 
+@pytest.mark.usefixtures("one_way_to_draw")
 def test_a_quantised_base_trains_its_adapter_as_the_same_weights_in_float32_do(
     folder: Path, make_trainer: MakeTrainer
 ) -> None:
