@@ -18,6 +18,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaForCausalLM, TrainerCallback
+from trl.kernels import ChunkedLogProbFunction
 
 from ex2.base.errors import UserError
 from ex2.rl import precision
@@ -140,6 +141,21 @@ def test_padding_changes_no_score(scorer: PPOTrainer, chunk: int | None, texts_o
             for name in ("logps", "entropy", "values"):
                 short, long = getattr(alone, name)[0], getattr(together, name)[row, :length]
                 torch.testing.assert_close(long, short, atol=1e-5, rtol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_the_vocabulary_sees_no_padding(scorer: PPOTrainer, texts_of: TextsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+    score = ChunkedLogProbFunction.forward
+
+    def counted(context: Any, hidden: Tensor, *args: Any) -> Any:
+        rows.append(len(hidden))
+        return score(context, hidden, *args)
+
+    monkeypatch.setattr(ChunkedLogProbFunction, "forward", counted)
+    found = scorer._score(scorer.model, texts_of(PAIRS))
+    assert rows == [sum(len(completion) for _, completion in PAIRS)]
+    padding = texts_of(PAIRS).completion_mask == 0
+    assert all((x[padding] == 0).all() for x in (found.logps, found.entropy, found.values))
 
 
 def test_scores_are_those_of_the_plain_model(scorer: PPOTrainer, texts_of: TextsOf) -> None:
