@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ex2.scoring.scorer import completion_text
+from ex2.texts.class_names import mentions
 from ex2.texts.tautologies import says_nothing
 
 
@@ -32,8 +33,18 @@ def says_something(prompts: list[Any], completions: list[Any], class_name: list[
     return [float(not says_nothing(text, name)) for text, name in zip(texts, class_name, strict=True)]
 
 
+def names_once(prompts: list[Any], completions: list[Any], class_name: list[str], **columns: Any) -> list[float]:
+    """1 for a text that has the name of its class at most once, 1/n for one that has it n times.
+
+    Where the VLM reads texts without the name, the name costs nothing there: "A rabbit is a furry rabbit with rabbit ears."
+    """
+    texts = [completion_text(completion) for completion in completions]
+    return [1 / max(mentions(text, name), 1) for text, name in zip(texts, class_name, strict=True)]
+
+
 QUALITY_REWARDS: dict[str, Callable[..., list[float]]] = {
     "no_repetition": no_repetition,
     "whole_sentence": whole_sentence,
     "says_something": says_something,
+    "names_once": names_once,
 }

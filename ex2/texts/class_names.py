@@ -50,6 +50,12 @@ def strip_name(text: str, class_name: str, stand_in: str = "it") -> str:
     return " ".join(text.split()) or stand_in
 
 
+def mentions(text: str, class_name: str) -> int:
+    """How often a text has the name of its class or a part of it: what `strip_name` takes out, a name of several words once."""
+    mark = "\0"  # in no text
+    return strip_name(text, class_name, mark).count(mark) if text.strip() else 0
+
+
 def _content_words(class_name: str) -> tuple[str, ...]:
     words = (word.casefold() for word in re.findall(r"[^\W_]+", class_name))
     return tuple(dict.fromkeys(word for word in words if len(word) > 1 and word not in _STOP_WORDS))

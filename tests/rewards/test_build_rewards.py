@@ -32,6 +32,7 @@ BUILT_IN = [
     "no_repetition",
     "whole_sentence",
     "says_something",
+    "names_once",
 ]
 
 
@@ -98,7 +99,7 @@ def test_unknown_name_gets_the_nearest() -> None:
         check_rewards(["cosin"])
     assert str(error.value) == (
         "reward_funcs=cosin is not a reward. Did you mean cosine? Built in: cosine, centered, margin, log_softmax, "
-        "pair_margin, no_repetition, whole_sentence, says_something; your own: package.module:function."
+        "pair_margin, no_repetition, whole_sentence, says_something, names_once; your own: package.module:function."
     )
     with pytest.raises(UserError, match=r"^reward_funcs=zzz is not a reward\. Built in: cosine,"):
         check_rewards(["zzz"])

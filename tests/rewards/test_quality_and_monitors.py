@@ -15,7 +15,14 @@ from ex2.rewards.monitors import (
     repetition_rate,
     variety,
 )
-from ex2.rewards.quality import QUALITY_REWARDS, distinct_share, no_repetition, says_something, whole_sentence
+from ex2.rewards.quality import (
+    QUALITY_REWARDS,
+    distinct_share,
+    names_once,
+    no_repetition,
+    says_something,
+    whole_sentence,
+)
 from ex2.scoring.bank import ImageBank
 from ex2.scoring.scorer import TextScorer
 from ex2.texts.readings import NAMELESS
@@ -73,6 +80,25 @@ def test_whole_sentence(text: str, reward: float) -> None:
 def test_says_something(text: str, name: str, reward: float) -> None:
     assert says_something(["?"], [text], class_name=[name]) == [reward]
     assert says_something(["?"], [[{"role": "assistant", "content": text}]], class_name=[name]) == [reward]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "reward"),
+    [
+        ("A furry animal with long ears.", "rabbit", 1.0),
+        ("A rabbit has long ears.", "rabbit", 1.0),
+        ("A rabbit is a furry rabbit with long ears.", "rabbit", 1 / 2),
+        ("Rabbits are furry, with rabbit-like ears and a rabbit's nose.", "rabbit", 1 / 3),
+        ("A lady beetle is red with black spots.", "lady beetle", 1.0),
+        ("A lady beetle is a beetle with black spots.", "lady beetle", 1 / 2),
+        ("An ear of corn has a row of kernels.", "ear of corn", 1.0),
+        ("rabbit", "rabbit", 1.0),
+        ("", "rabbit", 1.0),
+    ],
+)
+def test_names_once(text: str, name: str, reward: float) -> None:
+    assert names_once(["?"], [text], class_name=[name]) == [pytest.approx(reward)]
+    assert names_once(["?"], [[{"role": "assistant", "content": text}]], class_name=[name]) == [pytest.approx(reward)]
 
 
 def test_quality_rewards_ignore_columns_they_do_not_know() -> None:

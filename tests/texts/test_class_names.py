@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ex2.texts.class_names import strip_name, strip_whole_name
+from ex2.texts.class_names import mentions, strip_name, strip_whole_name
 
 # ---------------------------------------------------------------- as it is written
 
@@ -133,3 +133,9 @@ def test_no_word_of_the_name_is_left(case: tuple[str, str, list[str]]) -> None:
 @given(st.lists(PLAIN, min_size=1, max_size=12).map(" ".join), NAMES)
 def test_what_names_nothing_stays(text: str, name: str) -> None:
     assert strip_name(text, name) == re.sub(r"\bit( it)+\b", "it", text)
+
+
+@given(st.sampled_from(["tiger", "lady beetle", "ear of corn", "cactus"]), st.integers(0, 4))
+def test_mentions_are_counted_by_name(name: str, count: int) -> None:
+    assert mentions(", ".join([f"the {name}"] * count), name) == count
+    assert mentions("It is large" + ", as a " * bool(count) + ", as a ".join([name] * count) + ".", name) == count
