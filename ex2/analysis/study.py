@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class Study:
             raise UserError(f"{folder} holds no analysis: summary.json is missing; `ex2 analyze` writes it.")
         try:
             summary = parse_json(path.read_bytes())
-            tables = {name: pd.read_parquet(folder / "tables" / f"{name}.parquet") for name in summary["tables"]}
+            paths = {name: folder / "tables" / f"{name}.parquet" for name in summary["tables"]}
+            tables = {name: pd.read_parquet(BytesIO(path.read_bytes())) for name, path in paths.items()}
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(
                 f"{folder} holds a damaged analysis ({one_line(error)}); run `ex2 analyze` again."

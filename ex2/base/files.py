@@ -359,12 +359,3 @@ def read_yaml(path: Path, where: str) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise UserError(f"{where} must hold option: value lines.")
     return content
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The options in a run's config.yaml.
-
-    Raises:
-        UserError: It is damaged.
-    """
-    return read_yaml(path, f"{path} is damaged: it")

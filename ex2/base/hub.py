@@ -57,7 +57,11 @@ def fetched_before(repo_id: str, kind: str = "model") -> bool:
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    return (Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=kind)).is_dir()
+    try:
+        name = repo_folder_name(repo_id=repo_id, repo_type=kind)
+    except ValueError:  # it cannot be the name of any
+        return False
+    return (Path(constants.HF_HUB_CACHE) / name).is_dir()
 
 
 def holds_file(repo_id: str, filename: str) -> bool:

@@ -82,9 +82,6 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.no_descriptions and arguments.push_descriptions:
         raise UserError("--push_descriptions has nothing to upload with --no_descriptions: leave one out.")
     out = from_home(arguments.out)
-    out = (
-        out if out.name not in ("", "..") else out.resolve()
-    )  # `.` has no name that a folder beside it could be made of
     check_free(out, overwrite=arguments.overwrite)
     with alone_at(out, "--out"):
         _export(arguments, out)

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ex2.base.errors import UserError
-from ex2.base.files import read_settings
 from ex2.base.folders import unfinished
 from ex2.base.progress import announce
 from ex2.base.shipped import shipped
 from ex2.base.shown import gap, listed, say
 from ex2.commands.analyze import say_examples
 from ex2.commands.train import training_line
+from ex2.options.recorded import read_settings
 from ex2.options.run_options import ALGORITHMS
 
 if TYPE_CHECKING:

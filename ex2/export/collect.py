@@ -46,7 +46,11 @@ def finished_run(run: Path) -> PolicySource:
         raise UserError(
             f"{run} is a run that has not finished: resume it (--resume_from_checkpoint true), then export."
         )
-    return find_policy(str(run))
+    policy = find_policy(str(run))
+    for name in ("dataset", "vlm"):
+        if name not in policy.settings:
+            raise UserError(f"{run / run_folder.CONFIG} is damaged: {name} is missing.")
+    return policy
 
 
 def adapter_files(run: Path) -> dict[str, Path]:
@@ -107,7 +111,7 @@ def _facts(run: Path, policy: PolicySource, environment: dict[str, Any], dataset
         },
         "metrics": {
             "before_after": _numbers(report, lambda found: Summary.of(found).numbers()),
-            NAMELESS: _numbers(report, lambda found: found.get(NAMELESS, {})),
+            NAMELESS: _numbers(report, lambda found: _nameless(Summary.of(found))),
             "accuracy": _accuracy(run, policy, environment["vlm_fingerprint"]),
             "pair_accuracy": _numbers(
                 run / "pair_accuracy.json", lambda found: found.get("systems", {}) | found.get("differences", {})
@@ -194,6 +198,10 @@ def _numbers(path: Path, numbers_of: Callable[[dict[str, Any]], dict[str, Any]])
     report = read_json(path)
     with shaped_as_written(path):
         return numbers_of(report)
+
+
+def _nameless(report: Summary) -> dict[str, Any]:
+    return {} if report.nameless is None else report.nameless.numbers()
 
 
 def _last_metrics(run: Path) -> dict[str, float]:

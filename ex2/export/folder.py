@@ -7,14 +7,25 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from types import NoneType, SimpleNamespace
 from typing import Any
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, shortened
 from ex2.base.files import read_json, sha256, sweep, temporary_beside, to_json
+from ex2.base.ranges import check_ranges
 
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "ex2-bundle", 1
 """What the manifest calls the format. The version rises only with a change that breaks readers (docs/export.md)."""
+
+_FACTS: dict[str, tuple[type, ...]] = {
+    "name": (str,), "base_model.name": (str,), "base_model.revision": (str,), "adapter.fingerprint": (str,),
+    "vlm.name": (str,), "vlm.fingerprint": (str,), "generation.prompt_format": (str,),
+    "generation.system_prompt": (str, NoneType), "generation.chat_template_kwargs": (dict,),
+    "generation.max_new_tokens": (int,), "generation.temperature": (int, float), "generation.dtype": (str,),
+    "generation.bf16": (bool,),
+}  # fmt: skip
+"""Types of the facts that a generator and its page are made of; all others are only shown."""
 
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
@@ -56,6 +67,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for name in present:
         if name not in listed:
             raise UserError(f"{folder}: {name} is no part of the bundle: move it elsewhere.")
+    _check_facts(facts, folder / MANIFEST)
     return facts
 
 
@@ -88,10 +100,11 @@ def new_folder(out: Path, *, overwrite: bool, option: str = "--out") -> Iterator
     Raises:
         UserError: As `check_free`; the disk refuses.
     """
-    if _old(out).is_dir() and not out.exists():  # a kill between the two renames of an exchange
-        os.rename(_old(out), out)
+    target = Path(os.path.realpath(out))  # which has a name where `out` is `.`, and no fear of links in a circle
+    if _old(target).is_dir() and not target.exists():  # a kill between the two renames of an exchange
+        os.rename(_old(target), target)
     check_free(out, overwrite=overwrite, option=option)
-    out = out.resolve()
+    out = target
     work = temporary_beside(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -137,6 +150,19 @@ def _parse_manifest(folder: Path) -> dict[str, Any]:
     ):
         raise UserError(f"{path} is not the manifest of an EX2 bundle.")
     return manifest
+
+
+def _check_facts(facts: dict[str, Any], path: Path) -> None:
+    for name, kinds in _FACTS.items():
+        value: Any = facts
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if type(value) not in kinds:
+            raise UserError(
+                f"{path} is damaged: {name} cannot be {shortened(repr(value), 600)}. Export the bundle again."
+            )
+    lengths = SimpleNamespace(**facts["generation"])
+    check_ranges(lengths, ("max_new_tokens", "temperature"), f"{path} is damaged: generation.{{}}={{}}")
 
 
 def _check_inside(folder: Path, name: str) -> None:

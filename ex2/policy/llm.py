@@ -122,6 +122,10 @@ def load_tokenizer(path: str, revision: str = "main") -> PreTrainedTokenizerBase
         )
     except Exception as error:  # as each kind of model and of damage has it
         raise load_error("model_name_or_path", path, error) from error
+    if not isinstance(tokenizer.model_max_length, (int, float)):
+        raise UserError(
+            f"model_name_or_path={path}: model_max_length={tokenizer.model_max_length!r} in tokenizer_config.json is no number."
+        )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(
@@ -233,6 +237,8 @@ def load_base(
     where = f"model_name_or_path={path}"
     if Path(path).is_dir():
         check_weights(Path(path), where, allow_pickle_formats)
+    if dtype not in (None, "auto", "bfloat16", "float16", "float32"):
+        raise UserError(f"{where}: dtype={dtype} is unknown: choose auto, bfloat16, float16 or float32.")
     torch_dtype = dtype if dtype in (None, "auto") else getattr(torch, dtype)
     # PEFT takes a map to the CPU for weights that do not fit on the GPU.
     place = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}

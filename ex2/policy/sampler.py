@@ -78,7 +78,9 @@ class TextGenerator:
         from transformers import GenerationConfig
 
         ends = self.model.generation_config.eos_token_id
-        ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+        ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+        if not all(isinstance(end, int) for end in ends):
+            raise UserError(f"{self.name}: eos_token_id={ends} in generation_config.json is no token.")
         return GenerationConfig(
             do_sample=True,
             temperature=self.temperature,

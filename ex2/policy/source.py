@@ -11,10 +11,11 @@ from safetensors import SafetensorError, safe_open
 
 from ex2.base.embedded_llm import EMBEDDED, EMBEDDED_ID, embedded_installed
 from ex2.base.errors import UserError, first_line
-from ex2.base.files import from_home, parse_json, read_settings, sha256
+from ex2.base.files import from_home, parse_json, sha256
 from ex2.base.hub import fetched_before, looks_like_path
 from ex2.base.weights import check_weights
 from ex2.options.ex2_options import EX2Config
+from ex2.options.recorded import is_recorded, read_settings
 from ex2.policy.llm import (
     ADAPTER_WEIGHTS,
     adapter_config,
@@ -222,7 +223,7 @@ def load_generator(
 def _run_settings_above(adapter: Path) -> dict[str, Any]:
     """The options of the run that a checkpoint or adapter folder lies in, if it lies in one."""
     config = adapter.resolve().parent / "config.yaml"
-    return read_settings(config) if config.is_file() else {}
+    return read_settings(config) if is_recorded(config) else {}
 
 
 def base_of_adapter(adapter: Path) -> str | None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ex2.base.errors import UserError, reason
-from ex2.base.files import read_json, shaped_as_written
+from ex2.base.files import shaped_as_written
 from ex2.rl.checkpoints import UNFINISHED, clean_up, finish, rotate
 from ex2.rl.interruptions import NotWritten, written_by_all
 from ex2.rl.trl_names import Mixin
@@ -36,6 +37,21 @@ def loading(checkpoint: str | None) -> Iterator[None]:
         ) from error
 
 
+def state_of(checkpoint: Path) -> TrainerState:
+    """Where a run was when it wrote a checkpoint.
+
+    Raises:
+        UserError: The file that says so is damaged.
+    """
+    path = checkpoint / TRAINER_STATE_NAME
+    with shaped_as_written(path, "Go on from another checkpoint, or start again with --overwrite true."):
+        state = TrainerState.load_from_json(str(path))
+        for name in ("epoch", "global_step", "max_steps", "num_train_epochs"):
+            if not isinstance(value := getattr(state, name), (int, float)):
+                raise TypeError(f"{name}={value!r} is no number")
+        return state
+
+
 class ExactResume(Mixin):
     """Mixin for TRL's online trainers and PPOTrainer.
 
@@ -54,10 +70,7 @@ class ExactResume(Mixin):
             clean_up(Path(self.args.output_dir))
         self.accelerator.wait_for_everyone()
         if resume_from_checkpoint is not None:
-            path = Path(resume_from_checkpoint) / TRAINER_STATE_NAME
-            state = read_json(path)
-            with shaped_as_written(path):
-                self._epochs_to_skip = int(state["epoch"])
+            self._epochs_to_skip = int(state_of(Path(resume_from_checkpoint)).epoch)
         return super()._inner_training_loop(*args, resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:

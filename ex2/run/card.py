@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ex2.base.embedded_llm import public_name
-from ex2.base.files import read_json, read_settings
+from ex2.base.files import read_json
 from ex2.base.hub import licence_of
 from ex2.base.shown import markdown, portable
+from ex2.options.recorded import read_settings
 from ex2.options.run_options import RunOptions
 from ex2.stats.before_after import NAMELESS
 from ex2.texts.questions import QUESTION_SETS

@@ -20,10 +20,11 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from ex2.base.errors import UserError
-from ex2.base.files import json_lines, json_object, read_settings, sweep, to_json, write_atomically
+from ex2.base.files import json_lines, json_object, sweep, to_json, write_atomically
 from ex2.base.folders import is_empty
 from ex2.base.locks import alone_in
 from ex2.base.progress import progress_bar
+from ex2.options.recorded import SIGNATURE, is_recorded, read_settings
 from ex2.rewards.monitors import alarms
 from ex2.rl.checkpoints import UNFINISHED, checkpoints, clean_up, discard
 from ex2.rl.interruptions import written_by_all
@@ -54,7 +55,6 @@ _OWN_FILES = (
     "pair_accuracy.*", "learning_curve.png", "bad_step_*.jsonl", "training_args.bin", UNFINISHED, WANDB_ID,
 )  # fmt: skip
 
-_SIGNATURE = b"# Resolved options of this"
 # With an underscore, because transformers uploads no folder that begins with one.
 REPLACED, _MOVING = "_replaced", "_replaced.moving"
 
@@ -109,11 +109,7 @@ def check_folder(options: RunOptions) -> None:
 
 def holds_run(folder: Path) -> bool:
     """Whether a folder holds a run, finished or not: its first file is a config.yaml that EX2 has signed."""
-    try:
-        with (folder / CONFIG).open("rb") as file:
-            return file.read(len(_SIGNATURE)) == _SIGNATURE
-    except OSError:
-        return False
+    return is_recorded(folder / CONFIG)
 
 
 def check_same(options: RunOptions, before: dict[str, Any], cure: str) -> None:
@@ -184,7 +180,7 @@ def _delete(path: Path) -> None:
 
 
 def write_config(options: RunOptions) -> None:
-    text = f"{_SIGNATURE.decode()} {options.algorithm.upper()} run\n" + yaml.safe_dump(options.as_dict())
+    text = f"{SIGNATURE.decode()} {options.algorithm.upper()} run\n" + yaml.safe_dump(options.as_dict())
     write_atomically(options.output_dir / CONFIG, text.encode())
 
 

@@ -40,6 +40,7 @@ from ex2.rewards.normalization import reward_groups
 from ex2.rewards.similarity import raw_rewards
 from ex2.rl.checkpoints import UNFINISHED, damage, finish, newest_whole
 from ex2.rl.interruptions import LeaveOnSigterm, going_on_told, written_by_all
+from ex2.rl.resume import state_of
 from ex2.rl.sharding import loading_whole, whole_weights
 from ex2.run import folder as run_folder
 from ex2.run.card import run_card
@@ -216,6 +217,7 @@ def _checkpoint(options: RunOptions, state: PartialState) -> Path | None:
             f"resume_from_checkpoint: {path} lies inside a rollout of {options.updates_per_rollout} updates, whose samples it "
             "does not hold. Resume from an earlier checkpoint, or train with max_steps a multiple of that number."
         )
+    state_of(path)  # damage to it is said before anything is loaded
     return path
 
 

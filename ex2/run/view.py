@@ -16,9 +16,10 @@ from markupsafe import Markup
 from ex2.analysis.report import ASSETS as REPORT_ASSETS
 from ex2.analysis.report import MONITORS
 from ex2.base.errors import UserError
-from ex2.base.files import json_object, read_settings
+from ex2.base.files import json_object, shaped_as_written
 from ex2.base.pages import hash_of, templates
 from ex2.base.shown import portable
+from ex2.options.recorded import read_settings
 from ex2.rewards.monitors import alarms
 from ex2.run import folder as run_folder
 from ex2.stats.plots import learning_curve_png
@@ -99,7 +100,15 @@ class RunView:
         )
 
     def state(self, rollout: int | None = None) -> str:
-        """What is known now, with the texts of a rollout, counted from 1; None, or one that is not there: the latest."""
+        """What is known now, with the texts of a rollout, counted from 1; None, or one that is not there: the latest.
+
+        Raises:
+            UserError: A file of the run is damaged.
+        """
+        with shaped_as_written(self.folder):
+            return self._state(rollout)
+
+    def _state(self, rollout: int | None) -> str:
         settings = read_settings(self.folder / run_folder.CONFIG)
         metrics = run_folder.read_jsonl(self.folder / run_folder.METRICS)
         monitored = [row for row in metrics if "monitors/words" in row]

@@ -158,11 +158,15 @@ class Summary:
         Raises:
             KeyError, TypeError: It is no such report.
         """
-
+        if "aligned" not in report:
+            raise KeyError("aligned")
         blank = {"intervals": report["intervals"], "meta": {}, "examples": [], "monitors": {}, "warnings": []}
 
         def parsed(entry: Mapping[str, Any]) -> dict[str, Any]:
-            return {**entry, **{images: Interval.of(entry[images]) for images in IMAGE_SETS}}
+            numbers = {name: value for name, value in entry.items() if name not in IMAGE_SETS}
+            if not all(isinstance(value, (int, float)) for value in numbers.values()):
+                raise TypeError(f"{numbers} are not all numbers")
+            return {**numbers, **{images: Interval.of(entry[images]) for images in IMAGE_SETS}}
 
         return cls(
             {name: SystemSummary(**parsed(report[name])) for name in SYSTEM_ORDER if name in report},

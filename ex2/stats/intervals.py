@@ -55,8 +55,13 @@ class Interval:
 
     @classmethod
     def of(cls, ends: dict[str, Any]) -> Interval:
-        """The interval that `as_dict` made."""
-        return cls(ends["mean"], *(math.nan if ends[name] is None else ends[name] for name in ("low", "high")))
+        """The interval that `as_dict` made; KeyError or TypeError where it made no such thing."""
+        mean, low, high = (ends[name] for name in ("mean", "low", "high"))
+        if low is None and high is None:
+            low = high = math.nan
+        if not all(isinstance(number, (int, float)) for number in (mean, low, high)):
+            raise TypeError(f"{ends} is no interval")
+        return cls(mean, low, high)
 
     def shown(self, form: str) -> str:
         """``0.12 [0.10, 0.14]``, each number in this format."""

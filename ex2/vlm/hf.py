@@ -124,6 +124,8 @@ def load_hf(spec: str, device: torch.device, dtype: torch.dtype, allow_pickle_fo
         )
     if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
         raise UserError(f"vlm {spec!r}: no tokenizer and image processor in one: add `preprocessor_config.json`")
+    if not isinstance(limit := processor.tokenizer.model_max_length, (int, float)):
+        raise UserError(f"vlm {spec!r}: model_max_length={limit!r} in tokenizer_config.json is no number")
     return TransformersVLM(spec, model, processor, device=device, dtype=dtype)
 
 

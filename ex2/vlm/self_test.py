@@ -22,7 +22,7 @@ def check_vlm(vlm: VLM, dtype: torch.dtype) -> None:
     Raises:
         UserError: The model fails at them, or its embeddings are no finite unit vectors of one length, or depend on the batch.
     """
-    texts = ["a photo of a cat", "dog", "a cat and a dog " * (vlm.max_text_tokens // 2)]
+    texts = ["a photo of a cat", "a caf\u00e9, \u732b", "a cat and a dog " * (vlm.max_text_tokens // 2)]
     image = Image.linear_gradient("L").convert("RGB")
     try:
         together = vlm.encode_texts(texts, batch_size=len(texts))

@@ -625,8 +625,19 @@ def test_folder_without_analysis_is_refused(tmp_path: Path) -> None:
         lambda out: (out / "tables" / "clauses.parquet").unlink(),
         lambda out: (out / "tables" / "clauses.parquet").write_bytes(b"PAR1"),
         lambda out: shutil.rmtree(out / "tables"),
+        lambda out: ((out / "tables" / "shares.parquet").unlink(), (out / "tables" / "shares.parquet").mkdir()),
     ],
-    ids=["cut off", "without tables", "a list", "null", "no text", "table missing", "table cut off", "tables missing"],
+    ids=[
+        "cut off",
+        "without tables",
+        "a list",
+        "null",
+        "no text",
+        "table missing",
+        "table cut off",
+        "tables missing",
+        "folder",
+    ],
 )
 def test_damaged_folder_is_refused(study: Study, tmp_path: Path, damage: Callable[[Path], object]) -> None:
     study.write(tmp_path)

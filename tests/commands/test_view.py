@@ -184,3 +184,14 @@ def test_the_page_follows_the_run_in_a_browser(
         assert page.locator("output[for=rollout]").inner_text() == "1 of 2"
         assert page.locator("details").evaluate("one => one.open")
         assert "Up to date" in page.locator("#news").inner_text()
+
+
+@pytest.mark.parametrize("spoil", [{"class_name": None, "text": 7, "scores": "x"}, {"step": []}])
+def test_rows_that_no_run_writes_are_one_line(spoil: dict[str, object], run: Path, get: Get) -> None:
+    *rows, last = (run / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    (run / "samples.jsonl").write_text(
+        "\n".join([*rows, json.dumps(json.loads(last) | spoil)]) + "\n", encoding="utf-8"
+    )
+    status, page = get("/")
+    assert status == 500
+    assert f"{run} is damaged (" in page

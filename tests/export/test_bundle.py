@@ -132,6 +132,25 @@ def test_what_is_no_bundle_is_named(folder: Path, tmp_path: Path) -> None:
         read_bundle(folder)
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value", "message"),
+    [
+        ("generation", "bf16", "yes", r"generation\.bf16 cannot be 'yes'\. Export the bundle again\."),
+        ("generation", "dtype", None, r"generation\.dtype cannot be None\. Export the bundle again\."),
+        ("generation", "max_new_tokens", 0, r"generation\.max_new_tokens=0 is out of range: it must be at least 1\."),
+        ("generation", "temperature", 1e308, r"generation\.temperature=1e\+308 is out of range: .*"),
+        ("base_model", "name", ["x"], r"base_model\.name cannot be \['x'\]\. Export the bundle again\."),
+    ],
+)
+def test_facts_that_no_export_writes(folder: Path, part: str, name: str, value: object, message: str) -> None:
+    edit_manifest(folder, lambda manifest: manifest[part].update({name: value}))
+    with pytest.raises(UserError, match=rf"^{folder / 'manifest.json'} is damaged: {message}$"):
+        read_bundle(folder)
+    edit_manifest(folder, lambda manifest: manifest.update({part: value}))
+    with pytest.raises(UserError, match=rf"^{folder / 'manifest.json'} is damaged: {part}\..* cannot be None"):
+        read_bundle(folder)
+
+
 # ---------------------------------------------------------------- whole or not at all
 
 
@@ -454,6 +473,13 @@ def test_files_that_are_links_are_what_their_checksums_say(folder: Path, tmp_pat
     (tmp_path / "blob").write_bytes(b"other")
     with pytest.raises(UserError, match="has changed since it was exported"):
         read_bundle(folder)
+
+
+def test_a_link_in_a_circle_is_no_place_for_a_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match=r"^--out .*loop could not be written, and is as it was before"):
+        write_bundle(bundle, tmp_path / "loop")
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
 
 
 def test_a_link_beside_a_bundle_is_not_replaced_with_it(bundle: Bundle, folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,14 @@ def test_tokenizer_pads_on_the_left_with_a_padding_token(tiny_llm: Path, tmp_pat
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
     assert policy.load_tokenizer(str(tmp_path)).pad_token == "<|end|>"
+
+
+def test_a_tokenizer_whose_limit_is_no_number(tiny_llm: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_llm, tmp_path / "llm")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": "x"}))
+    with pytest.raises(UserError, match=r": model_max_length='x' in tokenizer_config.json is no number\.$"):
+        policy.load_tokenizer(str(folder))
 
 
 def test_folders_with_another_kind_of_model(tmp_path: Path) -> None:

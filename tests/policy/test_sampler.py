@@ -128,6 +128,13 @@ def test_a_model_that_cannot_be_sampled_from_is_named(
         list(generator.sample(ASKS[:1], seed=0))
 
 
+def test_an_end_that_is_no_token(tiny_llm: Path) -> None:
+    generator, _ = load_generator(str(tiny_llm))
+    generator.model.generation_config.eos_token_id = 1e308
+    with pytest.raises(UserError, match=r": eos_token_id=\[1e\+308\] in generation_config.json is no token\.$"):
+        next(generator.sample(ASKS[:1], seed=0))
+
+
 def test_too_little_memory_is_no_damage(tiny_llm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")

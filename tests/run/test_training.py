@@ -19,9 +19,9 @@ import yaml
 
 from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError
-from ex2.base.files import read_settings
 from ex2.launch import main
 from ex2.options.parse import parse_options
+from ex2.options.recorded import read_settings
 from ex2.policy.checks import inspect_policy
 from ex2.rl.precision import SampledAsScored
 from ex2.run import training

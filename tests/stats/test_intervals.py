@@ -108,6 +108,9 @@ def test_equal_classes_are_not_certainty():
     assert not interval.known
     assert interval.as_dict() == {"mean": 0.25, "low": None, "high": None}
     assert Interval.of(interval.as_dict()).shown("+.2f") == "+0.25 [cannot be told]"
+    for spoiled in ({"mean": None}, {"mean": "x"}, {"low": 0.1}, {"high": []}):
+        with pytest.raises(TypeError, match="is no interval"):
+            Interval.of(interval.as_dict() | spoiled)
     assert np.isnan(mean_p([0.25] * 3))
     assert not mean_interval([0.1 + 0.2, 0.3, 0.3]).known  # they differ by rounding only
     assert mean_interval([1e-12, 0.0, 0.0]).known  # small, and yet different

@@ -27,6 +27,8 @@ class Encoder:
         if self.fault == "positions" and max(len(text.split()) for text in texts) > 8:
             raise IndexError("index out of range in self")
         rows = torch.tensor([[len(text), text.count("a"), text.count("o"), 1.0] for text in texts])
+        if self.fault == "letters" and not all(map(str.isascii, texts)):
+            raise KeyError("<unk>")
         if self.fault == "batch" and batch_size > 1:
             rows = rows + rows.mean(dim=0)
         if self.fault == "finite":
@@ -45,6 +47,7 @@ def test_a_sound_encoder_passes() -> None:
     ("fault", "message"),
     [
         ("positions", r"it cannot encode them \(IndexError: index out of range in self\)"),
+        ("letters", r"it cannot encode them \(KeyError: '<unk>'\)"),
         ("batch", r"the embedding of a text depends on the texts beside it"),
         ("finite", r"the embedding of a text is no unit vector; where it is not finite, load it with dtype float32"),
         ("norm", r"the embedding of a text is no unit vector"),
