@@ -6,6 +6,7 @@ What only needs the line itself and a look at the disk is said here, before any 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,15 +74,15 @@ def check_inputs(arguments: argparse.Namespace) -> None:
     for name, made_by in _MADE_BY.items():
         value = getattr(arguments, name, None)
         for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, Path) and not from_home(path).exists():
+            if isinstance(path, Path) and not os.path.exists(from_home(path)):  # Path.exists fails at long names
                 raise UserError(f"{path}: no such folder; {made_by}")
     policy = getattr(arguments, "policy", None)
-    if isinstance(policy, str) and looks_like_path(policy) and not from_home(policy).exists():
+    if isinstance(policy, str) and looks_like_path(policy) and not os.path.exists(from_home(policy)):
         raise UserError(f"{policy}: no such folder; {_MADE_BY['run']}")
     for name, written_by in _WRITTEN_BY.items():
         value = getattr(arguments, name, None)
         for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, Path) and not path.exists():
+            if isinstance(path, Path) and not os.path.exists(path):
                 raise UserError(f"{path}: no such file; {written_by}")
     vlm, dataset = getattr(arguments, "vlm", None), getattr(arguments, "dataset", None)
     if isinstance(vlm, str) and vlm != "none":

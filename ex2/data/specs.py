@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from ex2.base.errors import UserError
@@ -73,15 +74,18 @@ def check_dataset(spec: str) -> None:
     if colon and scheme not in (*_NAMED_BY_USERS, *BENCHMARKS, "planted") and "?" not in scheme:
         raise _unknown(spec)
     path = from_home(rest)
-    if scheme in ("folder", *BENCHMARKS) and rest and not path.is_dir():
-        raise UserError(f"dataset '{spec}': {path} {'is not a folder' if path.exists() else 'does not exist'}.")
+    if scheme in ("folder", *BENCHMARKS) and rest and not os.path.isdir(path):
+        state = "is not a folder" if os.path.exists(path) else "does not exist"
+        raise UserError(f"dataset '{spec}': {path} {state}.")
 
 
 def _with_scheme(spec: str) -> str:
     """A path without its scheme, with it: a folder, a table, or what `datasets` has saved."""
     location = split_class_names(spec)[0]
     path = from_home(location)
-    if location in ("pictograms", "pictogram-scenes") or not path.exists():
+    if location in ("pictograms", "pictogram-scenes") or not os.path.exists(
+        path
+    ):  # Path.exists fails at names that are too long
         return spec
     if path.is_dir():
         saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
@@ -122,7 +126,7 @@ def _read(spec: str) -> LabelledImages | PlantedImages:
 def _unknown(spec: str) -> UserError:
     if looks_like_path(spec):
         state = (
-            "is a file, and only tables (.csv) and folders are image sets" if Path(spec).exists() else "does not exist"
+            "is a file, and only tables (.csv) and folders are image sets" if os.path.exists(spec) else "does not exist"
         )
         return UserError(f"dataset: {spec} {state}.")
     return UserError(f"dataset: unknown image set {spec!r}.{_suggestion(spec)} Known: {_known()}.")

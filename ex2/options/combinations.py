@@ -23,6 +23,9 @@ def check_combination(options: RunOptions) -> None:
             "use_transformers_continuous_batching=true casts the adapter to half precision at each rollout, where small updates "
             "round away: leave it out."
         )
+    clip = getattr(trainer, "reward_clip_range", None)  # RLOO's alone
+    if clip is not None and clip[0] >= clip[1]:
+        raise UserError(f"reward_clip_range={clip} would make all rewards equal: write the smaller number first.")
     if trainer.torch_compile:
         raise UserError(
             "torch_compile=true has not been tried with EX2's trainers: leave it out, and torch_compile_backend and "

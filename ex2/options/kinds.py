@@ -61,7 +61,10 @@ def in_lists(values: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, A
 def check_texts(values: Mapping[str, str], hints: Mapping[str, Any]) -> None:
     """Refuse words on the command line that are none of an option's, and mappings that are no JSON, by name."""
     for name, value in values.items():
-        _check_text(name, value, _members(hints[name]))
+        members = _members(hints[name])
+        if any(typing.get_origin(member) is tuple for member in members):  # a parser would make one of the characters
+            raise UserError(f"{name}={shortened(value, 600)}: write {_expected(members)} into a config file.")
+        _check_text(name, value, members)
 
 
 def _check_text(name: str, value: Any, members: list[Any]) -> None:
@@ -92,7 +95,8 @@ def _fits(value: Any, members: list[Any]) -> bool:
     if isinstance(value, bool) or value is None:
         return type(value) in kinds
     if isinstance(value, (int, float)):
-        element = {kind for hint in members for inner in typing.get_args(hint) for kind in _members(inner)}
+        lists = [hint for hint in members if typing.get_origin(hint) is list]
+        element = {kind for hint in lists for inner in typing.get_args(hint) for kind in _members(inner)}
         return bool(kinds & {int, float} or element & {int, float})
     if isinstance(value, str):
         return not _only_list(members) or any(_elements_fit([value], hint) for hint in members)
@@ -104,7 +108,8 @@ def _only_list(members: list[Any]) -> bool:
 
 
 def _elements_fit(values: Iterable[Any], hint: Any) -> bool:
-    if typing.get_origin(hint) not in (list, tuple):
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin not in (list, tuple) or (origin is tuple and Ellipsis not in inner and len(inner) != len(list(values))):
         return False
     members = [member for inner in typing.get_args(hint) for member in _members(inner)]
     # Text for a number is converted by the parser, but not within a list.
@@ -119,8 +124,10 @@ def _elements_fit(values: Iterable[Any], hint: Any) -> bool:
 def _expected(members: list[Any]) -> str:
     kinds = [typing.get_origin(member) or member for member in members]
     words = [_WORDS.get(list if kind is tuple else kind, "text") for kind in kinds if kind is not NoneType]
-    if any(set(typing.get_args(member)) & {int, float} for member in members):
-        words = ["a list of numbers"]
+    for member in members:
+        if (inner := typing.get_args(member)) and set(inner) & {int, float}:
+            count = f"{len(inner)} " if typing.get_origin(member) is tuple else ""
+            words = [f"a list of {count}numbers"]
     return " or ".join(dict.fromkeys(words))
 
 

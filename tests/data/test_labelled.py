@@ -164,6 +164,7 @@ def test_class_names_that_repeat_or_are_empty(tmp_path: Path) -> None:
 
 
 def test_unknown_spec_names_the_nearest_and_all_forms(tmp_path: Path) -> None:
+    expect("b" * 5000, "unknown image set 'bbb")  # longer than any path
     expect("pictogram", "unknown image set 'pictogram'. Did you mean 'pictograms'?", "folder:DIR")
     expect("Folders:birds", "Did you mean 'folder:birds'?", "Known: pictograms, pictogram-scenes, folder:DIR, ")
     expect("folder", "Did you mean 'folder:DIR'?")

@@ -35,6 +35,24 @@ def test_files(text: str, message: str, tmp_path: Path) -> None:
         parse_options("ppo", ["--config", str(tmp_path / "c.yaml"), "--output_dir", str(tmp_path / "run")])
 
 
+@pytest.mark.parametrize(
+    ("line", "text", "message"),
+    [
+        (["--reward_clip_range", "x"], "", "x: write a list of 2 numbers into a config file."),
+        ([], "reward_clip_range: 3", "3 must be a list of 2 numbers."),
+        ([], "reward_clip_range: [1, 2, 3]", r"\[1, 2, 3\] must be a list of 2 numbers."),
+        ([], "reward_clip_range: [2, 1]", r"\[2, 1\] would make all rewards equal: write the smaller number first."),
+    ],
+)
+def test_a_list_of_so_many(line: list[str], text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text or "seed: 1")
+    with pytest.raises(UserError, match=f"^reward_clip_range={message}$"):
+        parse_options("rloo", ["--config", str(tmp_path / "c.yaml"), "--output_dir", str(tmp_path / "run"), *line])
+    (tmp_path / "c.yaml").write_text("reward_clip_range: [-1, 2.5]")
+    options = parse_options("rloo", ["--config", str(tmp_path / "c.yaml"), "--output_dir", str(tmp_path / "run")])
+    assert options.trainer.reward_clip_range == [-1, 2.5]
+
+
 def test_one_value_is_a_list_of_one_as_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("reward_funcs: margin\nreward_weights: 2\nlearning_rate: 1e-4\n")
     options = parse_options("ppo", ["--config", str(tmp_path / "c.yaml"), "--output_dir", str(tmp_path / "run")])
