@@ -10,6 +10,7 @@ from typing import Any
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.files import from_home
+from ex2.base.locks import alone_at
 from ex2.base.progress import announce
 from ex2.base.shown import say
 from ex2.commands.common import check_fetched, fetch_option, pickle_option
@@ -52,19 +53,25 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Serve until Ctrl-C, or write a Space."""
-    from ex2.export.demo import launch, open_demo, require_gradio, write_space
+    from ex2.export.bundle import read_bundle
+    from ex2.export.demo import check_space, launch, open_demo, require_gradio, write_space
 
-    gradio = require_gradio()
     folder = from_home(arguments.bundle)
+    read_bundle(
+        folder
+    )  # what is wrong with it is said before a library is asked for, and before anything in it is used
     if arguments.space is not None:
         out = from_home(arguments.space)
-        write_space(folder, out, gradio.__version__)
+        check_space(folder, out)
+        with alone_at(out, "--space"):
+            write_space(folder, out, require_gradio().__version__)
         say(
             f"Wrote {out}. Try it: `cd {out} && python app.py`. Publish it: `hf upload ME/DEMO {out} --repo-type space`."
         )
         return
     _check_fetched(arguments, folder)
-    port = _free_port(arguments.port)  # before weights are loaded
+    port = _free_port(arguments.port)
+    require_gradio()  # before weights are loaded
     demo = open_demo(
         folder,
         vlm=arguments.vlm,

@@ -13,8 +13,9 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, one_line
 from ex2.base.folders import unfinished
+from ex2.base.locks import alone_at
 from ex2.base.progress import announce
 from ex2.base.shipped import shipped
 from ex2.base.shown import gap, listed, say
@@ -81,7 +82,6 @@ def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
     if not _names(line, "dry_run"):
         _announce(1, f"training ({arguments.algorithm.upper()})")  # first, as libraries take seconds
     from ex2.options.parse import parse_options
-    from ex2.run.folder import ALIGNED_TEXTS, ANALYSIS_REPORT, accuracy_table
 
     options = parse_options(arguments.algorithm, line)
     if options.ex2.dry_run:
@@ -89,9 +89,17 @@ def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
         return
     if options.ex2.pairs is not None:
         raise UserError("pairs: a study is about single classes; for pairs see docs/classify.md.")
+    if options.output_dir.exists() and not options.output_dir.is_dir():
+        raise UserError(f"--out {options.output_dir} is a file: name a folder.")
+    with alone_at(options.output_dir, "--out"):  # from the first step to the last, each of which locks its own part
+        _study(arguments, line, options, start, command)
+
+
+def _study(arguments: argparse.Namespace, line: list[str], options: RunOptions, start: Start, command: Command) -> None:
+    from ex2.run.folder import ALIGNED_TEXTS, ANALYSIS_REPORT, accuracy_table
+
     folder = options.output_dir
     aligned, base = folder / ALIGNED_TEXTS, folder / "base.jsonl"
-
     if _is_trained(options):
         say("done before")
     else:
@@ -150,7 +158,13 @@ def _train(arguments: argparse.Namespace, line: list[str], start: Start) -> None
         _quietly(start, arguments.algorithm, line)
         return
     script = shipped("train") / f"{arguments.algorithm}_ex2.py"
-    status = subprocess.run([*shlex.split(arguments.launcher), str(script), *line], check=False).returncode
+    try:
+        launcher = shlex.split(arguments.launcher)
+        if not launcher:
+            raise ValueError("it is empty")
+        status = subprocess.run([*launcher, str(script), *line], check=False).returncode
+    except (OSError, ValueError) as error:  # no such program; quotes that do not close
+        raise UserError(f"--launcher {arguments.launcher} cannot be started: {one_line(error)}.") from error
     if status:
         raise UserError(f"--launcher {arguments.launcher}: the training ended with status {status}.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -204,6 +205,20 @@ def launch(demo: Demo, *, host: str | None = None, port: int | None = None) -> A
     return page
 
 
+def check_space(bundle: Path, out: Path) -> None:
+    """See whether a Space may be written to `out`; nothing is written.
+
+    Raises:
+        UserError: `out` is a file, holds something or lies in the bundle.
+    """
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(bundle)):
+        raise UserError(f"--space {out} lies in the bundle: name a folder elsewhere.")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--space {out} is a file: name a folder.")
+    if out.is_dir() and not is_empty(out):
+        raise UserError(f"--space {out} is not empty: name a new folder.")
+
+
 def write_space(bundle: Path, out: Path, gradio_version: str) -> None:
     """Write a folder that is a Space as it is: the page, a copy of the bundle and of EX2's own code, what to install.
 
@@ -216,10 +231,7 @@ def write_space(bundle: Path, out: Path, gradio_version: str) -> None:
         UserError: `out` is a file, holds something or lies in the bundle; or the disk refuses.
     """
     facts = read_bundle(bundle).facts
-    if out.resolve().is_relative_to(bundle.resolve()):
-        raise UserError(f"--space {out} lies in the bundle: name a folder elsewhere.")
-    if out.is_dir() and not is_empty(out):
-        raise UserError(f"--space {out} is not empty: name a new folder.")
+    check_space(bundle, out)
     package = Path(__file__).resolve().parents[1]
     needed = [requirement for requirement in requires("ex2") or [] if "extra ==" not in requirement]
     with new_folder(out, overwrite=False, option="--space") as work:

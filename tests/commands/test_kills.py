@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ex2.analysis.study import Study
 from ex2.base.folders import UNFINISHED
 from ex2.base.locks import alone_at, alone_in
 from ex2.cli import main
+from ex2.launch import main as train
 from ex2.texts.descriptions import Description, write_descriptions
 from tests.fuzz.environments import commands
 from tests.fuzz.kills import contents as written
 from tests.fuzz.kills import line_into, sweep
 from tests.fuzz.material import Material, basic
+from tests.fuzz.promise import served
 from tests.kills import ended, killed_before, started
+from tests.run.test_resume import assert_same_end, stopped_at
 
 NAMES = ("cat", "eagle", "ear of corn", "whale")
 
@@ -106,17 +112,49 @@ def test_a_killed_command_ends_as_if_nothing_had_happened(command: str, material
     assert sweep(commands(material)[command], tmp_path, every) >= 2
 
 
-@pytest.mark.parametrize("command", [*WRITERS, "classify"])
-def test_two_processes_at_once(command: str, material: Material, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def more_material(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Material:
+    """With two analyses and a bundle."""
+    root = tmp_path_factory.mktemp("more")
+    analyses = (root / "one", root / "two")
+    main(["analyze", str(material.texts), "--out", str(analyses[0])])
+    shutil.copytree(*analyses)
+    main(["export", str(material.run), "--no_descriptions", "--out", str(root / "bundle")])
+    return replace(material, analyses=analyses, bundle=root / "bundle")
+
+
+@pytest.mark.parametrize("command", [*WRITERS, "classify", "analyze", "compare", "label", "demo"])
+def test_two_processes_at_once(
+    command: str, more_material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second is refused, or both are right: what is there in the end is what one alone writes."""
-    line, outs = commands(material)[command], [tmp_path / "one", tmp_path / "two"]
+    assert more_material.analyses is not None
+    study = Study.read(more_material.analyses[0])
+    monkeypatch.setattr("ex2.analysis.pipeline.analyse", lambda *_, **__: study)  # what is tested is how it is written
+    line, outs = commands(more_material)[command], [tmp_path / "one", tmp_path / "two"]
     for out in outs:
         out.mkdir()
-    assert ended(started(lambda: main(line_into(line, outs[0])))) == 0
-    children = [started(lambda: main(line_into(line, outs[1]))) for _ in range(2)]
+    with served():
+        assert ended(started(lambda: main(line_into(line, outs[0])))) == 0
+        children = [started(lambda: main(line_into(line, outs[1]))) for _ in range(2)]
     statuses = sorted(map(ended, children))
     assert statuses in ([0, 0], [0, 2])
     assert written(outs[1]) == written(outs[0])
+
+
+@pytest.mark.parametrize("resumed", [False, True], ids=["begun", "resumed"])
+def test_two_trainings_at_once(
+    resumed: bool, arguments: Callable[..., list[str]], trained_run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    line = arguments(folder)
+    if resumed:
+        stopped_at(2, trained_run, folder)
+        line += ["--resume_from_checkpoint", "true"]
+    children = [started(lambda: train("ppo", line)) for _ in range(2)]
+    statuses = sorted(map(ended, children))
+    assert statuses == [0, 2] or (resumed and statuses == [0, 0])  # a finished run may be resumed
+    assert_same_end(folder, trained_run)
 
 
 def test_an_unfinished_analysis_is_not_compared(tmp_path: Path, refused: Callable[[list[str]], str]) -> None:
@@ -137,6 +175,10 @@ def test_an_unfinished_analysis_is_not_compared(tmp_path: Path, refused: Callabl
         (["analyze", "TEXTS", "--out", "OUT"], alone_in),
         (["classify", "--vlm", "pictogram", "--dataset", "pictograms", "--out", "OUT"], alone_in),
         (["compare", "a", "b", "--out", "OUT"], alone_in),
+        (["label", "a", "--out", "OUT"], alone_in),
+        (["score", "TEXTS", "--vlm", "pictogram", "--dataset", "pictograms", "--out", "OUT.jsonl"], alone_at),
+        (["study", "quickstart", "--out", "OUT"], alone_at),
+        (["train", "quickstart", "--output_dir", "OUT"], alone_in),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -152,11 +194,12 @@ def test_a_second_process_is_told_of_the_first(
     for name in ("run", "a", "b"):
         (tmp_path / name).mkdir()
     line = [part.replace("OUT", str(tmp_path / "out")).replace("TEXTS", str(tmp_path / "texts.jsonl")) for part in line]
-    held = Path(line[line.index("--out") + 1])
+    option = "output_dir" if line[0] == "train" else "--out"
+    held = Path(line[line.index("--output_dir" if line[0] == "train" else option) + 1])
     if line[0] == "describe-pairs":
         held = held.with_suffix(".jsonl")  # where the answers are kept as they come
-    with lock(held, "--out"):
-        assert f"--out {held} is in use by process {os.getpid()} on " in refused(line)
+    with lock(held, option):
+        assert f"{option} {held} is in use by process {os.getpid()} on " in refused(line)
 
 
 def test_a_mistyped_file_leaves_no_folder(tmp_path: Path, refused: Callable[[list[str]], str]) -> None:

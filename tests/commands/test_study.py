@@ -167,6 +167,26 @@ def test_a_dry_run_says_what_it_would_take(study: Study, tmp_path: Path, capsys:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("launcher", "message"),
+    [
+        (
+            "no-such-program --x",
+            "no-such-program --x cannot be started: [Errno 2] No such file or directory: 'no-such-program'.",
+        ),
+        ("", " cannot be started: it is empty."),
+        ("a 'b", "a 'b cannot be started: No closing quotation."),
+    ],
+)
+def test_a_launcher_that_is_none(
+    launcher: str, message: str, study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        study(tmp_path / "new", launcher=launcher)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: --launcher {message}\n"
+
+
 def test_a_launcher_gets_script_and_options_and_its_failure_is_one_line(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from ex2.base.files import to_json
 from ex2.cli import main
+from ex2.launch import ending_in_one_line
+from ex2.options.ex2_options import EX2Config
+from ex2.options.recorded import _OF_LIBRARIES
 from ex2.rl.checkpoints import MANIFEST
+from ex2.run.view import RunView
 from tests.fuzz.material import Material
-from tests.fuzz.promise import Case
+from tests.fuzz.promise import Case, served
 
 Damage = Callable[[Path], None]
 
@@ -55,13 +63,43 @@ JSON: dict[str, Damage] = {
 
 
 def _values(path: Path) -> Iterator[tuple[str, Damage]]:
-    """For a file that holds one JSON object: each of its values of the wrong kind, or gone."""
-    content = json.loads(path.read_bytes())
+    """For a file that holds one object, as JSON or YAML: each value in it of the wrong kind, or gone."""
+    head, _, _ = path.read_bytes().partition(b"\n") if path.suffix == ".yaml" else (b"", None, None)
+    content = yaml.safe_load(path.read_bytes()) if head else json.loads(path.read_bytes())
     if isinstance(content, dict):
-        for key in content:
-            for value in (None, [], {}, "x", -1, 1e308):
-                yield f"{key}={value!r}", _write(json.dumps(content | {key: value}).encode())
-            yield f"without {key}", _write(json.dumps({k: v for k, v in content.items() if k != key}).encode())
+        for what, changed in _changed(content):
+            yield what, _write(head + b"\n" + json.dumps(changed).encode())
+
+
+_SHOWN = ("files", "metrics", "packages", "trained_with")
+"""Objects with many values of one kind, of which one is as good as all."""
+
+
+def _changed(content: dict[str, Any], above: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    for key, before in content.items():
+        for value in (None, [], {}, "x", -1, 1e308):
+            yield f"{above}{key}={value!r}", content | {key: value}
+        yield f"without {above}{key}", {k: v for k, v in content.items() if k != key}
+        if isinstance(before, dict) and key not in _SHOWN:
+            for what, changed in _changed(before, f"{above}{key}."):
+                yield what, content | {key: changed}
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Damage]]:
+    """For a file of JSON lines: each value in the last of them of the wrong kind, or gone."""
+    *before, last = path.read_bytes().splitlines()
+    for what, changed in _changed(json.loads(last)):
+        yield what, _write(b"\n".join([*before, json.dumps(changed).encode(), b""]))
+
+
+def _viewed(run: Path, name: str, damage: Damage, folder: Path) -> None:
+    """Make the page of a damaged run, of which the server would show the one line."""
+    copy = shutil.copytree(run, folder / run.name)
+    damage(copy / name)
+    with ending_in_one_line():
+        view = RunView(copy)
+        view.page()
+        view.state(1)
 
 
 def damages(path: Path) -> dict[str, Damage]:
@@ -114,7 +152,7 @@ def damaged_files(material: Material) -> Iterator[Case]:
     export = ["export", "COPY", "--out", "FOLDER/out", "--vlm", "none"]
     analyze = ["analyze", str(material.texts), "--run", "COPY", "--out", "FOLDER/out", "--judge", "none-such"]
     used = {
-        "config.yaml": [generate], "environment.json": [export], "metrics.jsonl": [export, analyze],
+        "config.yaml": [generate, export], "environment.json": [export], "metrics.jsonl": [export, analyze],
         "before_after.json": [export],
         "adapter/adapter_config.json": [generate], "adapter/adapter_model.safetensors": [generate],
         "adapter/manifest.json": [generate], "descriptions.jsonl": [export], "base_samples.jsonl": [analyze],
@@ -125,10 +163,17 @@ def damaged_files(material: Material) -> Iterator[Case]:
         for what, damage in damages(run / name).items():
             act = partial(_damaged, run, name, damage, lines, False)
             yield Case("damaged files of a run", f"{name} {what}", act, (*_names(name), "judge"))
-    for name in ("environment.json", "before_after.json", "adapter/adapter_config.json"):
+    recorded = {option.name for option in fields(EX2Config)} | _OF_LIBRARIES.keys()
+    for name in ("config.yaml", "environment.json", "before_after.json", "adapter/adapter_config.json"):
         for what, damage in _values(run / name):
+            if name == "config.yaml" and what.removeprefix("without ").partition("=")[0] not in recorded:
+                continue  # an option that nothing after training asks for
             act = partial(_damaged, run, name, damage, used[name], False)
             yield Case("damaged values of a run", f"{name} {what}", act, (*_names(name), what.split("=")[0], "adapter"))
+    for name in ("config.yaml", "metrics.jsonl", "samples.jsonl"):
+        for what, damage in [*damages(run / name).items(), *(_rows(run / name) if name != "config.yaml" else ())]:
+            names = (*_names(name), run.name, "cannot be read")
+            yield Case("viewed runs", f"{name} {what}", partial(_viewed, run, name, damage), names)
     yield from _checkpoints(material)
     if material.analyses is not None:
         yield from _made_by_commands(material)
@@ -200,6 +245,9 @@ def _made_by_commands(material: Material) -> Iterator[Case]:
                     yield Case(
                         kind, f"{name} {what}", act, (*_names(name), "bundle"), "either" if resealed else "refused"
                     )
+    for what, damage in _values(material.bundle / "manifest.json"):
+        act = partial(_bundle, material.bundle, "manifest.json", damage, True)
+        yield Case("bundles of strangers", f"manifest.json {what}", act, ("manifest.json", "bundle"))
     model = [
         "generate",
         "COPY",
@@ -223,10 +271,7 @@ def _made_by_commands(material: Material) -> Iterator[Case]:
 
 
 def _bundle(source: Path, name: str, damage: Damage, resealed: bool, folder: Path) -> None:
-    """Read a damaged bundle as other programs do: what a user can mend is one line there too, which a command would print."""
-    from ex2.export import read_bundle
-    from ex2.launch import ending_in_one_line
-
+    """Serve a damaged bundle, up to the page itself."""
     copy = shutil.copytree(source, folder / "bundle")
     damage(copy / name)
     if resealed and (copy / name).is_file() and name != "manifest.json":
@@ -235,8 +280,8 @@ def _bundle(source: Path, name: str, damage: Damage, resealed: bool, folder: Pat
         manifest = json.loads((copy / "manifest.json").read_bytes())
         manifest["files"][name] = sha256(copy / name)
         (copy / "manifest.json").write_bytes(to_json(manifest))
-    with ending_in_one_line():
-        read_bundle(copy)
+    with served():
+        main(["demo", str(copy), "--port", "0", "--vlm", "none"])
 
 
 def _caches(material: Material) -> Iterator[Case]:

@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from ex2.cli import main
 from tests.fuzz.material import Material
-from tests.fuzz.promise import Case, run
+from tests.fuzz.promise import Case, run, served
 
 _TINY, _SMALL = 0, 2000  # bytes of a file
 
@@ -66,6 +66,8 @@ def commands(material: Material) -> dict[str, list[str]]:
             "compare": ["compare", first, second, "--out", "OUT/x"],
             "label": ["label", first, "--n", "12", "--out", "OUT/x"],
         }
+    if material.bundle is not None:
+        found["demo"] = ["demo", str(material.bundle), "--space", "OUT/x"]
     return found
 
 
@@ -79,7 +81,8 @@ def environments(material: Material) -> Iterator[Case]:
             )
         for what, disk in (("a disk of 16 kB", _small_disk), ("a read-only disk", _read_only)):
             if may_mount():
-                yield Case("full disks", f"{name}, {what}", partial(_on_disk, line, disk), (), "either")
+                act = partial(_on_disk, line, disk)
+                yield Case("full disks", f"{name}, {what}", act, (), "either", stops=name == "train")
     yield from _surroundings(material)
 
 
@@ -116,7 +119,8 @@ def apart(prepare: Callable[[], object], act: Callable[[Path], object], folder: 
 
 
 def _line_in(line: Sequence[str], folder: Path) -> None:
-    main([part.replace("OUT", str(folder)) for part in line])
+    with served():
+        main([part.replace("OUT", str(folder)) for part in line])
 
 
 def _then_again(line: Sequence[str], out: Path, first: Callable[[], None]) -> None:

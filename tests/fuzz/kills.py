@@ -25,6 +25,7 @@ from ex2.launch import main as train
 from ex2.options.parse import parse_options
 from tests.fuzz.environments import commands
 from tests.fuzz.material import Material
+from tests.fuzz.promise import served
 from tests.kills import ended, killed_after, killed_before, started
 
 _PICTURES = (".html", ".svg", ".png")  # they tell the time
@@ -164,7 +165,8 @@ def main() -> None:
             if arguments.only is None or name in arguments.only:
                 start = time.perf_counter()
                 (root / f"kills_{name}").mkdir()
-                kills = job(root / f"kills_{name}")
+                with served():
+                    kills = job(root / f"kills_{name}")
                 print(
                     f"{name:<16}{kills:>4} kills, each as if nothing had happened; {time.perf_counter() - start:.0f} s",
                     flush=True,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import yaml
+
 from ex2.base.shown import printable
 from ex2.cli import main
 from tests.fuzz.material import Material, write_texts
-from tests.fuzz.promise import Case
+from tests.fuzz.promise import Case, served
 
 HOSTILE = (
     "=cmd()", "-x", "+1", "@x", "a\nb", "\x1b[31mred\x07", "\u202eright", "\u2066isolated", "a" * 250, "  spaced  ", "%s%n", "{}",
@@ -26,7 +29,7 @@ HOSTILE = (
 
 
 def hostile_names(material: Material) -> Iterator[Case]:
-    """Each name as a class, as an image, and as an output."""
+    """Each name as a class, as an image, as an output, and as a run of which a bundle and a Space are made."""
     for name in HOSTILE:
         if "/" in name:
             name = name.replace("/", "\u2215")
@@ -35,6 +38,7 @@ def hostile_names(material: Material) -> Iterator[Case]:
         )
         yield Case("hostile names", f"image {name!r}", partial(_image_called, material, name), ("dataset", "image"))
         yield Case("hostile names", f"output {name!r}", partial(_output_called, material, name), ("--out", "out"))
+        yield Case("hostile names", f"run {name!r}", partial(_run_called, material, name), ("--out", "--space"))
 
 
 def _copied(material: Material, folder: Path, class_name: str, image: str = "") -> Path:
@@ -73,6 +77,19 @@ def _output_called(material: Material, name: str, folder: Path) -> None:
         assert [path.name for path in Path().iterdir()] == [name], "something else was written"
     finally:
         os.chdir(here)
+
+
+def _run_called(material: Material, name: str, folder: Path) -> None:
+    run = shutil.copytree(material.run, folder / "runs" / name)
+    main(["export", str(run), "--no_descriptions", "--out", str(folder / "out")])
+    with served():
+        main(["demo", str(folder / "out"), "--space", str(folder / "space")])
+    for card in ("out", "space"):
+        _, head, text = (folder / card / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+        assert yaml.safe_load(head)
+        assert printable(text) == text, "characters that move the cursor"
+        assert "<script>" not in text.replace("\\<", ""), "HTML"
+        assert not re.search(r"(?<!\\)\[[^]]*\]\(http", text), "a link"
 
 
 def _check(folder: Path) -> None:

@@ -79,6 +79,8 @@ def lines(material: Material) -> dict[str, list[str]]:
     if material.analyses is not None:
         first, second = map(str, material.analyses)
         found |= {"compare": [first, second], "label": [first, "--out", "FOLDER/out", "--n", "12"]}
+    if material.bundle is not None:
+        found["demo"] = [str(material.bundle), "--port", "0"]
     return found
 
 
