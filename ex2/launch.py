@@ -13,6 +13,8 @@ from ex2.base.errors import RunStopped, UserError, one_line, shortened
 from ex2.base.files import refused_by_disk
 from ex2.base.shown import printable
 
+_INTERRUPTED = 130  # what a process that SIGINT ends has in a shell
+
 
 def main(algorithm: str, argv: Sequence[str] | None = None) -> None:
     """Run `algorithm` (ppo, grpo, rloo) with command line options.
@@ -46,18 +48,30 @@ def ending_in_one_line() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        sys.exit(130)
+        _say("Interrupted.")
+        sys.exit(_INTERRUPTED)
     except RunStopped as stop:
         if os.environ.get("RANK", "0") == "0":
-            print(f"error: {stop}" if stop.status == 1 else stop, file=sys.stderr)
+            _say(f"error: {stop}" if stop.status == 1 else str(stop))
+        if stop.status == _INTERRUPTED and os.environ.get("WORLD_SIZE", "1") != "1":
+            os._exit(stop.status)  # the others may be in the middle of a step, and Python's end would wait for them
         sys.exit(stop.status)
+    except MemoryError:
+        _say("error: There is not enough memory for this: ask for less at once.")
+        sys.exit(2)
     except Exception as error:
         # OSError: folders that cannot be written, files that vanish; and full disks, in the words of many libraries.
         if not isinstance(error, (UserError, OSError)) and not refused_by_disk(error):
             raise
-        print(f"error: {printable(shortened(one_line(error)))}", file=sys.stderr)
+        _say(f"error: {printable(shortened(one_line(error)))}")
         sys.exit(2)
+
+
+def _say(line: str) -> None:
+    """Print a line to standard error; where that is closed or full, the status alone has to tell."""
+    if sys.stderr is not None:  # else print would take standard output
+        with suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
 
 
 def keep_quiet() -> None:

@@ -9,15 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ex2 import cli
-from ex2.base.errors import RunStopped
+from ex2.base.errors import RunStopped, UserError
 from ex2.base.shipped import embedded_models_command
-from ex2.launch import main, use_cores_well
+from ex2.launch import ending_in_one_line, main, use_cores_well
 from ex2.rl.guards import TrainingDiverged
 from ex2.rl.interruptions import Preempted
 
@@ -223,6 +224,32 @@ def test_a_run_that_stops_is_one_line_of_the_main_process(
         main("ppo", arguments(tmp_path / "run"))
     assert ended.value.code == status
     assert capsys.readouterr().err == ("" if rank else line)
+
+
+def test_too_little_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop, ending_in_one_line():
+        raise MemoryError
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: There is not enough memory for this: ask for less at once.\n"
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), UserError("x"), RunStopped("y")], ids=["Ctrl-C", "mistake", "stopped"]
+)
+def test_where_nothing_can_be_said_the_status_tells(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    statuses = []
+    full = Path("/dev/full").open("w")  # noqa: SIM115 (a context would complain of what is left in it)
+    for stream in (None, full):
+        monkeypatch.setattr("sys.stderr", stream)
+        with pytest.raises(SystemExit) as stop, ending_in_one_line():
+            raise error
+        statuses.append(stop.value.code)
+    with suppress(OSError):  # what it could not be rid of
+        full.close()
+    assert statuses == [{"KeyboardInterrupt": 130, "UserError": 2, "RunStopped": 1}[type(error).__name__]] * 2
+    assert capsys.readouterr().out == ""  # where results are looked for
 
 
 def test_cores_are_used_well_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

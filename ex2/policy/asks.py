@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ex2.base.errors import UserError
+
+MOST = 10**7
+"""Asks at once; each takes hundreds of bytes."""
+
 
 def sampling_seed(seed: int, number: int = 0) -> int:
     """Seed of the random numbers `number`, counted on from those of the user's `seed`.
@@ -36,6 +41,16 @@ def about(class_names: Sequence[str], question: str, class_id: int, other_id: in
     return Ask(class_id, class_names[class_id], question, other_id, None if other_id is None else class_names[other_id])
 
 
+def check_count(count: int, what: str) -> None:
+    """Refuse more asks than memory holds, before a machine comes to a halt over them.
+
+    Raises:
+        UserError: There are more than `MOST`; the message begins with `what`.
+    """
+    if count > MOST:
+        raise UserError(f"{what} are {count:,} answers, and at most {MOST:,} are kept in memory: ask for fewer.")
+
+
 def spread_asks(
     class_names: Sequence[str],
     questions: Sequence[str],
@@ -46,7 +61,11 @@ def spread_asks(
 
     With ordered `pairs`, `samples` asks about each. Both orders of a pair, side by side, get the same questions, so that
     their answers can be compared.
+
+    Raises:
+        UserError: They are too many to be kept in memory.
     """
+    check_count((len(class_names) if pairs is None else len(pairs)) * samples, f"{samples} samples of each")
     if pairs is None:
         return [
             about(class_names, questions[(i + n) % len(questions)], i)

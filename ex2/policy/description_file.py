@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from ex2.base.errors import UserError
 from ex2.base.progress import progress_bar
-from ex2.policy.asks import Ask, about, sampling_seed
+from ex2.policy.asks import Ask, about, check_count, sampling_seed
 from ex2.texts.descriptions import Description, append_descriptions, read_descriptions
 
 ATTEMPTS = 4
@@ -79,10 +79,14 @@ def plan_asks(
 
     With ordered `pairs`, all questions about the first class of each against the second. Every question is answered once
     about everything before any is answered again, so a file can be extended with more samples.
+
+    Raises:
+        UserError: They are too many.
     """
     subjects = (
         [(i, None) for i, name in enumerate(class_names) if only is None or name in only] if pairs is None else pairs
     )
+    check_count(len(subjects) * len(questions) * samples, f"--samples {samples}")
     once = [about(class_names, question, *subject) for subject in subjects for question in questions]
     return tuple(once * samples), tuple(number for number in range(samples) for _ in once)
 

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
+
+from ex2.base.errors import UserError
 from ex2.policy.asks import spread_asks
+from ex2.policy.description_file import plan_asks
+
+
+def test_no_machine_comes_to_a_halt_over_them() -> None:
+    with pytest.raises(
+        UserError, match="^6000000 samples of each are 12,000,000 answers, and at most 10,000,000 are kept"
+    ):
+        spread_asks(["cat", "owl"], ["q {}"], samples=6_000_000)
+    with pytest.raises(UserError, match="^--samples 1000000000 are 3,000,000,000 answers, .*: ask for fewer"):
+        plan_asks(["cat", "owl"], ["q {}", "r {}", "s {}"], 1_000_000_000, only=["owl"])
 
 
 def test_spread_asks_use_every_question() -> None:
