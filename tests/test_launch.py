@@ -20,7 +20,7 @@ from ex2.base.errors import RunStopped, UserError
 from ex2.base.shipped import embedded_models_command
 from ex2.launch import ending_in_one_line, main, use_cores_well
 from ex2.rl.guards import TrainingDiverged
-from ex2.rl.interruptions import Preempted
+from ex2.rl.interruptions import Interrupted, Preempted
 
 ROOT = Path(__file__).resolve().parent.parent
 Arguments = Callable[..., list[str]]
@@ -224,6 +224,20 @@ def test_a_run_that_stops_is_one_line_of_the_main_process(
         main("ppo", arguments(tmp_path / "run"))
     assert ended.value.code == status
     assert capsys.readouterr().err == ("" if rank else line)
+
+
+@pytest.mark.parametrize(("processes", "at_once"), [("1", []), ("2", [130])])
+def test_ctrl_c_leaves_no_process_waiting_for_another(
+    processes: str, at_once: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At its end Python waits for communication that the other process, interrupted as well, never takes part in."""
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    with pytest.raises(SystemExit) as stop, ending_in_one_line():
+        raise Interrupted("Interrupted. checkpoint-4 is whole.")
+    assert (stop.value.code, ended) == (130, at_once)
+    assert capsys.readouterr().err == "Interrupted. checkpoint-4 is whole.\n"
 
 
 def test_too_little_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
