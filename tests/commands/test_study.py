@@ -174,7 +174,7 @@ def test_a_dry_run_says_what_it_would_take(study: Study, tmp_path: Path, capsys:
             "no-such-program --x",
             "no-such-program --x cannot be started: [Errno 2] No such file or directory: 'no-such-program'.",
         ),
-        ("", " cannot be started: it is empty."),
+        ("", "cannot be started: it is empty."),
         ("a 'b", "a 'b cannot be started: No closing quotation."),
     ],
 )
