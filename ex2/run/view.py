@@ -166,7 +166,7 @@ def _shown(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "of": " / ".join(str(row[name]) for name in ("class_name", "other_name") if name in row),
             "question": named(row.get("question", ""), row["class_name"], row.get("other_name")),
             "text": row["text"],
-            "scores": row["scores"],
+            "scores": dict(row["scores"]),
         }
         for row in rows
     ]
