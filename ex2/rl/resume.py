@@ -46,7 +46,7 @@ def state_of(checkpoint: Path) -> TrainerState:
     path = checkpoint / TRAINER_STATE_NAME
     with shaped_as_written(path, "Go on from another checkpoint, or start again with --overwrite true."):
         state = TrainerState.load_from_json(str(path))
-        for name in ("epoch", "global_step", "max_steps", "num_train_epochs"):
+        for name in ("epoch", "global_step", "max_steps", "num_train_epochs", "train_batch_size"):
             if not isinstance(value := getattr(state, name), (int, float)):
                 raise TypeError(f"{name}={value!r} is no number")
         return state

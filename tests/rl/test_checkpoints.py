@@ -190,12 +190,14 @@ def test_a_folder_that_goes_is_never_half_there(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{", '{"epoch": 1.0, "colour": "red"}', '{"epoch": "x"}', '{"epoch": null}']
+    "content", ["", "[]", "{", "{}", '{"epoch": 1.0, "colour": "red"}', '{"epoch": "x"}', '{"epoch": null}']
 )
 def test_a_state_that_no_run_was_in(content: str, tmp_path: Path) -> None:
     """Somebody else has written it and sealed it anew: checksums do not tell."""
     (tmp_path / "trainer_state.json").write_text(content)
     with pytest.raises(UserError, match=rf"^{tmp_path / 'trainer_state.json'} is damaged \(.*Go on from another"):
         state_of(tmp_path)
-    (tmp_path / "trainer_state.json").write_text('{"epoch": 1.5, "global_step": 4, "max_steps": 8}')
+    (tmp_path / "trainer_state.json").write_text(
+        '{"epoch": 1.5, "global_step": 4, "max_steps": 8, "train_batch_size": 4}'
+    )
     assert state_of(tmp_path).epoch == 1.5
