@@ -92,9 +92,9 @@ class DescriptionGenerator:
             model=model.eval(),
             tokenizer=tokenizer,
             chat=ready_to_chat(
-                tokenizer, options["prompt_format"], options["chat_template_kwargs"], path, options["system_prompt"]
+                tokenizer, options["prompt_format"], options["chat_template_kwargs"], path, options.get("system_prompt")
             ),
-            system_prompt=options["system_prompt"],
+            system_prompt=options.get("system_prompt"),
             chat_template_kwargs=options["chat_template_kwargs"],
             max_new_tokens=options["max_new_tokens"],
             temperature=options["temperature"],

@@ -247,7 +247,7 @@ def _made_by_commands(material: Material) -> Iterator[Case]:
                     )
     for what, damage in _values(material.bundle / "manifest.json"):
         act = partial(_bundle, material.bundle, "manifest.json", damage, True)
-        yield Case("bundles of strangers", f"manifest.json {what}", act, ("manifest.json", "bundle"))
+        yield Case("bundles of strangers", f"manifest.json {what}", act, ("manifest.json", "bundle", "dtype"))
     model = [
         "generate",
         "COPY",
