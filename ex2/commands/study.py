@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -74,6 +75,7 @@ def add(commands: Any, start: Start, command: Command) -> None:
 def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
     """Do what is not done yet, and say what was found."""
     line = _with_config(arguments.further)
+    launcher = _launcher(arguments.launcher)
     if arguments.out is not None:
         if _names(line, "output_dir"):
             raise UserError("--out and --output_dir are the same: leave one out.")
@@ -97,7 +99,7 @@ def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
     else:
         for path in (aligned, base):
             path.unlink(missing_ok=True)  # by the policy of before
-        _train(arguments, [*line, *_going_on(options)], start)
+        _train(arguments.algorithm, launcher, [*line, *_going_on(options)], start)
 
     _announce(2, "descriptions by the aligned policy, and by the untrained one")
     admitted = _admitted(options)
@@ -144,15 +146,31 @@ def _quietly(do: Callable[..., None], *arguments: Any) -> None:
         do(*arguments)
 
 
-def _train(arguments: argparse.Namespace, line: list[str], start: Start) -> None:
+def _launcher(command: str | None) -> list[str]:
+    """The words of `--launcher`; none where this process trains.
+
+    Raises:
+        UserError: There is no such program.
+    """
+    try:
+        words = shlex.split(command or "")
+    except ValueError as error:  # a quotation mark without its fellow
+        raise UserError(f"--launcher {command}: {error}.") from None
+    if words and shutil.which(words[0]) is None:
+        raise UserError(f'--launcher {command}: there is no program {words[0]}; give one such as "accelerate launch".')
+    return words
+
+
+def _train(algorithm: str, launcher: list[str], line: list[str], start: Start) -> None:
     """Train in this process, or under a launcher; errors are said by whoever trains."""
-    if arguments.launcher is None:
-        _quietly(start, arguments.algorithm, line)
+    if not launcher:
+        _quietly(start, algorithm, line)
         return
-    script = shipped("train") / f"{arguments.algorithm}_ex2.py"
-    status = subprocess.run([*shlex.split(arguments.launcher), str(script), *line], check=False).returncode
+    script = shipped("train") / f"{algorithm}_ex2.py"
+    # Without what it prints, as `_quietly` has it: progress and errors go to standard error.
+    status = subprocess.run([*launcher, str(script), *line], stdout=subprocess.DEVNULL, check=False).returncode
     if status:
-        raise UserError(f"--launcher {arguments.launcher}: the training ended with status {status}.")
+        raise UserError(f"--launcher {shlex.join(launcher)}: the training ended with status {status}.")
 
 
 def _is_trained(options: RunOptions) -> bool:

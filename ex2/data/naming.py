@@ -96,17 +96,22 @@ def _without_numbers(names: tuple[str, ...]) -> tuple[str, ...]:
     return plain if len(set(plain)) == len(names) and all(plain) else names
 
 
+def require_names(path: Path) -> None:
+    """Raise UserError where there is no file of class names."""
+    if not path.is_file():
+        raise UserError(
+            f"class_names {path}: no such file; write one name a line, or lines with a class's folder or label and its name."
+        )
+
+
 def _read_names(path: Path, keys: Sequence[str]) -> list[str]:
     """The names in a file, in the order of `keys`: what the set itself calls its classes.
 
     Raises:
         UserError: No such file; a class without a name; more names than classes.
     """
+    require_names(path)
     where = f"class_names {path}"
-    if not path.is_file():
-        raise UserError(
-            f"{where}: no such file; write one name a line, or lines with a class's folder or label and its name."
-        )
     if path.suffix == ".json":
         content = read_json(path, "the class {!r} is there twice.")
         names = list(content.values()) if isinstance(content, dict) else content

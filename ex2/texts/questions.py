@@ -209,6 +209,12 @@ def named(template: str, class_name: str, other_name: str | None = None) -> str:
     return re.sub(r"(?:(\b[aA]) )?(\{(?:other)?\})", fill, template)
 
 
+def completion_text(completion: str | list[dict[str, Any]]) -> str:
+    """The text of one completion, plain or conversational, with white space collapsed: what the VLM reads."""
+    text = completion if isinstance(completion, str) else completion[-1]["content"]
+    return " ".join(text.split())
+
+
 def build_prompt(
     question: str, class_name: str, *, chat: bool, system_prompt: str | None, other_name: str | None = None
 ) -> str | list[dict[str, str]]:
