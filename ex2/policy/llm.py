@@ -361,6 +361,15 @@ def embeddings_adapted(model: Any) -> bool:
     )
 
 
+def linear_layers(model: PreTrainedModel) -> list[str]:
+    """What the linear layers of a model are called within its parts, each name once; the LM head is left out."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    layers = [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and part is not head]
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in layers))
+
+
 def check_lora_targets(model_config: ModelConfig, model: PreTrainedModel) -> None:
     """Raise UserError where LoRA has nothing to adapt in `model`: TRL and PEFT would find out only after the sampling."""
     from peft.tuners.tuners_utils import check_target_module_exists
@@ -369,7 +378,8 @@ def check_lora_targets(model_config: ModelConfig, model: PreTrainedModel) -> Non
     targets, kind = model_config.lora_target_modules, model.config.model_type
     if targets is None and kind not in DEFAULTS:
         raise UserError(
-            f"lora_target_modules is needed: PEFT has no default for {kind} models. all-linear adapts all of them."
+            f"lora_target_modules is needed: PEFT has no default for {kind} models. Name some of their linear layers "
+            f"({' '.join(linear_layers(model))}), or all-linear."
         )
     if targets is None or targets == "all-linear":
         return

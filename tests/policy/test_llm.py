@@ -260,7 +260,10 @@ def test_lora_targets_are_checked_against_the_model(tiny_llm: Path) -> None:
     with pytest.raises(UserError, match=r"lora_target_modules=query names no part of the model.*q_proj"):
         policy.check_lora_targets(ModelConfig(lora_target_modules=["query"]), model)
     model.config.model_type = "unheard_of"
-    with pytest.raises(UserError, match="no default for unheard_of models"):
+    with pytest.raises(
+        UserError,
+        match=r"no default for unheard_of models\. .*\(q_proj k_proj v_proj o_proj .*\), or all",
+    ):
         policy.check_lora_targets(ModelConfig(), model)
 
 
