@@ -129,7 +129,9 @@ def load_tokenizer(path: str, revision: str = "main") -> PreTrainedTokenizerBase
                 "tokenizer_config.json."
             )
         tokenizer.pad_token = tokenizer.eos_token
-    fix_date(tokenizer, path)
+    if isinstance(tokenizer.chat_template, dict):  # of several templates, such as one for tools
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
+    fix_date(tokenizer)
     check_prompts_stay_open(tokenizer, path)
     return tokenizer
 
