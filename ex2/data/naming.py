@@ -45,6 +45,13 @@ def with_names(images: LabelledImages, file: str | None, spec: str) -> LabelledI
     if file is not None:
         return _renamed(images, _read_names(from_home(file), images.class_names), spec)
     keys = images.class_names
+    folded: dict[str, str] = {}
+    for key in keys:
+        if folded.setdefault(key.casefold(), key) != key:
+            raise UserError(
+                f"dataset '{spec}': {folded[key.casefold()]!r} and {key!r} differ by capitals only: write one class in one way, "
+                "or give names with --class_names FILE."
+            )
     names = _without_numbers(_resolved(keys, spec))
     option = f"dataset '{spec}'"
     if all(split_of(name) for name in names):

@@ -69,6 +69,13 @@ def test_what_is_no_name_is_refused_with_the_cure(labels: tuple[str, ...]) -> No
         named(labels)
 
 
+def test_one_class_in_two_spellings_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"'Ant' and 'ant' differ by capitals only: write one class in one way, or give"
+    ):
+        named(("Ant", "ant", "bee"))
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [
