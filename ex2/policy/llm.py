@@ -140,17 +140,22 @@ def fit_padding(tokenizer: PreTrainedTokenizerBase, config: Any, where: str) -> 
     """Pad with the end token where the model has no embedding of the padding token.
 
     Raises:
-        UserError: It has none of the end token either.
+        UserError: It has none of the end token either, or of common words: the tokenizer is another model's.
     """
     rows = getattr(config.get_text_config(), "vocab_size", None)
-    if rows is None or tokenizer.pad_token_id is None or tokenizer.pad_token_id < rows:
+    if rows is None:
         return
-    if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= rows:
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
+        if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= rows:
+            raise UserError(
+                f"{where}: its tokenizer pads with token {tokenizer.pad_token_id}, but the model has {rows} embeddings: set "
+                "pad_token in tokenizer_config.json to one that it has."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    if (last := max(tokenizer("Describe a cat.")["input_ids"], default=0)) >= rows:
         raise UserError(
-            f"{where}: its tokenizer pads with token {tokenizer.pad_token_id}, but the model has {rows} embeddings: set "
-            "pad_token in tokenizer_config.json to one that it has."
+            f"{where}: its tokenizer writes token {last}, but the model has {rows} embeddings: give the model its own tokenizer."
         )
-    tokenizer.pad_token = tokenizer.eos_token
 
 
 def context_of(config: Any) -> int | None:
@@ -240,8 +245,15 @@ def load_base(
     place = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
     try:
         formats = transformers_options(allow_pickle_formats)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=torch_dtype, **NO_CODE, **formats, **place, **options
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            dtype=torch_dtype,
+            output_loading_info=True,
+            **NO_CODE,
+            **formats,
+            **place,
+            **options,
         )
     except ImportError as error:
         option = f"attn_implementation={options.get('attn_implementation')}"
@@ -250,6 +262,12 @@ def load_base(
         if says_no_safetensors(error):
             raise pickle_refused(where, "what the hub has of its weights") from None
         raise load_error("model_name_or_path", path, error) from error
+    if missing := sorted(
+        loading["missing_keys"]
+    ):  # a backbone without its head, a classifier: transformers draws them at random
+        raise UserError(
+            f"{where}: {len(missing)} of its weights are missing, {missing[0]} first: give a whole causal language model."
+        )
     if bf16 and torch.device(device).type == "cpu":
         linear_in_bfloat16(model)
     return model

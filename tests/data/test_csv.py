@@ -69,7 +69,7 @@ def test_paths_as_windows_writes_them(tmp_path: Path) -> None:
     [
         (
             ["file,class", "a.png,ant"],
-            ": the first line has no column 'path' (it has 'file', 'class'); expected the columns path,",
+            ": the first line has no column 'path' (it has 'file', 'class'); expected the columns",
         ),
         (["path;class", "a.png;ant"], ": the first line has no column 'path' (it has 'path;class'); "),
         (["path,label", "a.png,ant"], ": the first line has no column 'class' (it has 'path', 'label'); "),

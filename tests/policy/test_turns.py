@@ -152,6 +152,11 @@ def test_padding_outside_the_embeddings_becomes_the_end_token(tiny_llm: Path) ->
     fit_padding(tokenizer, LlamaConfig(vocab_size=rows), "model")
     with pytest.raises(UserError, match="model: its tokenizer pads with token 1, but the model has 1 embeddings"):
         fit_padding(tokenizer, LlamaConfig(vocab_size=1), "model")
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    with pytest.raises(
+        UserError, match=r"model: its tokenizer writes token \d+, but the model has 5 embeddings: give the"
+    ):
+        fit_padding(tokenizer, LlamaConfig(vocab_size=5), "model")
 
 
 def test_answers_must_fit_the_context() -> None:
