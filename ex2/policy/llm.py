@@ -245,7 +245,7 @@ def load_base(
     place = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
     try:
         formats = transformers_options(allow_pickle_formats)
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=revision,
             dtype=torch_dtype,
@@ -262,6 +262,7 @@ def load_base(
         if says_no_safetensors(error):
             raise pickle_refused(where, "what the hub has of its weights") from None
         raise load_error("model_name_or_path", path, error) from error
+    model, loading = loaded
     if missing := sorted(
         loading["missing_keys"]
     ):  # a backbone without its head, a classifier: transformers draws them at random
