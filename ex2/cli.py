@@ -83,7 +83,7 @@ def _run(argv: Sequence[str] | None) -> None:
     _name_classes(arguments)
     check_inputs(arguments)
     if hasattr(arguments, "algorithm"):
-        check_training(unknown)
+        check_training(arguments.algorithm, unknown)
     arguments.command(arguments)
 
 

@@ -190,6 +190,8 @@ def decoded(data: bytes, where: str) -> str:
         raise UserError(
             f"{where} is {kind} text ({error.reason} at byte {error.start}); save the file as UTF-8."
         ) from None
+    if 4 * text.count("\0") > len(text):  # UTF-16 without its mark is UTF-8 with a NUL beside each letter
+        raise UserError(f"{where} is UTF-16 text; save the file as UTF-8.")
     return text.replace("\n\ufeff", "\n") if "\ufeff" in text else text
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import ExifTags, Image
 
+_TWELVE_BITS = 4096
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and one of its values
+
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """``image`` as a viewer shows it, in mode RGB: turned by its EXIF orientation, transparent parts on white.
@@ -41,8 +44,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Greys of 16 or 32 bits as 8 bits, by the full scale that they were written in."""
     greys = np.asarray(image).astype(np.float64)
-    white = _white(image.mode, greys)
-    return Image.fromarray(np.floor(np.clip(greys / white, 0, 1) * 255 + 0.5).astype(np.uint8))
+    light = np.clip(greys / _white(image.mode, greys), 0, 1)
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds in TIFFs of 8 bits only
+        light = 1 - light
+    return Image.fromarray(np.floor(light * 255 + 0.5).astype(np.uint8))
 
 
 def _white(mode: str, greys: np.ndarray) -> float:
@@ -51,9 +56,11 @@ def _white(mode: str, greys: np.ndarray) -> float:
     Floats are written from 0 to 1, 255 or 65535, and may be a little beyond where they were resampled. What reaches a few
     times 1 has another unit: taken for 255, it would be black.
     """
-    if mode.startswith("I;16"):
-        return 65535.0
     low, high = (float(greys.min()), float(greys.max())) if greys.size else (0.0, 0.0)
+    if mode.startswith("I;16"):
+        if 0 < high < _TWELVE_BITS:  # on the scale of 16 bits all of it would be black
+            raise ValueError(f"its greys of 16 bits go to {high:g} only, as those of 12 bits do: save it with 8 bits")
+        return 65535.0
     scales, slack = ((1.0, 255.0, 65535.0), 0.02) if mode == "F" else ((255.0, 65535.0, 2.0**31 - 1), 0.0)
     white = next((white for white in scales if high <= white * (1 + slack)), None)
     if white is None or not low >= -slack * white or (mode == "F" and white == 255 and high < 16):

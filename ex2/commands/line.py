@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ex2.base.errors import UserError
 from ex2.base.files import from_home
 from ex2.base.hub import looks_like_path
-from ex2.base.shipped import find_config
-from ex2.options.parse import words_on
+from ex2.commands.train import training_line
+from ex2.options.parse import read_line, words_on
 
 SAME = {"output_dir": "out", "max_completion_length": "max_new_tokens", "eval_batch_size": "batch_size"}
 """What training calls what the other commands call otherwise."""
@@ -25,6 +26,8 @@ _WRITTEN_BY = {
     "pairs": "`ex2 describe-pairs` writes files of pair descriptions",
     "files": "`ex2 describe-pairs` writes files of pair descriptions",
     "base": "`ex2 generate --base` writes files of descriptions",
+    "labels": "`ex2 label` writes sheets for labels",
+    "probe": "write JSON lines with class_name, kind and text (docs/analysis.md)",
 }
 """Options that name files to read, and where these come from."""
 
@@ -35,6 +38,10 @@ _MADE_BY = {
     "bundle": "`ex2 export` writes bundles",
 }
 """The same of folders."""
+
+
+_MODELS = ("model_name_or_path", "adapter_name_or_path", "base_model")
+"""Options that name models: folders, or repositories of the hub."""
 
 
 def underscored(line: Sequence[str]) -> list[str]:
@@ -84,22 +91,42 @@ def check_inputs(arguments: argparse.Namespace) -> None:
         for path in value if isinstance(value, list) else [value]:
             if isinstance(path, Path) and not os.path.exists(path):
                 raise UserError(f"{path}: no such file; {written_by}")
-    vlm, dataset = getattr(arguments, "vlm", None), getattr(arguments, "dataset", None)
-    if isinstance(vlm, str) and vlm != "none":
-        from ex2.vlm.specs import check_spec
-
-        check_spec(vlm)
-    if isinstance(dataset, str):
-        from ex2.data.specs import check_dataset
-
-        check_dataset(dataset)
+    for name in _MODELS:
+        value = getattr(arguments, name, None)
+        if isinstance(value, str) and looks_like_path(value) and not from_home(value).is_dir():
+            raise UserError(f"{name}={value} is not a folder.")
+    _check_names(arguments)
 
 
-def check_training(line: Sequence[str]) -> None:
-    """The same for the options of a training, of which only the training's own parser knows all."""
-    given = words_on(line)
-    if line and not line[0].startswith("-"):
-        given.setdefault("config", line[0])
-    if "config" in given:
-        find_config(given["config"])
-    check_inputs(argparse.Namespace(vlm=given.get("vlm"), dataset=given.get("dataset")))
+def _check_names(arguments: argparse.Namespace) -> None:
+    """The same of what is called by a name or a spec."""
+    from ex2.analysis.judges.load import check_judge
+    from ex2.data.naming import require_names
+    from ex2.data.specs import check_dataset
+    from ex2.rewards import check_rewards
+    from ex2.texts.name_matching import read_aliases
+    from ex2.texts.questions import load_questions
+    from ex2.texts.readings import Reading
+    from ex2.vlm.specs import check_spec
+
+    checks: dict[str, Callable[[Any], object]] = {
+        "vlm": lambda spec: None if spec == "none" else check_spec(spec),
+        "dataset": check_dataset,
+        "class_names": lambda file: require_names(from_home(file)),
+        "judge": check_judge,
+        "aliases": read_aliases,
+        "questions": load_questions,
+        "reward_funcs": lambda name: check_rewards([name]),
+        "reading": lambda name: Reading.of([name]),
+    }
+    for name, check in checks.items():
+        value = getattr(arguments, name, None)
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, (str, Path)):
+                check(word)
+
+
+def check_training(algorithm: str, line: list[str]) -> None:
+    """The same for the options of a training, on the line and in its config, whose values its own parser takes."""
+    line, config = read_line(algorithm, training_line(line)) if line else ([], {})
+    check_inputs(argparse.Namespace(**config | words_on(line)))

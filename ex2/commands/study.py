@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -75,6 +76,7 @@ def add(commands: Any, start: Start, command: Command) -> None:
 def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
     """Do what is not done yet, and say what was found."""
     line = _with_config(arguments.further)
+    launcher = _launcher(arguments.launcher)
     if arguments.out is not None:
         if _names(line, "output_dir"):
             raise UserError("--out and --output_dir are the same: leave one out.")
@@ -92,10 +94,18 @@ def run(arguments: argparse.Namespace, start: Start, command: Command) -> None:
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise UserError(f"--out {options.output_dir} is a file: name a folder.")
     with alone_at(options.output_dir, "--out"):  # from the first step to the last, each of which locks its own part
-        _study(arguments, line, options, start, command)
+        _study(arguments, launcher, line, options, start, command)
 
 
-def _study(arguments: argparse.Namespace, line: list[str], options: RunOptions, start: Start, command: Command) -> None:
+def _study(
+    arguments: argparse.Namespace,
+    launcher: list[str],
+    line: list[str],
+    options: RunOptions,
+    start: Start,
+    command: Command,
+) -> None:
+    """The steps, in the folder that this process holds."""
     from ex2.run.folder import ALIGNED_TEXTS, ANALYSIS_REPORT, accuracy_table
 
     folder = options.output_dir
@@ -105,7 +115,7 @@ def _study(arguments: argparse.Namespace, line: list[str], options: RunOptions, 
     else:
         for path in (aligned, base):
             path.unlink(missing_ok=True)  # by the policy of before
-        _train(arguments, [*line, *_going_on(options)], start)
+        _train(arguments.algorithm, launcher, [*line, *_going_on(options)], start)
 
     _announce(2, "descriptions by the aligned policy, and by the untrained one")
     admitted = _admitted(options)
@@ -152,21 +162,35 @@ def _quietly(do: Callable[..., None], *arguments: Any) -> None:
         do(*arguments)
 
 
-def _train(arguments: argparse.Namespace, line: list[str], start: Start) -> None:
-    """Train in this process, or under a launcher; errors are said by whoever trains."""
-    if arguments.launcher is None:
-        _quietly(start, arguments.algorithm, line)
-        return
-    script = shipped("train") / f"{arguments.algorithm}_ex2.py"
+def _launcher(command: str | None) -> list[str]:
+    """The words of `--launcher`; none where this process trains.
+
+    Raises:
+        UserError: There is no such program.
+    """
+    if command is None:
+        return []
     try:
-        launcher = shlex.split(arguments.launcher)
-        if not launcher:
-            raise ValueError("it is empty")
-        status = subprocess.run([*launcher, str(script), *line], check=False).returncode
-    except (OSError, ValueError) as error:  # no such program; quotes that do not close
-        raise UserError(f"--launcher {arguments.launcher} cannot be started: {one_line(error)}.") from error
+        words = shlex.split(command)
+    except ValueError as error:  # a quotation mark without its fellow
+        raise UserError(f"--launcher {command}: {one_line(error)}.") from None
+    if not words:
+        raise UserError('--launcher is empty: give a command such as "accelerate launch".')
+    if shutil.which(words[0]) is None:
+        raise UserError(f'--launcher {command}: there is no program {words[0]}; give one such as "accelerate launch".')
+    return words
+
+
+def _train(algorithm: str, launcher: list[str], line: list[str], start: Start) -> None:
+    """Train in this process, or under a launcher; errors are said by whoever trains."""
+    if not launcher:
+        _quietly(start, algorithm, line)
+        return
+    script = shipped("train") / f"{algorithm}_ex2.py"
+    # Without what it prints, as `_quietly` has it: progress and errors go to standard error.
+    status = subprocess.run([*launcher, str(script), *line], stdout=subprocess.DEVNULL, check=False).returncode
     if status:
-        raise UserError(f"--launcher {arguments.launcher}: the training ended with status {status}.")
+        raise UserError(f"--launcher {shlex.join(launcher)}: the training ended with status {status}.")
 
 
 def _is_trained(options: RunOptions) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 from ex2.base.errors import UserError
 from ex2.base.files import from_home, read_text
+from ex2.base.shown import some_of
 from ex2.data.labelled import SPLITS, ImageFile, LabelledImages, images_of_files
 from ex2.data.names import class_name_of, split_of
 
@@ -38,7 +40,8 @@ def read_csv(file: str) -> LabelledImages:
         raise UserError(f"{option}: cannot be read as CSV in UTF-8 ({error}); {_LAYOUT}.") from error
     missing = [name for name in ("path", "class") if name not in columns]
     if missing:
-        raise UserError(f"{option}: the first line has no column {missing[0]!r}; {_LAYOUT}.")
+        there = f" (it has {some_of([repr(name) for name in columns])})" if columns else ""
+        raise UserError(f"{option}: the first line has no column {missing[0]!r}{there}; {_LAYOUT}.")
     if not rows:
         raise UserError(f"{option}: there are no lines below the header; {_LAYOUT}.")
 
@@ -50,6 +53,8 @@ def read_csv(file: str) -> LabelledImages:
             raise UserError(f"{option}, line {line}: there is a NUL character; save the table as CSV in UTF-8.")
         if not image or not name:
             raise UserError(f"{option}, line {line}: {'class' if image else 'path'} is empty; {_LAYOUT}.")
+        if re.fullmatch(r"\[.*\]|.*\|.*", name):
+            raise UserError(f"{option}, line {line}: {name!r} is a list of classes; an image has one class.")
         if image in line_of:
             raise UserError(
                 f"{option}, line {line}: {image!r} is on line {line_of[image]} too; an image has one class."

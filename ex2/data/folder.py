@@ -38,7 +38,13 @@ def read_folder(directory: str) -> LabelledImages:
     others: list[str] = []
     for part, split in _parts(root, option):
         others += [entry.name for entry in os.scandir(part) if entry.is_file() and is_image(entry.name)]
-        for folder in _folders(part):
+        folders = _folders(part)
+        if len(folders) == 1 and split is None and _holds_folders_only(folders[0]):
+            raise UserError(
+                f"{option}: its only class would be {folders[0].name!r}, which holds folders itself: name that one "
+                f"(folder:{folders[0]}). {_LAYOUT}."
+            )
+        for folder in folders:
             name = _class_name(folder, option)
             if folder_of.setdefault(name, folder.name) != folder.name:
                 raise UserError(
@@ -95,6 +101,11 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name)
 
 
+def _holds_folders_only(folder: Path) -> bool:
+    """Whether a folder holds several folders, and no images beside them."""
+    return len(_folders(folder)) > 1 and not any(is_image(name) for name in os.listdir(folder))
+
+
 def _class_name(folder: Path, option: str) -> str:
     name = class_name_of(folder.name)
     if not name:
@@ -105,12 +116,13 @@ def _class_name(folder: Path, option: str) -> str:
 
 
 def _files(folder: Path, root: Path) -> tuple[list[str], list[str]]:
-    """Images below a class folder and other files there, as paths below the root, sorted."""
+    """Images below a class folder, and other files and links to folders there, as paths below the root, sorted."""
     images: list[str] = []
     others: list[str] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = Path(parent).relative_to(root)
+        others += [f"{(below / name).as_posix()}/" for name in folders if os.path.islink(os.path.join(parent, name))]
         for name in names:
             if not name.startswith("."):
                 (images if is_image(name) else others).append((below / name).as_posix())

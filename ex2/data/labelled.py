@@ -130,11 +130,14 @@ def is_image(name: str) -> bool:
 
 
 def say_what_is_left_out(dataset: str, files: Sequence[str]) -> None:
-    """Count and name, once a run, files that are no images by their names."""
+    """Count and name, once a run, files that are no images by their names, and links to folders (with a slash)."""
     if files and os.environ.get("RANK", "0") == "0":
         names = printable(some_of(sorted(files)))
         logger.warning(
-            "dataset %s: %d file(s) passed over, which are no images by their names: %s.", dataset, len(files), names
+            "dataset %s: %d passed over, which are no images by their names, or links to folders: %s.",
+            dataset,
+            len(files),
+            names,
         )
 
 

@@ -23,7 +23,9 @@ _WORDNET_ID = re.compile(r"n\d{8}")
 _NUMBERED = re.compile(r"(\d+)\. ?(?=\D)|(\d+)[ -](?=[^\d\W])")
 _NO_NAME = re.compile(
     r"[\W\d_]+"  # 0, 007, -1
-    r"|(class|category|label|cls|cluster|group|id|folder|dir|n) ?#?\d+"  # class 3, n02123045
+    r"|(class|category|label|cls|cluster|group|id|folder|dir|type|target|species|taxon|fold|part|batch|subset|n|q)[ #:.-]*\d+"
+    r"|true|false|yes|no|nan|none|null|unknown|others?|misc|(un)?labell?ed"
+    r"|images?|imgs?|jpegimages|data|dataset|labels?|annotations?|masks?"  # what else folders hold
     r"|(?=\w*\d)[0-9a-f]{8,}|[0-9a-f]{8}-[0-9a-f-]{20,}",  # hashes
     re.IGNORECASE,
 )
@@ -43,6 +45,13 @@ def with_names(images: LabelledImages, file: str | None, spec: str) -> LabelledI
     if file is not None:
         return _renamed(images, _read_names(from_home(file), images.class_names), spec)
     keys = images.class_names
+    folded: dict[str, str] = {}
+    for key in keys:
+        if folded.setdefault(key.casefold(), key) != key:
+            raise UserError(
+                f"dataset '{spec}': {folded[key.casefold()]!r} and {key!r} differ by capitals only: write one class in one way, "
+                "or give names with --class_names FILE."
+            )
     names = _without_numbers(_resolved(keys, spec))
     option = f"dataset '{spec}'"
     if all(split_of(name) for name in names):
@@ -50,11 +59,11 @@ def with_names(images: LabelledImages, file: str | None, spec: str) -> LabelledI
             f"{option}: its classes would be {some_of(names)}, which are splits: put a folder for each class into them "
             "(DIR/SPLIT/CLASS/IMAGE), or give names with --class_names FILE."
         )
-    nameless = [name for name in names if _NO_NAME.fullmatch(name)]
+    nameless = list(names) if _only_numbered(names) else [name for name in names if _NO_NAME.fullmatch(name)]
     if 2 * len(nameless) > len(names) or any(_WORDNET_ID.fullmatch(name) for name in nameless):
         raise UserError(
-            f"{option}: {len(nameless)} of {len(names)} classes have no names but numbers or ids ({some_of(nameless, 3)}). "
-            + _CURE.format(some_of(nameless[:1]))
+            f"{option}: {len(nameless)} of {len(names)} classes have no names but numbers, ids and the like "
+            f"({some_of(nameless, 3)}). " + _CURE.format(some_of(nameless[:1]))
         )
     if nameless:
         logger.warning(
@@ -86,14 +95,34 @@ def _resolved(keys: tuple[str, ...], spec: str) -> tuple[str, ...]:
     return tuple(names.get(key, key) for key in keys)
 
 
+def _only_numbered(names: tuple[str, ...]) -> bool:
+    """Whether several names are one word and the numbers from 0 or 1 on: c0, c1, c2."""
+    found = [re.fullmatch(r"(\D*)(\d+)", name) for name in names]
+    numbers = sorted(int(match[2]) for match in found if match)
+    return len({match and match[1] for match in found}) == 1 < len(names) and numbers in _running(len(names))
+
+
+def _running(count: int) -> tuple[list[int], list[int]]:
+    """The numbers 0 ... count - 1, and 1 ... count."""
+    return list(range(count)), list(range(1, count + 1))
+
+
 def _without_numbers(names: tuple[str, ...]) -> tuple[str, ...]:
     """Names without the numbers that only sort them: 1 ... C or 0 ... C - 1 before the names of all classes."""
     found = [_NUMBERED.match(name) for name in names]
     numbers = sorted(int(match[1] or match[2]) for match in found if match)
-    if not numbers or numbers not in (list(range(len(names))), list(range(1, len(names) + 1))):
+    if not numbers or numbers not in _running(len(names)):
         return names
     plain = tuple(name[match.end() :].strip() for name, match in zip(names, found, strict=True) if match)
     return plain if len(set(plain)) == len(names) and all(plain) else names
+
+
+def require_names(path: Path) -> None:
+    """Raise UserError where there is no file of class names."""
+    if not path.is_file():
+        raise UserError(
+            f"class_names {path}: no such file; write one name a line, or lines with a class's folder or label and its name."
+        )
 
 
 def _read_names(path: Path, keys: Sequence[str]) -> list[str]:
@@ -102,11 +131,8 @@ def _read_names(path: Path, keys: Sequence[str]) -> list[str]:
     Raises:
         UserError: No such file; a class without a name; more names than classes.
     """
+    require_names(path)
     where = f"class_names {path}"
-    if not path.is_file():
-        raise UserError(
-            f"{where}: no such file; write one name a line, or lines with a class's folder or label and its name."
-        )
     if path.suffix == ".json":
         content = read_json(path, "the class {!r} is there twice.")
         names = list(content.values()) if isinstance(content, dict) else content

@@ -13,7 +13,7 @@ from ex2.data.benchmarks import BENCHMARKS, load_benchmark
 from ex2.data.folder import read_folder
 from ex2.data.labelled import LabelledImages
 from ex2.data.names import split_class_names
-from ex2.data.naming import with_names
+from ex2.data.naming import require_names, with_names
 from ex2.data.planted import PlantedImages
 
 _FORMS = (
@@ -67,7 +67,9 @@ def source_of_dataset(given: str) -> str | None:
 
 def check_dataset(spec: str) -> None:
     """Raise UserError where a spec has none of the forms of `list_datasets`, or names a path that is not there."""
-    spec = split_class_names(_with_scheme(spec))[0]
+    spec, names = split_class_names(_with_scheme(spec))
+    if names is not None:
+        require_names(from_home(names))
     scheme, colon, rest = spec.partition(":")
     if not colon and spec.partition("?")[0] not in ("pictograms", "pictogram-scenes"):
         raise _unknown(spec)
@@ -77,6 +79,9 @@ def check_dataset(spec: str) -> None:
     if scheme in ("folder", *BENCHMARKS) and rest and not os.path.isdir(path):
         state = "is not a folder" if os.path.exists(path) else "does not exist"
         raise UserError(f"dataset '{spec}': {path} {state}.")
+    location = from_home(rest.partition("?")[0])
+    if (scheme == "csv" and rest or scheme == "hf" and looks_like_path(rest)) and not os.path.exists(location):
+        raise UserError(f"dataset '{spec}': {location} does not exist.")
 
 
 def _with_scheme(spec: str) -> str:

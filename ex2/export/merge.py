@@ -32,7 +32,7 @@ def merge_adapter(
     The base is loaded without quantisation: merged into rounded weights, an adapter no longer does what it was trained to.
     Merging and comparing compute in float64, so that each weight is rounded once, when it is saved, and the difference is
     what that costs: a forward pass in float32 is off by nearly 1e-4 itself. One model is in memory at a time, and one of its
-    layers in float64.
+    layers in float64. Models that do not compute in float64 (state spaces, grouped experts) are compared as they compute.
 
     Args:
         base: Folder or hub id of the base model.
@@ -60,14 +60,19 @@ def merge_adapter(
         str(adapter),
         allow_pickle_formats=allow_pickle_formats,
     )
-    before = _logits(model, tokens)
+    wide = True
+    try:
+        before = _logits(model, tokens)
+    except RuntimeError:  # parts of the model take float32 at most
+        wide, before = False, _logits(model, tokens, wide=False)
     merged = _merged(model, getattr(torch, dtype))
     merged.save_pretrained(out)
     tokenizer.save_pretrained(out)
     for path in out.iterdir():
         shutil.copymode(out / "config.json", path)  # safetensors makes files that only their owner can read
     del model, merged
-    difference = float((_logits(load_base(str(out), dtype=dtype, device=device), tokens) - before).abs().max())
+    after = _logits(load_base(str(out), dtype=dtype, device=device), tokens, wide=wide)
+    difference = float((after - before).abs().max())
     # Not `difference > tolerance`: a difference that is no number is no agreement.
     if not difference <= tolerance:
         raise UserError(
@@ -105,8 +110,8 @@ def _untie(base: Any) -> None:
         config.tie_word_embeddings = False
 
 
-def _logits(model: Any, tokens: Any) -> Any:
-    """Logits (N, V) in float64 at the N tokens that are no padding, on the CPU."""
+def _logits(model: Any, tokens: Any, *, wide: bool = True) -> Any:
+    """Logits (N, V) in float64 at the N tokens that are no padding, on the CPU; `wide`: computed in float64, layer by layer."""
     import torch
 
     kept: dict[Tensor, Tensor] = {}
@@ -122,12 +127,14 @@ def _logits(model: Any, tokens: Any) -> Any:
             tensor.data = data
         kept.clear()
 
-    hooks = [layer.register_forward_pre_hook(widen) for layer in _layers(model)]
-    hooks += [layer.register_forward_hook(restore) for layer in _layers(model)]
+    layers = list(_layers(model)) if wide else []
+    hooks = [layer.register_forward_pre_hook(widen) for layer in layers]
+    hooks += [layer.register_forward_hook(restore) for layer in layers]
     try:
         with torch.no_grad():
-            return model.eval()(**tokens).logits[tokens["attention_mask"].bool()].cpu()
+            return model.eval()(**tokens).logits[tokens["attention_mask"].bool()].double().cpu()
     finally:
+        restore(model, None, None)  # what a layer that failed had made wide
         for hook in hooks:
             hook.remove()
 

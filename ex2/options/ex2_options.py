@@ -6,6 +6,7 @@ A run has three groups of options in one flat YAML file: these, TRL's ModelConfi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -113,10 +114,7 @@ class EX2Config:
             raise UserError(f"reward_scale={self.reward_scale} is out of range: it must be positive.")
         if self.reference == "start" and self.adapter_name_or_path is None:
             raise UserError("reference=start needs adapter_name_or_path: a fresh adapter equals the base model.")
-        for option in fields(self):
-            value, choices = getattr(self, option.name), option.metadata.get("choices")
-            if choices and value not in choices:
-                raise UserError(f"{option.name}={value} is unknown: choose one of {', '.join(choices)}.")
+        check_choices(vars(self))
 
     def chosen_reading(self) -> Reading:
         """What the VLM reads of descriptions.
@@ -125,3 +123,11 @@ class EX2Config:
             UserError: An unknown reading, or weights that do not fit.
         """
         return Reading.of(self.reading, self.reading_weights)
+
+
+def check_choices(values: Mapping[str, Any]) -> None:
+    """Raise UserError where an option of EX2's own that takes one of some words has another."""
+    for option in fields(EX2Config):
+        choices = option.metadata.get("choices")
+        if choices and values.get(option.name, option.default) not in choices:
+            raise UserError(f"{option.name}={values[option.name]} is unknown: choose one of {', '.join(choices)}.")

@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -21,8 +20,9 @@ from ex2.base.errors import UserError, one_line, shortened
 from ex2.base.files import read_yaml
 from ex2.base.ranges import RANGES, check_ranges
 from ex2.base.shipped import find_config
-from ex2.options.ex2_options import EX2Config
+from ex2.options.ex2_options import EX2Config, check_choices
 from ex2.options.kinds import check_kinds, check_texts, in_lists, type_hints
+from ex2.options.names import option_names
 from ex2.options.run_options import ALGORITHMS, RunOptions
 
 _REFUSALS = (
@@ -56,6 +56,8 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
         UserError: Unknown option (with the nearest valid name), a value of the wrong type or out of range, a config file that
             is missing or no YAML mapping, or batch sizes that do not divide.
     """
+    argv, config = read_line(algorithm, list(sys.argv[1:] if argv is None else argv))
+
     from trl import GRPOConfig, RLOOConfig
 
     from ex2.options.combinations import check_combination
@@ -65,11 +67,9 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
 
     trainer_type = {"ppo": PPOConfig, "grpo": GRPOConfig, "rloo": RLOOConfig}[algorithm]
     types = (EX2Config, PolicyConfig, trainer_type)
-    names = {f.name for part in types for f in fields(part) if f.init}
-    argv, config = _take_config(list(sys.argv[1:] if argv is None else argv), algorithm, names)
-    given = _command_line_names(argv, names) | set(config)
-    hints, on_line = type_hints(types), _words_on(argv, names)
-    _check_given(config | on_line)
+    hints = type_hints(types)
+    on_line = _words_on(argv, set(hints))
+    given = _names_on(argv) | set(config)
     check_kinds(config, hints)
     config = in_lists(config, hints)
     check_texts(on_line, hints)
@@ -92,6 +92,21 @@ def parse_options(algorithm: str, argv: Sequence[str] | None = None) -> RunOptio
     check_combination(options)
     check_rollouts(options)
     return options
+
+
+def read_line(algorithm: str, argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The command line without `--config`, and the options of that file; what can be said of both before TRL is imported is.
+
+    Raises:
+        UserError: Unknown option, a number out of range, a config file that is missing or no YAML mapping.
+    """
+    names = option_names(algorithm)
+    argv, config = _take_config(argv, algorithm, names)
+    _refuse_unknown(_names_on(argv) - {"config", "help"}, names, "on the command line")
+    given = config | _words_on(argv, names)
+    _check_given(given)
+    check_choices(given)
+    return argv, config
 
 
 def _parsed(types: tuple[type, ...], algorithm: str, argv: Sequence[str], config: Mapping[str, Any]) -> Any:
@@ -140,10 +155,8 @@ def _defaults(given: set[str]) -> list[str]:
     return [part for name, value in defaults.items() if name not in given for part in (f"--{name}", value)]
 
 
-def _command_line_names(argv: Sequence[str], names: set[str]) -> set[str]:
-    given = {part[2:].split("=")[0].replace("-", "_") for part in argv if part.startswith("--")}
-    _refuse_unknown(given - {"config", "help"}, names, "on the command line")
-    return given
+def _names_on(argv: Sequence[str]) -> set[str]:
+    return {part[2:].split("=")[0].replace("-", "_") for part in argv if part.startswith("--")}
 
 
 def _take_config(argv: list[str], algorithm: str, names: set[str]) -> tuple[list[str], dict[str, Any]]:
@@ -211,12 +224,13 @@ def _check_given(values: Mapping[str, Any]) -> None:
 
 
 def _number(name: str, value: Any) -> float | None:
-    """A value as a number; None for a word, which the parser knows what to do with."""
+    """A value as a number; None for the word None, which the parser knows what to do with."""
     if isinstance(value, str):
         for kind in (int, float):
             with suppress(ValueError):
                 return kind(value)
-        return None
+        if value == "None":
+            return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UserError(f"{name}={value} must be a number.")
     return value

@@ -21,6 +21,7 @@ from ex2.policy.llm import (
     check_lora_targets,
     context_of,
     fit_padding,
+    linear_layers,
     load_error,
     load_tokenizer,
     lora_config,
@@ -210,12 +211,16 @@ def _adapted(model: PreTrainedModel, config: LoraConfig, where: str, hint: str =
     import torch
     from peft import get_peft_model
 
+    layers = linear_layers(model)
     try:
         with torch.device("meta"):
             return get_peft_model(model, config)
     except (ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
         text = first_line(error)
         cure = " Leave it out (--lora_dropout 0)." if "lora_dropout" in text else ""  # experts are adapted without
+        if "incompatible" in text.lower():  # with a model such as Mamba, whose kernels read some weights themselves
+            others = [layer for layer in layers if f"'{layer}'" not in text]
+            cure = f" Name others: --lora_target_modules {' '.join(others)}."
         raise UserError(f"{where}: {text}{cure}{hint}") from error
 
 

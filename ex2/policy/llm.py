@@ -133,7 +133,9 @@ def load_tokenizer(path: str, revision: str = "main") -> PreTrainedTokenizerBase
                 "tokenizer_config.json."
             )
         tokenizer.pad_token = tokenizer.eos_token
-    fix_date(tokenizer, path)
+    if isinstance(tokenizer.chat_template, dict):  # of several templates, such as one for tools
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
+    fix_date(tokenizer)
     check_prompts_stay_open(tokenizer, path)
     return tokenizer
 
@@ -142,17 +144,22 @@ def fit_padding(tokenizer: PreTrainedTokenizerBase, config: Any, where: str) -> 
     """Pad with the end token where the model has no embedding of the padding token.
 
     Raises:
-        UserError: It has none of the end token either.
+        UserError: It has none of the end token either, or of common words: the tokenizer is another model's.
     """
     rows = getattr(config.get_text_config(), "vocab_size", None)
-    if rows is None or tokenizer.pad_token_id is None or tokenizer.pad_token_id < rows:
+    if rows is None:
         return
-    if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= rows:
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
+        if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= rows:
+            raise UserError(
+                f"{where}: its tokenizer pads with token {tokenizer.pad_token_id}, but the model has {rows} embeddings: set "
+                "pad_token in tokenizer_config.json to one that it has."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    if (last := max(tokenizer("Describe a cat.")["input_ids"], default=0)) >= rows:
         raise UserError(
-            f"{where}: its tokenizer pads with token {tokenizer.pad_token_id}, but the model has {rows} embeddings: set "
-            "pad_token in tokenizer_config.json to one that it has."
+            f"{where}: its tokenizer writes token {last}, but the model has {rows} embeddings: give the model its own tokenizer."
         )
-    tokenizer.pad_token = tokenizer.eos_token
 
 
 def context_of(config: Any) -> int | None:
@@ -244,8 +251,15 @@ def load_base(
     place = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
     try:
         formats = transformers_options(allow_pickle_formats)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=torch_dtype, **NO_CODE, **formats, **place, **options
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            dtype=torch_dtype,
+            output_loading_info=True,
+            **NO_CODE,
+            **formats,
+            **place,
+            **options,
         )
     except ImportError as error:
         option = f"attn_implementation={options.get('attn_implementation')}"
@@ -254,6 +268,13 @@ def load_base(
         if says_no_safetensors(error):
             raise pickle_refused(where, "what the hub has of its weights") from None
         raise load_error("model_name_or_path", path, error) from error
+    model, loading = loaded
+    if missing := sorted(
+        loading["missing_keys"]
+    ):  # a backbone without its head, a classifier: transformers draws them at random
+        raise UserError(
+            f"{where}: {len(missing)} of its weights are missing, {missing[0]} first: give a whole causal language model."
+        )
     if bf16 and torch.device(device).type == "cpu":
         linear_in_bfloat16(model)
     return model
@@ -367,6 +388,15 @@ def embeddings_adapted(model: Any) -> bool:
     )
 
 
+def linear_layers(model: PreTrainedModel) -> list[str]:
+    """What the linear layers of a model are called within its parts, each name once; the LM head is left out."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    layers = [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and part is not head]
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in layers))
+
+
 def check_lora_targets(model_config: ModelConfig, model: PreTrainedModel) -> None:
     """Raise UserError where LoRA has nothing to adapt in `model`: TRL and PEFT would find out only after the sampling."""
     from peft.tuners.tuners_utils import check_target_module_exists
@@ -375,7 +405,8 @@ def check_lora_targets(model_config: ModelConfig, model: PreTrainedModel) -> Non
     targets, kind = model_config.lora_target_modules, model.config.model_type
     if targets is None and kind not in DEFAULTS:
         raise UserError(
-            f"lora_target_modules is needed: PEFT has no default for {kind} models. all-linear adapts all of them."
+            f"lora_target_modules is needed: PEFT has no default for {kind} models. Name some of their linear layers "
+            f"({' '.join(linear_layers(model))}), or all-linear."
         )
     if targets is None or targets == "all-linear":
         return

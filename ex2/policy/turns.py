@@ -16,27 +16,24 @@ from ex2.texts.questions import build_prompt, wants_chat
 DATE = datetime(2025, 1, 1)
 """The date that templates are given where they ask for today's: equal seeds then give equal texts on any day."""
 
-_TODAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 _THOUGHTS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"))
-_SWITCH = "enable_thinking"
+_SWITCHES = ("enable_thinking", "thinking")
+_CHANNEL = "<|channel|>analysis"  # how models with channels begin every answer, by themselves
 
 
-def fix_date(tokenizer: Any, where: str) -> None:
-    """Let a chat template that prints today's date print `DATE`.
+_CALENDAR = (
+    "{%- macro strftime_now(form) -%}{{- form"
+    + "".join(f"|replace('%{which}', '{DATE.strftime('%' + which)}')" for which in ("-d", "-m", *"aAbBcdfHIjmMpSwxXyY"))
+    + " -}}{%- endmacro -%}{{- '' }}"
+)
+"""A macro in the place of the function that templates ask for the date."""
 
-    Raises:
-        UserError: It asks for the date in a way that is not understood.
-    """
+
+def fix_date(tokenizer: Any) -> None:
+    """Let a chat template that prints today's date print `DATE`."""
     template = tokenizer.chat_template
-    if not isinstance(template, str) or "strftime_now" not in template:
-        return
-    template = _TODAY.sub(lambda match: repr(DATE.strftime(match[2])), template)
-    calls = template.replace("strftime_now is defined", "true")
-    if "strftime_now" in calls:
-        raise UserError(
-            f"{where}: its chat template prints today's date, so that equal seeds differ by day: use prompt_format=plain."
-        )
-    tokenizer.chat_template = calls
+    if isinstance(template, str) and "strftime_now" in template and not template.startswith(_CALENDAR):
+        tokenizer.chat_template = _CALENDAR + template
 
 
 def check_prompts_stay_open(tokenizer: Any, where: str) -> None:
@@ -116,17 +113,23 @@ def check_no_thought(
     Raises:
         UserError: The prompt ends within a thought, or the template has a switch for thinking that is left on.
     """
-    cure = f"""switch it off with --chat_template_kwargs '{{"{_SWITCH}": false}}'"""
-    has_switch = isinstance(tokenizer.chat_template, str) and _SWITCH in tokenizer.chat_template
+    template = str(tokenizer.chat_template)
+    switches = [name for name in _SWITCHES if re.search(rf"\b{name}\b", template)]
+    cures = [f"""switch it off with --chat_template_kwargs '{{"{name}": false}}'""" for name in switches]
+    other = "use another model, or prompt_format=plain"
     if any(opens in prompt and prompt.rfind(opens) > prompt.rfind(closes) for opens, closes in _THOUGHTS):
-        other = "use another model, or prompt_format=plain"
         raise UserError(
-            f"{where}: its chat template opens a thought, whose beginning would be the description: "
-            f"{cure if has_switch else other}."
+            f"{where}: its chat template opens a thought, whose beginning would be the description: {[*cures, other][0]}."
         )
-    if has_switch and _SWITCH not in kwargs:
+    if _CHANNEL in template:
+        raise UserError(
+            f"{where}: the policy thinks in a channel of its own first, whose beginning would be the description: {other}."
+        )
+    for name, cure in zip(switches, cures, strict=True):
+        if name in kwargs:
+            continue
         off = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False, **kwargs, **{_SWITCH: False}
+            messages, add_generation_prompt=True, tokenize=False, **kwargs, **{name: False}
         )
         if off != prompt:
             raise UserError(

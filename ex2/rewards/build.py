@@ -13,14 +13,16 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ex2.base.errors import UserError, did_you_mean
 from ex2.rewards.normalization import RewardStats
 from ex2.rewards.quality import QUALITY_REWARDS
 from ex2.rewards.similarity import SIMILARITY_REWARDS, SimilarityReward, similarity_reward
-from ex2.scoring.scorer import TextScorer
 from ex2.texts.readings import AS_WRITTEN, Reading
+
+if TYPE_CHECKING:
+    from ex2.scoring.scorer import TextScorer
 
 RewardFunction = Callable[..., list[float]]
 

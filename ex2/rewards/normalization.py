@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class RewardStats:
     @classmethod
     def from_samples(cls, values: Tensor, groups: Tensor, num_groups: int) -> RewardStats:
         """From raw similarities (N,) of N texts of groups (N,). A group without texts gets the mean of the others."""
+        import torch
+
         values, groups = values.double().cpu(), groups.cpu()
         count = torch.bincount(groups, minlength=num_groups)
         total = torch.zeros(num_groups, dtype=torch.double).index_add_(0, groups, values)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ex2.scoring.scorer import completion_text
 from ex2.texts.class_names import mentions
+from ex2.texts.questions import completion_text
 from ex2.texts.tautologies import says_nothing
 
 

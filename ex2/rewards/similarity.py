@@ -6,16 +6,19 @@ VLM's logit scale to raw rewards `(N,)`. `pair_margin` takes the ids of the othe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ex2.base.errors import UserError
 from ex2.rewards.normalization import RewardStats, reward_groups
-from ex2.scoring.scorer import TextScorer, completion_text
+from ex2.texts.questions import completion_text
 from ex2.texts.readings import AS_WRITTEN, Reading
+
+if TYPE_CHECKING:  # what is called how is known without torch, which takes seconds to import
+    from torch import Tensor
+
+    from ex2.scoring.scorer import TextScorer
 
 NEAREST = 3  # other classes that `margin` compares with
 
@@ -37,7 +40,7 @@ def centered(similarities: Tensor, class_ids: Tensor, logit_scale: float) -> Ten
 
 def margin(similarities: Tensor, class_ids: Tensor, logit_scale: float) -> Tensor:
     """Cosine to the class minus the mean of the three other classes that the text fits best."""
-    others = similarities.scatter(1, class_ids.unsqueeze(1), -torch.inf)
+    others = similarities.scatter(1, class_ids.unsqueeze(1), -math.inf)
     nearest = min(NEAREST, similarities.shape[1] - 1)
     return own_similarity(similarities, class_ids) - others.topk(nearest, dim=1).values.mean(dim=1)
 
@@ -52,7 +55,7 @@ def pair_margin(similarities: Tensor, class_ids: Tensor, logit_scale: float, oth
     return own_similarity(similarities, class_ids) - own_similarity(similarities, other_ids)
 
 
-SimilarityReward = Callable[..., Tensor]
+SimilarityReward = Callable[..., "Tensor"]
 
 SIMILARITY_REWARDS: dict[str, SimilarityReward] = {
     "cosine": cosine,
@@ -86,6 +89,8 @@ def raw_rewards(
     Raises:
         UserError: The function gives other than N numbers, or one that is not finite.
     """
+    import torch
+
     names = [scorer.bank.class_names[i] for i in class_ids]
     columns = [class_ids, other_ids] if function is pair_margin else [class_ids]
     ids, *others = (torch.tensor(column, device=scorer.vlm.device, dtype=torch.long) for column in columns)
@@ -101,6 +106,8 @@ def raw_rewards(
 
 def _check_own(function: SimilarityReward, raw: Any, count: int) -> None:
     """See that a reward of the user's own gives one finite number a text."""
+    from torch import Tensor
+
     name = getattr(function, "__name__", str(function))
     if not isinstance(raw, Tensor) or raw.shape != (count,):
         found = f"a tensor of shape {tuple(raw.shape)}" if isinstance(raw, Tensor) else type(raw).__name__
@@ -126,6 +133,8 @@ def similarity_reward(
     One scale for every VLM keeps the strength of the KL penalty comparable between VLMs. `log_softmax` is already in
     logits, so `scale` does not apply to it.
     """
+    import torch
+
     if function is not cosine and len(scorer.bank.class_names) < 2:
         raise UserError(f"reward_funcs={function.__name__} compares classes, but the dataset has only one; use cosine.")
     means = None if stats is None else torch.tensor(stats.mean, device=scorer.vlm.device, dtype=torch.float32)

@@ -33,8 +33,7 @@ from ex2.run import folder as run_folder
 from ex2.run.card import adapter_card
 from ex2.run.sample_tables import SampleTables
 from ex2.scoring import TextScorer
-from ex2.scoring.scorer import completion_text
-from ex2.texts.questions import opened
+from ex2.texts.questions import completion_text, opened
 from ex2.texts.readings import AS_WRITTEN, Reading
 
 _SAMPLE_COLUMNS = ("class_id", "class_name", "other_id", "other_name", "question")

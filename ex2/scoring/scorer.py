@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +14,6 @@ from ex2.vlm import VLM
 
 # Batches of one step: descriptions as written, nameless, framed, the names alone.
 _REMEMBERED = 4
-
-
-def completion_text(completion: str | list[dict[str, Any]]) -> str:
-    """The text of one completion, plain or conversational, with white space collapsed: what the VLM reads."""
-    text = completion if isinstance(completion, str) else completion[-1]["content"]
-    return " ".join(text.split())
 
 
 class TextScorer:

@@ -170,8 +170,11 @@ def _words(name: str) -> list[str]:
     """A name's words without accents, capitals, punctuation, possessive s and articles; digits apart from letters."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c)).casefold()
     plain = re.sub(r"['’`]s\b|['’`]", "", plain)
-    words = re.findall(r"[^\W\d_]+|\d+", plain)
-    return [word for word in words if word not in _ARTICLES] or words
+    words = [
+        (found[0], found["number"] is not None) for found in re.finditer(r"[^\W\d_]+((?P<number>)(?=-?\d))?|\d+", plain)
+    ]
+    # The A of an A5 is no article.
+    return [word for word, number in words if number or word not in _ARTICLES] or [word for word, _ in words]
 
 
 def _singular(word: str) -> str:

@@ -101,6 +101,11 @@ QUESTION_SETS: dict[str, tuple[str, ...]] = {
 }
 
 
+_UNSEEN = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # characters without a width, which copies from web pages bring along
+_NUMBERED = re.compile(r"(\d+[.):]|[-*\u2022])\s")
+_JSON = ('["', '"', "['", '{"')
+
+
 def load_questions(spec: str) -> tuple[str, ...]:
     """The question set called `spec`, or the lines of the text file `spec` (blank lines and lines with # left out).
 
@@ -125,15 +130,23 @@ def load_questions(spec: str) -> tuple[str, ...]:
 def read_templates(path: Path, option: str, kind: str) -> tuple[str, ...]:
     """The lines of a text file, each with one `{}` for the class name; blank lines and lines with # are left out.
 
+    White space is collapsed and characters without a width are taken out: both would be in every prompt.
+
     Raises:
-        UserError: A file without lines, a line without exactly one `{}`, or one given twice. The message begins with `option` and
-            calls a line `kind`.
+        UserError: A file without lines, a line without exactly one `{}`, or one given twice; numbered lines; JSON. The message
+            begins with `option` and calls a line `kind`.
     """
-    lines = [line.strip() for line in text_lines(path, option)]
+    lines = [" ".join(line.translate(_UNSEEN).split()) for line in text_lines(path, option)]
     templates = tuple(line for line in lines if line and not line.startswith("#"))
     if not templates:
         raise UserError(f"{option} has no {kind}s: write one a line, with {{}} for the class name.")
+    if all(map(_NUMBERED.match, templates)):
+        raise UserError(
+            f"{option}: its {kind}s are numbered or have bullets, as {templates[0]!r}, which would be asked too: take them off."
+        )
     for template in templates:
+        if template.startswith(_JSON):
+            raise UserError(f"{option} looks like JSON: write one {kind} a line, as it is to be asked.")
         if (split_question(template)[0] if kind == "question" else template).count("{}") != 1:
             raise UserError(f"{option}: the {kind} {template!r} needs exactly one {{}} in place of the class name.")
         if templates.count(template) > 1:
@@ -207,6 +220,12 @@ def named(template: str, class_name: str, other_name: str | None = None) -> str:
         return f"{first}{'n' if first and article(name) == 'an' else ''}{' ' if first else ''}{name}"
 
     return re.sub(r"(?:(\b[aA]) )?(\{(?:other)?\})", fill, template)
+
+
+def completion_text(completion: str | list[dict[str, Any]]) -> str:
+    """The text of one completion, plain or conversational, with white space collapsed: what the VLM reads."""
+    text = completion if isinstance(completion, str) else completion[-1]["content"]
+    return " ".join(text.split())
 
 
 def build_prompt(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ex2.base.errors import UserError
+from ex2.base.files import from_home
 from ex2.base.hub import fetched_before, looks_like_path
 from ex2.vlm.base import VLM
 
@@ -34,10 +35,13 @@ def list_vlms() -> list[tuple[str, str]]:
 
 
 def check_spec(spec: str) -> None:
-    """Raise UserError where a spec has none of the forms of `list_vlms`; nothing is loaded."""
+    """Raise UserError where a spec has none of the forms of `list_vlms`, or names a folder that is not there."""
     kind, _, rest = spec.partition(":")
     if not (spec == "pictogram" or (kind in ("hf", "open_clip") and rest)):
         raise UserError(_unknown_spec(spec))
+    local = rest.removeprefix("local-dir:")
+    if (local != rest or (kind == "hf" and looks_like_path(rest))) and not from_home(local).is_dir():
+        raise UserError(f"vlm {spec!r}: there is no folder {local!r}: check the path")
 
 
 def source_of_vlm(spec: str) -> str | None:

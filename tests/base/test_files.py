@@ -125,6 +125,9 @@ def test_text_is_read_without_byte_order_marks_and_broken_at_line_ends_only(tmp_
     path.write_bytes("one".encode("utf-16"))
     with pytest.raises(UserError, match=r"^--names is UTF-16 text .*; save the file as UTF-8\.$"):
         text_lines(path, "--names")
+    path.write_bytes("one".encode("utf-16-le"))
+    with pytest.raises(UserError, match=r"^--names is UTF-16 text; save the file as UTF-8\.$"):
+        text_lines(path, "--names")
     with pytest.raises(UserError, match=r"^--names cannot be read \(No such file or directory\)\.$"):
         text_lines(tmp_path / "none", "--names")
 

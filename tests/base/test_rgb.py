@@ -97,3 +97,22 @@ def test_floats_of_no_usual_scale_are_refused(values: list[float]) -> None:
 @pytest.mark.parametrize("mode", ["La", "RGBa"])
 def test_premultiplied_modes(mode: str) -> None:
     assert to_rgb(Image.new(mode, (1, 1))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_greys_of_10_or_12_bits_in_16_are_not_taken_for_black() -> None:
+    with pytest.raises(ValueError, match="its greys of 16 bits go to 4095 only, as those of 12 bits do"):
+        greys([0, 2000, 4095], np.uint16)
+    assert greys([0, 0, 0], np.uint16) == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1)])
+def test_tiffs_whose_zero_is_white(tmp_path: Path, dtype: type, white: float) -> None:
+    path = tmp_path / "negative.tif"
+    Image.fromarray((np.array([[0, 0.2, 1]]) * white).astype(dtype)).save(path)
+    data = path.read_bytes()
+    tag, short, one = (262).to_bytes(2, "little"), (3).to_bytes(2, "little"), (1).to_bytes(4, "little")
+    assert data.count(tag + short + one + b"\1") == 1  # black is zero, as Pillow writes it
+    path.write_bytes(data.replace(tag + short + one + b"\1", tag + short + one + b"\0"))
+    with Image.open(path) as image:
+        image.load()
+        assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [255, 204, 0]

@@ -59,6 +59,12 @@ def test_names_of_other_commands_are_understood_with_a_note(capsys: pytest.Captu
         (["compare", "a", "b"], "a: no such folder; `ex2 analyze`"),
         (["study", "quickstrat"], "--config quickstrat does not exist. Did you mean quickstart?"),
         (["train", "quickstart", "--dataset", "folder:none"], "dataset 'folder:none': none does not exist."),
+        (
+            ["train", "quickstart", "--learning-rat", "1e-3"],
+            "Unknown option learning_rat on the command line. Did you mean learning_rate?",
+        ),
+        (["study", "--vlmm", "pictogram"], "Unknown option vlmm on the command line. Did you mean vlm?"),
+        (["train", "quickstart", "--learning_rate", "fast"], "learning_rate=fast must be a number."),
         (["generate", "smollm2", "--out", "d", "--class-names", "n.txt"], "--class_names needs --dataset"),
     ],
 )
@@ -86,7 +92,34 @@ def test_slips_are_answered_before_torch_is_imported(tmp_path: Path) -> None:
         ["study", "--vlm", "pictogrm"],
         ["train", "quickstart", "--dataset=folder:none"],
         ["train", "--config", "none.yaml", "--vlm", "pictogram"],
+        ["train", "quickstart", "--learning-rat", "1e-3"],
+        ["train", "quickstart", "--learning_rate", "fast"],
+        ["train", "quickstart", "--algorithm", "grpo", "--gamma", "1"],
+        ["train", "slip.yaml"],
+        ["train", "far.yaml"],
+        ["train", "nowhere.yaml"],
+        ["train", "quickstart", "--questions", "shrot"],
+        ["train", "quickstart", "--reward_funcs", "cosin"],
+        ["train", "quickstart", "--reading", "namless"],
+        ["train", "quickstart", "--prompt_format", "chta"],
+        ["train", "quickstart", "--model_name_or_path", "./none"],
+        ["train", "quickstart", "--class_names", "none.txt", "--dataset", "folder:."],
+        ["train", "quickstart", "--vlm", "hf:./none"],
+        ["train", "quickstart", "--vlm", "open_clip:local-dir:none"],
+        ["train", "quickstart", "--dataset", "csv:none.csv"],
+        ["train", "quickstart", "--dataset", "hf:./none?split=train"],
+        ["analyze", "slip.yaml", "--out", "d", "--judge", "loca"],
+        ["analyze", "slip.yaml", "--out", "d", "--labels", "none.csv"],
+        ["classify", "--vlm", "pictogram", "--dataset", "pictograms", "--aliases", "none.txt"],
+        ["generate", "smollm2", "--out", "d", "--dataset", "pictograms", "--questions", "none.txt"],
+        ["generate", "smollm2", "--out", "d", "--dataset", "pictograms", "--base_model", "./none"],
+        ["study", "--judge", "loca"],
+        ["study", "--vlmm", "pictogram"],
+        ["study", "quickstart", "--max_steps", "-5"],
     ]
+    (tmp_path / "slip.yaml").write_text("learning_rat: 1\n")
+    (tmp_path / "far.yaml").write_text("temperature: -1\n")
+    (tmp_path / "nowhere.yaml").write_text("dataset: folder:none\n")
     code = f"""
 import sys
 from ex2.cli import main

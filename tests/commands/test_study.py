@@ -167,39 +167,50 @@ def test_a_dry_run_says_what_it_would_take(study: Study, tmp_path: Path, capsys:
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize(
-    ("launcher", "message"),
-    [
-        (
-            "no-such-program --x",
-            "no-such-program --x cannot be started: [Errno 2] No such file or directory: 'no-such-program'.",
-        ),
-        ("", "cannot be started: it is empty."),
-        ("a 'b", "a 'b cannot be started: No closing quotation."),
-    ],
-)
-def test_a_launcher_that_is_none(
-    launcher: str, message: str, study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        study(tmp_path / "new", launcher=launcher)
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == f"error: --launcher {message}\n"
-
-
 def test_a_launcher_gets_script_and_options_and_its_failure_is_one_line(
-    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     launcher = tmp_path / "launcher.py"
-    launcher.write_text(f"import sys; open({str(tmp_path / 'line')!r}, 'w').write(' '.join(sys.argv[1:])); sys.exit(3)")
+    launcher.write_text(
+        f"import sys; print('a table'); open({str(tmp_path / 'line')!r}, 'w').write(' '.join(sys.argv[1:])); sys.exit(3)"
+    )
     with pytest.raises(SystemExit) as stop:
         study(tmp_path / "new", launcher=f"{sys.executable} {launcher}")
     assert stop.value.code == 2
-    assert (
-        capsys.readouterr().err == f"error: --launcher {sys.executable} {launcher}: the training ended with status 3.\n"
-    )
+    said = capfd.readouterr()
+    assert "a table" not in said.out
+    assert said.err == f"error: --launcher {sys.executable} {launcher}: the training ended with status 3.\n"
     script, *options = (tmp_path / "line").read_text().split()
     assert Path(script).name == "ppo_ex2.py"
     assert Path(script).is_file()
     assert options[:2] == ["--config", "quickstart"]
     assert f"--output_dir {tmp_path / 'new'}" in " ".join(options)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        (
+            "launcher",
+            "acelerate launch",
+            "--launcher acelerate launch: there is no program acelerate; give one such as",
+        ),
+        ("launcher", "accelerate 'launch", "--launcher accelerate 'launch: No closing quotation."),
+        ("launcher", "", "--launcher is empty: give a command such as"),
+        ("judge", "loca", "judge 'loca' is not known: did you mean `local`?"),
+        ("judge", "openai:gpt", "judge openai:gpt needs a key: set OPENAI_API_KEY."),
+        ("judge", "hf:./none", "judge hf:./none: ./none is not a folder."),
+    ],
+)
+def test_what_a_later_step_needs_is_missed_before_training(
+    option: str,
+    value: str,
+    message: str,
+    refused: Callable[[list[str]], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert message in refused(["study", f"--{option}", value, "--out", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()

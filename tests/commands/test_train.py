@@ -54,7 +54,7 @@ def test_options_go_on_to_the_entry_point_in_their_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("my.yaml").touch()
+    Path("my.yaml").write_text("seed: 2\n")
     assert passed_on(*line) == (algorithm, options)
 
 

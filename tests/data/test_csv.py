@@ -67,8 +67,14 @@ def test_paths_as_windows_writes_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["file,class", "a.png,ant"], ": the first line has no column 'path'; expected the columns path,class[,split]"),
-        (["path,label", "a.png,ant"], ": the first line has no column 'class'; "),
+        (
+            ["file,class", "a.png,ant"],
+            ": the first line has no column 'path' (it has 'file', 'class'); expected the columns",
+        ),
+        (["path;class", "a.png;ant"], ": the first line has no column 'path' (it has 'path;class'); "),
+        (["path,label", "a.png,ant"], ": the first line has no column 'class' (it has 'path', 'label'); "),
+        (["path,class", "a.png,\"['ant', 'bee']\""], ", line 2: \"['ant', 'bee']\" is a list of classes; an image has"),
+        (["path,class", "a.png,ant|bee"], ", line 2: 'ant|bee' is a list of classes; an image has one class."),
         ([], ": the first line has no column 'path'; "),
         (["path,class"], ": there are no lines below the header; "),
         (["path,class", "a.png,ant", "b.png"], ", line 3: class is empty; "),

@@ -82,6 +82,12 @@ def test_classes_that_are_called_like_a_split_among_others(tmp_path: Path) -> No
             ("train/ant/1.png", "val/ant/1.png", "masks/1.png"),
             "train, val are splits by their names, but masks beside them",
         ),
+        (
+            ("data/train/ant/1.png", "data/test/ant/1.png"),
+            r"its only class would be 'data', .*name that one \(folder:.*data\)",
+        ),
+        (("images/ant/1.png", "images/bee/1.png"), r"its only class would be 'images', which holds folders itself"),
+        (("train/images/1.png", "val/images/1.png"), r"1 of 1 classes have no names .*images"),
     ],
 )
 def test_splits_that_cannot_be_used_are_said(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
@@ -107,14 +113,16 @@ def test_what_would_run_a_program_is_not_read(tmp_path: Path) -> None:
 
 def test_what_is_passed_over_is_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path, "ant/1.png", "bee/1.png", "stray.png")
+    save(tmp_path.with_name("elsewhere"), "2.png")
+    (tmp_path / "ant" / "more").symlink_to(tmp_path.with_name("elsewhere"))
     for name in ("ant/1.txt", "ant/deep/1.heic", "ant/.hidden", "bee/\u202etxt.gnp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with caplog.at_level(logging.WARNING, logger="ex2"):
         load(tmp_path)
     (message,) = caplog.messages
-    assert "4 file(s) passed over" in message
-    assert "ant/1.txt, ant/deep/1.heic, bee/[U+202E]txt.gnp, stray.png" in message
+    assert "5 passed over" in message
+    assert "ant/1.txt, ant/deep/1.heic, ant/more/, bee/[U+202E]txt.gnp, stray.png" in message
 
 
 def test_names_that_are_no_utf8(tmp_path: Path) -> None:

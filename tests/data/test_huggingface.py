@@ -281,7 +281,7 @@ def test_columns_of_labels(tmp_path: Path, label: Any, values: list[Any], classe
             "has no names of classes, but objects of name; name a column of strings with ?label=",
         ),
         (datasets.Value("float32"), [1.5], "has no names of classes, but values of type float32"),
-        (datasets.Value("int64"), [0, 1], "2 of 2 classes have no names but numbers or ids (0, 1)"),
+        (datasets.Value("int64"), [0, 1], "2 of 2 classes have no names but numbers, ids and the like (0, 1)"),
         (datasets.Value("string"), ["train", "test"], "its classes would be test, train, which are splits"),
     ],
 )

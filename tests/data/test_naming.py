@@ -29,6 +29,8 @@ def named(names: tuple[str, ...], file: Path | None = None) -> LabelledImages:
         (("0 cat", "1 dog"), ("cat", "dog")),
         (("2007 Audi A4", "2012 BMW X5"), ("2007 Audi A4", "2012 BMW X5")),
         (("A310", "F-16", "707-320"), ("A310", "F-16", "707-320")),
+        (("A1", "A3", "A4"), ("A1", "A3", "A4")),
+        (("cat", "other"), ("cat", "other")),
         (("decade", "facade", "deadbeef"), ("decade", "facade", "deadbeef")),
     ],
 )
@@ -47,13 +49,31 @@ def test_names_as_people_say_them(labels: tuple[str, ...], names: tuple[str, ...
         ("n99999999", "cat"),
         ("3f2a9c01d4", "77aa01bb9e"),
         ("id12", "id7"),
+        ("species 12", "species 7"),
+        ("label:3", "class-8"),
+        ("c0", "c1", "c2"),
+        ("IMG 02", "IMG 01"),
+        ("True", "False"),
+        ("nan", "others"),
+        ("fold1", "fold2"),
+        ("labeled", "unlabeled"),
+        ("images", "masks"),
+        ("Q140", "Q146"),
     ],
 )
 def test_what_is_no_name_is_refused_with_the_cure(labels: tuple[str, ...]) -> None:
     with pytest.raises(
-        UserError, match=r"have no names but numbers or ids .* Give names with --class_names FILE: one a line"
+        UserError,
+        match=r"have no names but numbers, ids and the like .* Give names with --class_names FILE: one a line",
     ):
         named(labels)
+
+
+def test_one_class_in_two_spellings_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"'Ant' and 'ant' differ by capitals only: write one class in one way, or give"
+    ):
+        named(("Ant", "ant", "bee"))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from ex2.export.card import bundle_card
 from ex2.export.merge import merge_adapter
 from ex2.policy.llm import load_adapter, load_base, load_tokenizer, resolve_model
 from ex2.run.card import hub_id, language_of
+from tests.families import make
 
 
 @pytest.fixture
@@ -281,12 +282,12 @@ def test_one_layer_at_a_time_is_in_float64(
     logits: list[Tensor] = []
     compute = merge._logits
 
-    def watched(model: Any, tokens: Any) -> Tensor:
+    def watched(model: Any, tokens: Any, **how: Any) -> Tensor:
         def count(*_: Any) -> None:
             seen.append(sum(p.numel() for p in model.parameters() if p.dtype == torch.float64))
 
         handles = [module.register_forward_pre_hook(count) for module in model.modules()]
-        logits.append(compute(model, tokens))
+        logits.append(compute(model, tokens, **how))
         for handle in handles:
             handle.remove()
         return logits[-1]
@@ -434,6 +435,21 @@ def test_an_adapter_on_weights_that_are_shared_is_merged_into_one_of_their_two_p
     difference = merge_adapter(str(shared), tmp_path / "adapter", tmp_path / "merged", PROMPTS)
     assert difference < 1e-4
     assert AutoConfig.from_pretrained(tmp_path / "merged").tie_word_embeddings is False
+
+
+@pytest.mark.parametrize(("family", "target"), [("Qwen3-MoE", "q_proj"), ("Mamba", "x_proj")])
+def test_models_that_do_not_compute_in_float64_are_merged_too(family: str, target: str, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(make(family, tmp_path / "base"))
+    lora = LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False, target_modules=[target])
+    get_peft_model(base, lora).save_pretrained(tmp_path / "adapter")
+    assert merge_adapter(str(tmp_path / "base"), tmp_path / "adapter", tmp_path / "merged", PROMPTS) < 1e-5
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base").state_dict()
+    changed = {name.split(".")[-2] for name, weight in plain.items() if not torch.equal(weight, merged[name])}
+    assert changed == {target}
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,15 @@ def test_adapter_round_trip(tiny_llm: Path, tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
+def test_a_model_without_its_head_is_refused(tiny_llm: Path, tmp_path: Path) -> None:
+    """transformers would draw the head at random, and PPO train on noise."""
+    from transformers import AutoModel
+
+    AutoModel.from_pretrained(tiny_llm).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"1 of its weights are missing, lm_head.weight first: give a whole causal"):
+        policy.load_base(str(tmp_path))
+
+
 def test_adapters_that_cannot_be_loaded(tiny_llm: Path, tmp_path: Path) -> None:
     model = policy.load_policy(ModelConfig(), str(tiny_llm))
     with pytest.raises(UserError, match="holds no adapter: adapter_config.json is missing"):
@@ -269,7 +278,10 @@ def test_lora_targets_are_checked_against_the_model(tiny_llm: Path) -> None:
     with pytest.raises(UserError, match=r"lora_target_modules=query names no part of the model.*q_proj"):
         policy.check_lora_targets(ModelConfig(lora_target_modules=["query"]), model)
     model.config.model_type = "unheard_of"
-    with pytest.raises(UserError, match="no default for unheard_of models"):
+    with pytest.raises(
+        UserError,
+        match=r"no default for unheard_of models\. .*\(q_proj k_proj v_proj o_proj .*\), or all",
+    ):
         policy.check_lora_targets(ModelConfig(), model)
 
 

@@ -83,18 +83,43 @@ def test_thoughts_without_a_switch(with_template: Callable[[str], Path]) -> None
     assert not ready_to_chat(tokenizer, "plain", {}, "model")
 
 
-def test_the_date_is_the_same_on_any_day(with_template: Callable[[str], Path]) -> None:
-    date = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
-    tokenizer = load_tokenizer(str(with_template(date + TURN.replace("{{ end }}", "<|end|>") + ASKED)))
-    assert rendered(tokenizer, MESSAGES).startswith("01 Jan 2025<|user|>")
+@pytest.mark.parametrize(
+    "date",
+    [
+        "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}",
+        "{% set form = '%d %b %Y' %}{{ strftime_now(form) }}",
+        "{% macro today() %}{{ strftime_now('%d') ~ ' Jan ' ~ strftime_now('%Y') }}{% endmacro %}{{ today() }}",
+    ],
+)
+def test_the_date_is_the_same_on_any_day(with_template: Callable[[str], Path], date: str) -> None:
+    folder = with_template("\n" + date + TURN.replace("{{ end }}", "<|end|>") + ASKED)
+    tokenizer = load_tokenizer(str(folder))
+    assert rendered(tokenizer, MESSAGES).startswith("\n01 Jan 2025<|user|>")
+    tokenizer.save_pretrained(folder)
+    assert rendered(load_tokenizer(str(folder)), MESSAGES) == rendered(tokenizer, MESSAGES)
 
 
-def test_dates_in_other_ways_are_refused(with_template: Callable[[str], Path]) -> None:
-    folder = with_template("{% set form = '%d' %}{{ strftime_now(form) }}" + TURN.replace("{{ end }}", ""))
+def test_of_several_templates_the_default_one_is_looked_at(with_template: Callable[[str], Path]) -> None:
+    folder = with_template(TURN.replace("{{ end }}", "<|end|>") + ASKED + "<think>\n")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
+    tokenizer = load_tokenizer(str(folder))
+    assert rendered(tokenizer, MESSAGES) == "<|user|>Describe a cat.<|end|><|assistant|><think>"
+    with pytest.raises(UserError, match="opens a thought"):
+        ready_to_chat(tokenizer, "auto", {}, "model")
+
+
+def test_another_switch_and_channels(with_template: Callable[[str], Path]) -> None:
+    aloud = "{% if thinking is not defined or thinking %}<think>{% endif %}"
+    tokenizer = load_tokenizer(str(with_template(TURN.replace("{{ end }}", "<|end|>") + ASKED + aloud)))
+    with pytest.raises(UserError, match=r"opens a thought, .* --chat_template_kwargs '\{\"thinking\": false\}'"):
+        ready_to_chat(tokenizer, "auto", {}, "model")
+    assert ready_to_chat(tokenizer, "auto", {"thinking": False}, "model")
+    tokenizer.chat_template = "{# <|channel|>analysis, then <|channel|>final #}" + TURN.replace("{{ end }}", "") + ASKED
     with pytest.raises(
-        UserError, match="prints today's date, so that equal seeds differ by day: use prompt_format=plain"
+        UserError, match="thinks in a channel of its own first, .*: use another model, or prompt_format"
     ):
-        load_tokenizer(str(folder))
+        ready_to_chat(tokenizer, "auto", {}, "model")
 
 
 def test_an_end_behind_every_prompt_is_refused(tiny_llm: Path, tmp_path: Path) -> None:
@@ -127,6 +152,11 @@ def test_padding_outside_the_embeddings_becomes_the_end_token(tiny_llm: Path) ->
     fit_padding(tokenizer, LlamaConfig(vocab_size=rows), "model")
     with pytest.raises(UserError, match="model: its tokenizer pads with token 1, but the model has 1 embeddings"):
         fit_padding(tokenizer, LlamaConfig(vocab_size=1), "model")
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    with pytest.raises(
+        UserError, match=r"model: its tokenizer writes token \d+, but the model has 5 embeddings: give the"
+    ):
+        fit_padding(tokenizer, LlamaConfig(vocab_size=5), "model")
 
 
 def test_answers_must_fit_the_context() -> None:

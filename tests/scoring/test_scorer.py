@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ex2.base.errors import UserError
 from ex2.scoring.bank import ImageBank
-from ex2.scoring.scorer import TextScorer, completion_text
+from ex2.scoring.scorer import TextScorer
+from ex2.texts.questions import completion_text
 from ex2.texts.readings import NAMELESS, Reading
 
 

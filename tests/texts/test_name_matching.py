@@ -110,6 +110,8 @@ def test_names_of_the_set_itself_are_always_their_own_class(names: list[str]) ->
         (["fox", "ant"], ["red fox", "gray fox", "ant"]),  # two classes fit
         (["Red fox", "red-fox"], ["red fox", "ant"]),  # two names fit
         (["wolf", "ant"], ["elk", "bee"]),
+        (["Audi A5 Coupe 2012", "ant"], ["Audi S5 Coupe 2012", "bee", "ant"]),
+        (["Fairchild A-10", "ant"], ["Fairchild C-10", "bee", "ant"]),
         (["ant", "wolf", "elk", "x"], ["ant", "bee", "wasp", "fly"]),  # too few in place to take the others by it
     ],
 )

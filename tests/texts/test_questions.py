@@ -62,6 +62,9 @@ def test_questions_from_a_file(tmp_path: Path) -> None:
         ("Describe it.", r"'Describe it.' needs exactly one \{\}"),
         ("A {} or a {}?", r"needs exactly one \{\}"),
         ("What is a {}?\nWhat is a {}?", "more than once"),
+        ("1. What is a {}?\n2. Describe a {}.", r"numbered or have bullets, as '1. What is a \{\}\?'"),
+        ("- What is a {}?\n- Describe a {}.", "numbered or have bullets"),
+        ('["What is a {}?"]', "looks like JSON: write one question a line"),
     ],
 )
 def test_faulty_files_are_refused(tmp_path: Path, content: str, words: str) -> None:
@@ -69,6 +72,12 @@ def test_faulty_files_are_refused(tmp_path: Path, content: str, words: str) -> N
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=words):
         load_questions(str(path))
+
+
+def test_what_nobody_sees_is_no_part_of_a_question(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("\u200bWhat\x0c does a\u00a0{}  look\x85like?\u2060\n", encoding="utf-8")
+    assert load_questions(str(path)) == ("What does a {} look like?",)
 
 
 def test_unknown_sets_name_the_nearest() -> None:

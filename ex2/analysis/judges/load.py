@@ -6,6 +6,8 @@ from difflib import get_close_matches
 
 from ex2.base.cache import cache_folder
 from ex2.base.errors import UserError
+from ex2.base.files import from_home
+from ex2.base.hub import looks_like_path
 from ex2.texts.categories import Judge
 
 JUDGE_FORMS = [
@@ -15,6 +17,17 @@ JUDGE_FORMS = [
     ("hf:ID_OR_DIR", "instruct LLM through transformers: hub repository, local folder, or hf:smollm2; gives no tags"),
 ]
 """Forms of a judge's spec, each with one line about it."""
+
+
+def check_judge(spec: str) -> None:
+    """Raise UserError where a spec has none of the forms of `JUDGE_FORMS`, or lacks its folder or key; nothing is loaded."""
+    kind, _, name = spec.partition(":")
+    if spec not in ("local", "local:mpnet") and not (kind in ("openai", "hf") and name):
+        raise UserError(_unknown_spec(spec))
+    if kind == "openai":
+        load_judge(spec)
+    if kind == "hf" and looks_like_path(name) and not from_home(name).is_dir():
+        raise UserError(f"judge {spec}: {name} is not a folder.")
 
 
 def load_judge(
