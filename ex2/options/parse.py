@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import sys
@@ -16,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from ex2.base.bf16 import cpu_has_bf16
-from ex2.base.errors import UserError, one_line, shortened
+from ex2.base.errors import UserError, did_you_mean, one_line, shortened
 from ex2.base.files import read_yaml
 from ex2.base.ranges import RANGES, check_ranges
 from ex2.base.shipped import find_config
@@ -198,9 +197,7 @@ def _read_config(
 
 def _refuse_unknown(given: Iterable[str], names: set[str], where: str) -> None:
     for name in sorted(set(given) - names):
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
-        raise UserError(f"Unknown option {name} {where}.{hint}")
+        raise UserError(f"Unknown option {name} {where}.{did_you_mean(name, names, cutoff=0.5)}")
 
 
 def words_on(argv: Sequence[str]) -> dict[str, str]:
