@@ -326,7 +326,7 @@ def test_a_merged_model_that_differs_is_refused(tiny_chat_llm: Path, tiny_adapte
 def test_a_difference_that_is_no_number_is_refused(
     tiny_chat_llm: Path, tiny_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ex2.export.merge._logits", lambda *_: torch.tensor([float("nan")]))
+    monkeypatch.setattr("ex2.export.merge._logits", lambda *_, **__: torch.tensor([float("nan")]))
     with pytest.raises(UserError, match="differs by nan"):
         merge_adapter(str(tiny_chat_llm), tiny_adapter, tmp_path / "merged", PROMPTS)
 

@@ -38,7 +38,8 @@ def test_files(text: str, message: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "text", "message"),
     [
-        (["--reward_clip_range", "x"], "", "x: write a list of 2 numbers into a config file."),
+        (["--reward_clip_range", "3"], "", "3: write a list of 2 numbers into a config file."),
+        (["--reward_clip_range", "x"], "", "x must be a number."),
         ([], "reward_clip_range: 3", "3 must be a list of 2 numbers."),
         ([], "reward_clip_range: [1, 2, 3]", r"\[1, 2, 3\] must be a list of 2 numbers."),
         ([], "reward_clip_range: [2, 1]", r"\[2, 1\] would make all rewards equal: write the smaller number first."),
