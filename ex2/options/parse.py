@@ -221,12 +221,12 @@ def _check_given(values: Mapping[str, Any]) -> None:
 
 
 def _number(name: str, value: Any) -> float | None:
-    """A value as a number; None for the word None, which the parser knows what to do with."""
+    """A value as a number; None for the words None and null, which the parser knows what to do with."""
     if isinstance(value, str):
         for kind in (int, float):
             with suppress(ValueError):
                 return kind(value)
-        if value == "None":
+        if value in ("None", "null"):
             return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UserError(f"{name}={value} must be a number.")

@@ -239,7 +239,7 @@ def test_what_analyze_refuses(
         ),
         (
             probe("probe_class.jsonl", class_name="cot"),
-            ["probe_class.jsonl:10:", "class 'cot' is not in the dataset", "'cat'"],
+            ["probe_class.jsonl:10:", "class 'cot' is not in the dataset. Did you mean cat?"],
         ),
         (probe("probe_empty.jsonl", text=""), ["probe_empty.jsonl:10:", "text is empty"]),
         (
