@@ -106,9 +106,10 @@ def _study(
     command: Command,
 ) -> None:
     """The steps, in the folder that this process holds."""
-    from ex2.run.folder import ALIGNED_TEXTS, ANALYSIS_REPORT, accuracy_table
+    from ex2.run.folder import ALIGNED_TEXTS, ANALYSIS_REPORT, accuracy_table, take_back
 
     folder = options.output_dir
+    take_back(folder)  # else a run that was being put aside would be seen by the training alone
     aligned, base = folder / ALIGNED_TEXTS, folder / "base.jsonl"
     if _is_trained(options):
         say("done before")

@@ -76,7 +76,7 @@ def taken(options: RunOptions) -> Iterator[None]:
         def take() -> None:
             stack.enter_context(alone_in(folder, "output_dir"))
             sweep(folder)
-            _take_back(folder)
+            take_back(folder)
             check_folder(options)
 
         on_main_process(take)
@@ -159,7 +159,7 @@ def forget_replaced(folder: Path) -> None:
     clean_up(folder, only_if_empty=True)
 
 
-def _take_back(folder: Path) -> None:
+def take_back(folder: Path) -> None:
     """Undo a `put_aside` that was interrupted, or after which no new run was begun; finish one whose new run goes on."""
     replaced, moving = folder / REPLACED, folder / _MOVING
     begun = (folder / CONFIG).exists()

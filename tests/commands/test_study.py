@@ -63,6 +63,18 @@ def times(folder: Path) -> dict[str, int]:
     }
 
 
+def test_a_run_that_was_being_put_aside_is_seen(
+    studied: Path, study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A kill between two of the files that `--overwrite` moves, the first of which says that there is a run."""
+    (studied / "_replaced.moving").mkdir()
+    (studied / "config.yaml").rename(studied / "_replaced.moving" / "config.yaml")
+    study(studied)
+    assert "\ndone before\n" in capsys.readouterr().out
+    assert (studied / "config.yaml").is_file()
+    assert not (studied / "_replaced.moving").exists()
+
+
 def test_a_study_that_is_done_is_answered_from_its_files(
     studied: Path, study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:

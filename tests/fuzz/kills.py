@@ -77,8 +77,11 @@ def sweep(line: Sequence[str], root: Path, every: int = 1, first: int = 1) -> in
 def going_on(line: list[str]) -> list[str]:
     """A training run's command line, with what makes it take up what its folder holds."""
     from ex2.commands.study import _going_on
+    from ex2.run.folder import take_back
 
-    return [*line, *_going_on(parse_options("ppo", line))]
+    options = parse_options("ppo", line)
+    take_back(options.output_dir)
+    return [*line, *_going_on(options)]
 
 
 def random_kills(
