@@ -6,6 +6,7 @@ senseless. So each set that people name themselves goes through `with_names`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -119,7 +120,7 @@ def _without_numbers(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def require_names(path: Path) -> None:
     """Raise UserError where there is no file of class names."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # which takes names of any length
         raise UserError(
             f"class_names {path}: no such file; write one name a line, or lines with a class's folder or label and its name."
         )

@@ -11,6 +11,7 @@ class in contrast with another one.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -115,7 +116,7 @@ def load_questions(spec: str) -> tuple[str, ...]:
     if spec in QUESTION_SETS:
         return QUESTION_SETS[spec]
     path = Path(spec)
-    if not path.is_file():
+    if not os.path.isfile(path):  # which takes names of any length
         hint = did_you_mean(spec, QUESTION_SETS)
         raise UserError(
             f"questions={spec} is neither a question set ({', '.join(QUESTION_SETS)}) nor a file with one a line.{hint}"
