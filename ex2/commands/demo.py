@@ -57,9 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
     from ex2.export.demo import check_space, launch, open_demo, require_gradio, write_space
 
     folder = from_home(arguments.bundle)
-    read_bundle(
-        folder
-    )  # what is wrong with it is said before a library is asked for, and before anything in it is used
+    # What is wrong with it is said before a library is asked for, and before anything in it is used.
+    read_bundle(folder)
     if arguments.space is not None:
         out = from_home(arguments.space)
         check_space(folder, out)

@@ -88,9 +88,8 @@ def _with_scheme(spec: str) -> str:
     """A path without its scheme, with it: a folder, a table, or what `datasets` has saved."""
     location = split_class_names(spec)[0]
     path = from_home(location)
-    if location in ("pictograms", "pictogram-scenes") or not os.path.exists(
-        path
-    ):  # Path.exists fails at names that are too long
+    # Not Path.exists, which fails at names that are too long.
+    if location in ("pictograms", "pictogram-scenes") or not os.path.exists(path):
         return spec
     if path.is_dir():
         saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))

@@ -18,8 +18,9 @@ from ex2.base.errors import UserError
 from ex2.base.files import from_home
 from ex2.base.hub import looks_like_path, require_repository
 from ex2.export.bundle import ADAPTER, MERGED, read_bundle
+from ex2.policy.adapters import load_adapter
 from ex2.policy.asks import Ask, about, sampling_seed, spread_asks
-from ex2.policy.llm import fit_padding, load_adapter, load_base, load_tokenizer, resolve_model
+from ex2.policy.llm import fit_padding, load_base, load_tokenizer, resolve_model
 from ex2.policy.sampler import TextGenerator
 from ex2.policy.source import base_of_adapter
 from ex2.policy.turns import ready_to_chat

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ex2.base.errors import UserError
-from ex2.policy.llm import load_adapter, load_base, load_tokenizer
+from ex2.policy.adapters import load_adapter
+from ex2.policy.llm import load_base, load_tokenizer
 
 if TYPE_CHECKING:
     import torch

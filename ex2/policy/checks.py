@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError, first_line
 from ex2.base.weights import check_weights
-from ex2.policy.llm import (
+from ex2.policy.adapters import (
     ADAPTER_WEIGHTS,
-    NO_CODE,
     adapter_config,
     check_adapter_weights,
-    check_context,
     check_head,
     check_lora_targets,
+    linear_layers,
+    lora_config,
+)
+from ex2.policy.llm import (
+    NO_CODE,
+    check_context,
     context_of,
     fit_padding,
-    linear_layers,
     load_error,
     load_tokenizer,
-    lora_config,
     quantization_config,
     resolve_model,
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ex2.base.errors import UserError
-from ex2.policy.llm import adapter_config
+from ex2.policy.adapters import adapter_config
 from ex2.policy.prompts import answer, ask_prompt, prompt_tokens
 
 if TYPE_CHECKING:

@@ -16,16 +16,8 @@ from ex2.base.hub import fetched_before, looks_like_path
 from ex2.base.weights import check_weights
 from ex2.options.ex2_options import EX2Config
 from ex2.options.recorded import is_recorded, read_settings
-from ex2.policy.llm import (
-    ADAPTER_WEIGHTS,
-    adapter_config,
-    check_adapter_weights,
-    fit_padding,
-    load_adapter,
-    load_policy,
-    load_tokenizer,
-    resolve_model,
-)
+from ex2.policy.adapters import ADAPTER_WEIGHTS, adapter_config, check_adapter_weights, load_adapter
+from ex2.policy.llm import fit_padding, load_policy, load_tokenizer, resolve_model
 from ex2.policy.sampler import TextGenerator
 from ex2.policy.turns import ready_to_chat
 from ex2.rl.checkpoints import MANIFEST

@@ -21,8 +21,9 @@ from ex2.base.files import from_home
 from ex2.data import LabelledImages, PlantedImages, load_images
 from ex2.options.ex2_options import EX2Config
 from ex2.options.run_options import RunOptions, num_processes
+from ex2.policy.adapters import adapter_config, check_head, lora_config
 from ex2.policy.checks import adopt_adapter, check_adapter_kind, check_prompt_format, empty_model
-from ex2.policy.llm import NO_CODE, adapter_config, check_head, load_tokenizer, lora_config, model_folder
+from ex2.policy.llm import NO_CODE, load_tokenizer, model_folder
 from ex2.policy.prompts import rendered
 from ex2.rewards import check_rewards
 from ex2.run.cost import GPUS, rollout_work, seconds

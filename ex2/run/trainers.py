@@ -17,7 +17,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from ex2.base.embedded_llm import public_name
 from ex2.base.files import write_atomically
 from ex2.options.run_options import RunOptions
-from ex2.policy.llm import embeddings_adapted, lora_config
+from ex2.policy.adapters import embeddings_adapted, lora_config
 from ex2.policy.prompts import rendered
 from ex2.policy.sampler import TextGenerator
 from ex2.rewards import RewardStats, build_rewards

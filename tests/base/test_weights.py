@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from ex2.base.errors import UserError
 from ex2.base.weights import check_weights, says_no_safetensors, transformers_options
 from ex2.options.parse import parse_options
+from ex2.policy.adapters import load_adapter
 from ex2.policy.checks import inspect_policy
-from ex2.policy.llm import load_adapter, load_base
+from ex2.policy.llm import load_base
 from ex2.policy.source import load_generator
 
 Arguments = Callable[..., list[str]]

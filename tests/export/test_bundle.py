@@ -23,7 +23,8 @@ from ex2.export import Bundle, merge, read_bundle, write_bundle
 from ex2.export.bundle import weights_in
 from ex2.export.card import bundle_card
 from ex2.export.merge import merge_adapter
-from ex2.policy.llm import load_adapter, load_base, load_tokenizer, resolve_model
+from ex2.policy.adapters import load_adapter
+from ex2.policy.llm import load_base, load_tokenizer, resolve_model
 from ex2.run.card import hub_id, language_of
 from tests.families import make
 

@@ -19,6 +19,7 @@ from ex2.base.errors import UserError
 from ex2.launch import main
 from ex2.options.parse import parse_options
 from ex2.options.run_options import RunOptions
+from ex2.policy import adapters
 from ex2.policy import llm as policy
 from ex2.policy.asks import Ask
 from ex2.policy.checks import inspect_policy
@@ -265,5 +266,5 @@ def test_weights_of_another_shape_are_an_error_at_loading_too(tiny_llm: Path, tm
     LlamaConfig.from_pretrained(tiny_llm, hidden_size=64, intermediate_size=32).save_pretrained(tmp_path / "wider")
     model = LlamaForCausalLM(LlamaConfig.from_pretrained(tmp_path / "wider"))
     with pytest.raises(UserError, match="The adapter .* could not be loaded"):
-        policy.load_adapter(model, str(adapter))
-    assert policy.load_adapter(policy.load_policy(ModelConfig(), str(tiny_llm)), str(adapter)) is not None
+        adapters.load_adapter(model, str(adapter))
+    assert adapters.load_adapter(policy.load_policy(ModelConfig(), str(tiny_llm)), str(adapter)) is not None

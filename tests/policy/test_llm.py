@@ -18,6 +18,7 @@ from ex2.base.embedded_llm import embedded_gguf
 from ex2.base.errors import UserError
 from ex2.launch import main
 from ex2.options.policy_options import PolicyConfig
+from ex2.policy import adapters
 from ex2.policy import llm as policy
 from ex2.policy.asks import Ask
 from ex2.policy.source import find_policy
@@ -126,7 +127,7 @@ def test_linear_layers_are_held_in_the_type_that_autocast_multiplies_in(tiny_llm
         base = policy.load_base(str(tiny_llm), bf16=bf16)
         assert base.lm_head.weight.dtype == (torch.bfloat16 if bf16 else torch.float32)
         assert base.get_input_embeddings().weight.dtype == torch.float32
-        model = policy.load_adapter(base, str(tiny_adapter), trainable=True)
+        model = adapters.load_adapter(base, str(tiny_adapter), trainable=True)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         assert {p.dtype for p in trained.values()} == {torch.float32}
         assert all("lora" in name for name in trained)
@@ -140,7 +141,7 @@ def test_linear_layers_are_held_in_the_type_that_autocast_multiplies_in(tiny_llm
 
 def test_adapter_round_trip(tiny_llm: Path, tmp_path: Path) -> None:
     config = ModelConfig(lora_r=2, lora_alpha=6, lora_target_modules=["q_proj"])
-    made = get_peft_model(policy.load_policy(config, str(tiny_llm)), policy.lora_config(config))
+    made = get_peft_model(policy.load_policy(config, str(tiny_llm)), adapters.lora_config(config))
     torch.manual_seed(0)
     for parameter in made.parameters():
         if parameter.requires_grad:
@@ -152,7 +153,7 @@ def test_adapter_round_trip(tiny_llm: Path, tmp_path: Path) -> None:
     trainable = [name for name, parameter in read.named_parameters() if parameter.requires_grad]
     assert trainable
     assert all("lora_" in name for name in trainable)
-    frozen = policy.load_adapter(policy.load_policy(config, str(tiny_llm)), str(tmp_path))
+    frozen = adapters.load_adapter(policy.load_policy(config, str(tiny_llm)), str(tmp_path))
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
@@ -168,12 +169,12 @@ def test_a_model_without_its_head_is_refused(tiny_llm: Path, tmp_path: Path) -> 
 def test_adapters_that_cannot_be_loaded(tiny_llm: Path, tmp_path: Path) -> None:
     model = policy.load_policy(ModelConfig(), str(tiny_llm))
     with pytest.raises(UserError, match="holds no adapter: adapter_config.json is missing"):
-        policy.load_adapter(model, str(tmp_path))
+        adapters.load_adapter(model, str(tmp_path))
     with pytest.raises(UserError, match="adapter some/adapter: .* could not be fetched from the hub"):
-        policy.load_adapter(model, "some/adapter")
+        adapters.load_adapter(model, "some/adapter")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "target_modules": ["q_proj"]}))
     with pytest.raises(UserError, match="could not be loaded"):
-        policy.load_adapter(model, str(tmp_path))
+        adapters.load_adapter(model, str(tmp_path))
 
 
 def test_quantisation_needs_its_package_and_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,8 +203,8 @@ def test_quantisation_needs_its_package_and_a_gpu(monkeypatch: pytest.MonkeyPatc
 def test_choices_of_target_modules(tiny_llm: Path, targets: list[str] | None, adapted: set[str]) -> None:
     config = PolicyConfig(lora_r=2, lora_target_modules=targets)
     model = policy.load_policy(config, str(tiny_llm))
-    policy.check_lora_targets(config, model)
-    made = get_peft_model(model, policy.lora_config(config))
+    adapters.check_lora_targets(config, model)
+    made = get_peft_model(model, adapters.lora_config(config))
     trained = [name for name, parameter in made.named_parameters() if parameter.requires_grad]
     assert {name.split(".")[-4] for name in trained} == adapted
     layers = {name.partition("layers.")[2][0] for name in trained}
@@ -213,7 +214,7 @@ def test_choices_of_target_modules(tiny_llm: Path, targets: list[str] | None, ad
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_an_adapter_is_trained_in_full_precision_on_a_base_in_half(tiny_llm: Path, tmp_path: Path, dtype: str) -> None:
     config = PolicyConfig(dtype=dtype, lora_target_modules=["q_proj"])
-    get_peft_model(policy.load_policy(config, str(tiny_llm)), policy.lora_config(config)).save_pretrained(tmp_path)
+    get_peft_model(policy.load_policy(config, str(tiny_llm)), adapters.lora_config(config)).save_pretrained(tmp_path)
     model = policy.load_policy(config, str(tiny_llm), adapter=str(tmp_path))
     types = {parameter.requires_grad: parameter.dtype for parameter in model.parameters()}
     assert types == {True: torch.float32, False: getattr(torch, dtype)}
@@ -274,15 +275,15 @@ def test_quantised_bases_train_and_are_sampled(
 def test_lora_targets_are_checked_against_the_model(tiny_llm: Path) -> None:
     model = policy.load_policy(ModelConfig(), str(tiny_llm))
     for targets in (None, ["q_proj"], ["q_proj", "v_proj"], ["all-linear"]):
-        policy.check_lora_targets(ModelConfig(lora_target_modules=targets), model)
+        adapters.check_lora_targets(ModelConfig(lora_target_modules=targets), model)
     with pytest.raises(UserError, match=r"lora_target_modules=query names no part of the model.*q_proj"):
-        policy.check_lora_targets(ModelConfig(lora_target_modules=["query"]), model)
+        adapters.check_lora_targets(ModelConfig(lora_target_modules=["query"]), model)
     model.config.model_type = "unheard_of"
     with pytest.raises(
         UserError,
         match=r"no default for unheard_of models\. .*\(q_proj k_proj v_proj o_proj .*\), or all",
     ):
-        policy.check_lora_targets(ModelConfig(), model)
+        adapters.check_lora_targets(ModelConfig(), model)
 
 
 @pytest.mark.parametrize(
@@ -297,5 +298,5 @@ def test_lora_targets_are_checked_against_the_model(tiny_llm: Path) -> None:
 )
 def test_adapted_embeddings_are_seen(tiny_llm: Path, targets: list[str] | None, expected: bool) -> None:
     options = PolicyConfig(model_name_or_path=str(tiny_llm), lora_target_modules=targets)
-    model = get_peft_model(policy.load_policy(options, str(tiny_llm)), policy.lora_config(options))
-    assert policy.embeddings_adapted(model) is expected
+    model = get_peft_model(policy.load_policy(options, str(tiny_llm)), adapters.lora_config(options))
+    assert adapters.embeddings_adapted(model) is expected
