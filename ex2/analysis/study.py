@@ -37,11 +37,12 @@ class Study:
 
     @classmethod
     def read(cls, folder: Path) -> Study:
-        """The study that `ex2 analyze` wrote into a folder.
+        """The study that `ex2 analyze` wrote into a folder, or `ex2 study` below it (`analysis_in`).
 
         Raises:
             UserError: The folder holds none, or not a whole one.
         """
+        folder = analysis_in(folder)
         if unfinished(folder) is not None:
             raise UserError(f"{folder} holds an analysis that was not finished: run `ex2 analyze` again.")
         path = folder / "summary.json"
@@ -56,3 +57,9 @@ class Study:
                 f"{folder} holds a damaged analysis ({one_line(error)}); run `ex2 analyze` again."
             ) from error
         return cls(tables, summary)
+
+
+def analysis_in(folder: Path) -> Path:
+    """Where a folder's analysis lies: `ex2 study` puts it into ``folder/analysis``, `ex2 analyze` into the folder itself."""
+    below = folder / "analysis"
+    return below if not (folder / "summary.json").is_file() and (below / "summary.json").is_file() else folder

@@ -53,9 +53,7 @@ def verdict(preference: pd.DataFrame, runs: int = 1) -> list[str]:
     rows = preference.to_dict("records")
     said = [sentence(row) for finding in STARTS for row in rows if row["finding"] == finding]
     unchanged = [
-        f"{spoken(row['category'])} (at most {_points(row['change_within'])} either way)"
-        for row in rows
-        if row["finding"] == "unchanged"
+        f"{spoken(row['category'])} ({_at_most(row['change_within'])})" for row in rows if row["finding"] == "unchanged"
     ]
     if unchanged:
         said.append(f"No clear change of share: {', '.join(unchanged)}.")
@@ -116,7 +114,7 @@ def how_sure(preference: pd.DataFrame, runs: int = 1) -> str:
         covers = f"for other classes like these {classes} and other training runs like these {runs}"
     change, contribution = (preference[f"{quantity}_detectable"].dropna() for quantity in ("change", "contribution"))
     seen = [
-        *([f"a change of share of {_range(100 * change, '.1f')} points"] if len(change) else []),
+        *([f"a change of share of {_range(100 * change, '.1f', most=100)} points"] if len(change) else []),
         *([f"a contribution of {_range(contribution, '.3f')}"] if len(contribution) else []),
     ]
     power = (
@@ -125,14 +123,19 @@ def how_sure(preference: pd.DataFrame, runs: int = 1) -> str:
     return f"How sure: all intervals hold together with 95 % confidence {covers}.{power}"
 
 
-def _range(values: pd.Series, form: str) -> str:
-    ends = [f"{end:{form}}" for end in (values.min(), values.max())]
+def _range(values: pd.Series, form: str, most: float = np.inf) -> str:
+    ends = [f"{end:{form}}" if end <= most else f"over {most:.0f}" for end in (values.min(), values.max())]
     return " to ".join(dict.fromkeys(ends))
 
 
 def spoken(category: str) -> str:
     """A category as it is written in prose."""
     return category.replace("_", "-")
+
+
+def _at_most(within: float) -> str:
+    # A few runs bound so little that the interval reaches beyond what a share can change by.
+    return f"at most {_points(within)} either way" if within < 1 else "any change is possible"
 
 
 def _points(value: float, sign: str = "") -> str:

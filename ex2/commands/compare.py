@@ -22,9 +22,11 @@ def add(commands: Any) -> None:
         description="Put analyses of the same classes side by side: category shares and contributions, their differences\n"
         "paired by class, and the attributes that flip. Analyses of one VLM are training runs of one side; intervals are\n"
         "about classes and runs alike, and with one run a side no difference is called. Says what was not held equal.",
-        epilog="Example: ex2 compare runs/clip_*/analysis runs/siglip_*/analysis --out clip_siglip",
+        epilog="Example: ex2 compare runs/clip_* runs/siglip_* --out clip_siglip",
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder that `ex2 analyze` wrote")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR", help="folder that `ex2 analyze` or `ex2 study` wrote"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for tables and plot; default: print only")
     parser.add_argument(
         "--by",
@@ -41,7 +43,9 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Compare, print and write."""
-    folders = [str(folder) for folder in arguments.folders]
+    from ex2.analysis.study import analysis_in
+
+    folders = [str(analysis_in(folder)) for folder in arguments.folders]
     if len(set(folders)) < len(folders):
         raise UserError("a folder is named twice: a comparison is between different analyses.")
     out = arguments.out
@@ -55,7 +59,7 @@ def _compare(arguments: argparse.Namespace, folders: list[str]) -> None:
     from ex2.base.files import shaped_as_written, write_atomically
     from ex2.stats.plots import comparison_png
 
-    studies = [Study.read(folder) for folder in arguments.folders]
+    studies = [Study.read(Path(folder)) for folder in folders]
     with shaped_as_written(Path(" or ".join(folders)), "Run `ex2 analyze` again."):
         comparison = compare(sides_of(folders, studies, arguments.by), see=arguments.see)
         text = format_comparison(comparison)

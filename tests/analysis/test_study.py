@@ -32,7 +32,7 @@ from ex2.analysis.findings import (
 )
 from ex2.analysis.judging import judge_all
 from ex2.analysis.pipeline import analyse
-from ex2.analysis.study import Study
+from ex2.analysis.study import Study, analysis_in
 from ex2.analysis.verdict import NO_BASE, NOTHING, verdict
 from ex2.base.errors import UserError
 from ex2.data import load_images
@@ -604,6 +604,15 @@ def test_study_without_base_is_read_back(tmp_path: Path) -> None:
     assert read.summary == study.summary
     assert list(read.tables["share_change"]) == list(study.tables["share_change"])
     assert verdict(read.tables["preference"]) == [NO_BASE]
+
+
+def test_a_folder_of_ex2_study_holds_its_analysis_below(tmp_path: Path) -> None:
+    study = by_hand(base=())
+    study.write(tmp_path / "analysis")
+    assert Study.read(tmp_path).summary == study.summary
+    assert analysis_in(tmp_path) == analysis_in(tmp_path / "analysis") == tmp_path / "analysis"
+    study.write(tmp_path)
+    assert analysis_in(tmp_path) == tmp_path
 
 
 def test_folder_without_analysis_is_refused(tmp_path: Path) -> None:

@@ -126,12 +126,21 @@ def test_several_runs_are_covered_and_said_to_be() -> None:
     assert "for other classes like these 54 and other training runs like these 5." in how_sure(table, runs=5)
 
 
+def test_no_share_is_said_to_change_by_more_than_there_is() -> None:
+    table = table_of([row((0.1, -1.4, 1.6), UNCLEAR, UNCLEAR) for _ in CATEGORIES])
+    assert "visual (any change is possible)" in verdict(table, runs=3)[1]
+    table["change_detectable"] = [0.085, *[1.44] * (len(CATEGORIES) - 1)]
+    assert "a change of share of 8.5 to over 100 points" in how_sure(table, runs=3)
+    table["change_detectable"] = 1.44
+    assert "a change of share of over 100 points" in how_sure(table, runs=3)
+
+
 # ---------------------------------------------------------------- of any table
 
 
 def ends() -> st.SearchStrategy[tuple[float, float, float]]:
     """A mean within its interval, or one without."""
-    numbers = st.integers(-300, 300).map(lambda thousandth: thousandth / 1000)
+    numbers = st.integers(-1200, 1200).map(lambda thousandth: thousandth / 1000)
     known = st.tuples(numbers, numbers, numbers).map(sorted).map(lambda three: (three[1], three[0], three[2]))
     return st.one_of(known, numbers.map(lambda mean: (mean, np.nan, np.nan)))
 
@@ -181,6 +190,12 @@ def test_no_sentence_says_more_than_its_table(rows: list, collapsed: bool, class
                 told.append(named[shown])
                 assert cells["change_low"] <= 0 <= cells["change_high"]
                 assert float(most) == pytest.approx(100 * max(-cells["change_low"], cells["change_high"]), abs=0.051)
+                assert float(most) <= 100
+            for shown in re.findall(r"([\w-]+) \(any change is possible\)", sentence):
+                cells = table.loc[named[shown]]
+                told.append(named[shown])
+                assert cells["change_low"] <= 0 <= cells["change_high"]
+                assert max(-cells["change_low"], cells["change_high"]) >= 1
         elif start == "Cannot be told":
             for shown, mean in re.findall(r"([\w-]+) \(([+-]\d+\.\d) points\)", sentence):
                 told.append(named[shown])

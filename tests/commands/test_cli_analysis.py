@@ -271,12 +271,14 @@ def test_what_compare_and_judge_refuse(descriptions: Path, tmp_path: Path, refus
     main(["analyze", str(descriptions), "--out", str(tmp_path / "a")])
     whole, damaged = str(tmp_path / "a"), tmp_path / "damaged"
     shutil.copytree(whole, tmp_path / "b")
+    shutil.copytree(whole, tmp_path / "study" / "analysis")
     damaged.mkdir()
     (damaged / "summary.json").write_text((tmp_path / "a" / "summary.json").read_text()[:100])
     labels = tmp_path / "labels.jsonl"
     for line, words in [
         (["compare", whole], ["two analyses or more, got 1"]),
         (["compare", whole, whole], ["named twice"]),
+        (["compare", str(tmp_path / "study"), str(tmp_path / "study" / "analysis")], ["named twice"]),
         (["compare", whole, whole, "--see", "2"], ["--see 2", "0.001"]),
         (["compare", whole, str(tmp_path / "b"), "--by", "colour"], ["--by colour", "no such fact"]),
         (["compare", whole, str(tmp_path)], ["holds no analysis"]),
