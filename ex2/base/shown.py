@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_KINDS = re.compile("(?:[a-z_-]+:)*")  # before a spec's path, which may hold colons itself
 _FORMULA = ("=", "+", "-", "@")
 
 
@@ -55,11 +56,14 @@ def portable(name: str) -> str:
     if mark:
         pairs = (part.partition("=") for part in query.split("&"))
         return f"{portable(name)}?{'&'.join(f'{key}{sign}{portable(value)}' for key, sign, value in pairs)}"
-    kind, colon, rest = name.rpartition(":")
+    kind = _KINDS.match(name)[0]  # type: ignore[index]  # it matches nothing, too
+    rest = name.removeprefix(kind)
+    if not rest:
+        return name
     path = Path(os.path.expanduser(rest))  # not expanduser of Path, which fails where nobody has that home
     is_path = path.is_absolute() or rest.startswith((".", "~")) or path.exists()
     # open_clip:MODEL/FILE has its path after the model.
-    return f"{kind}{colon}{path.resolve().name}" if is_path else re.sub(r"/(?=[/.~]).*/", "/", name)
+    return f"{kind}{path.resolve().name}" if is_path else re.sub(r"/(?=[/.~]).*/", "/", name)
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -15,10 +15,24 @@ SAFE = ".safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NUMBERS = (SAFE, ".npz", ".npy")
 _NO_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt")  # of the Trainer, in folders of models too
+_LFS_POINTER = b"version https://git-lfs"
 
 
 def check_weights(path: Path, where: str, allow_pickle_formats: bool) -> None:
-    """Raise UserError, beginning with `where`, for weights in a pickle: a file, or a folder without others; nothing is read."""
+    """Raise UserError, beginning with `where`, for weights in a pickle (a file, or a folder without others) or not there yet.
+
+    A clone without Git LFS leaves pointers in the place of weights; no weight is read.
+    """
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.suffix in (SAFE, *PICKLES) and file.name not in _NO_WEIGHTS and file.is_file():
+            with file.open("rb") as stream:
+                begin = stream.read(len(_LFS_POINTER))
+            if begin == _LFS_POINTER:
+                raise UserError(
+                    f"{where}: {file} is a pointer of Git LFS, not the weights: fetch them with `git lfs pull`."
+                )
+            if not begin:
+                raise UserError(f"{where}: {file} is empty: fetch it again.")
     if allow_pickle_formats:
         return
     if path.is_dir():

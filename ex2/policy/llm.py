@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.cache import cache_folder
 from ex2.base.embedded_llm import EMBEDDED, embedded_gguf
-from ex2.base.errors import UserError, first_line, reason
+from ex2.base.errors import UserError, first_line
 from ex2.base.files import from_home, sweep, temporary_beside
 from ex2.base.hub import looks_like_path, require_repository
+from ex2.base.loading import check_loaded, quiet_loading, unreadable
 from ex2.base.weights import check_weights, pickle_refused, says_no_safetensors, transformers_options
 from ex2.policy.adapters import load_adapter
 from ex2.policy.turns import check_prompts_stay_open, fix_date
@@ -248,16 +249,18 @@ def load_base(
     place = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
     try:
         formats = transformers_options(allow_pickle_formats)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            revision=revision,
-            dtype=torch_dtype,
-            output_loading_info=True,
-            **NO_CODE,
-            **formats,
-            **place,
-            **options,
-        )
+        with quiet_loading():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                revision=revision,
+                dtype=torch_dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `check_loaded` names them
+                **NO_CODE,
+                **formats,
+                **place,
+                **options,
+            )
     except ImportError as error:
         option = f"attn_implementation={options.get('attn_implementation')}"
         raise UserError(f"{option} needs a package that is not installed: {first_line(error)}") from error
@@ -267,10 +270,7 @@ def load_base(
         raise load_error("model_name_or_path", path, error) from error
     model, loading = loaded
     # Of a backbone without its head, or a classifier, transformers draws what is missing at random.
-    if missing := sorted(loading["missing_keys"]):
-        raise UserError(
-            f"{where}: {len(missing)} of its weights are missing, {missing[0]} first: give a whole causal language model."
-        )
+    check_loaded(model, loading, where, "give a whole causal language model")
     if bf16 and torch.device(device).type == "cpu":
         linear_in_bfloat16(model)
     return model
@@ -311,5 +311,5 @@ def load_error(option: str, name: str, error: Exception) -> UserError:
     """One clear line for a model that could not be read from its folder or the hub."""
     return UserError(
         f"{option}={name} could not be loaded: check that it is a causal language model with its tokenizer, or give "
-        f"another folder or hub id. ({reason(error)})"
+        f"another folder or hub id. ({unreadable(error, name)})"
     )

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
+from ex2.base.loading import check_finite
 from ex2.base.rgb import to_rgb
 from ex2.vlm.fingerprint import model_fingerprint
 
@@ -49,6 +50,7 @@ class DualEncoder(ABC):
         self.logit_bias = logit_bias
         self._dtype = dtype
         self._model: Any = model.eval().requires_grad_(False).to(device=device, dtype=dtype)
+        check_finite(self._model, f"vlm {name!r}")
         self._image_tower_released = False
 
     @abstractmethod
@@ -140,5 +142,7 @@ class DualEncoder(ABC):
         rows = []
         for start in range(0, len(items), batch_size):
             batch = features(list(items[start : start + batch_size])).float()
+            if batch.ndim != 2:
+                raise ValueError(f"it gives no vector for each, but the shape {tuple(batch.shape)}")
             rows.append(torch.nn.functional.normalize(batch, dim=-1))
         return torch.cat(rows)

@@ -11,10 +11,18 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ex2.base.errors import UserError, first_line, reason
+from ex2.base.errors import UserError, first_line
 from ex2.base.files import from_home
 from ex2.base.hub import looks_like_path, require_repository
-from ex2.base.weights import check_weights, pickle_refused, says_no_safetensors, transformers_options
+from ex2.base.loading import check_loaded, quiet_loading, unreadable
+from ex2.base.weights import (
+    PICKLES,
+    SAFE,
+    check_weights,
+    pickle_refused,
+    says_no_safetensors,
+    transformers_options,
+)
 from ex2.vlm.dual_encoder import DualEncoder
 from ex2.vlm.fingerprint import describe_tokenizer, stable_config
 
@@ -68,14 +76,14 @@ def text_rule(config: Any, tokenizer: Any) -> TextRule:
         return TextRule("max_length", positions, lower=True)
     if config.model_type == "align":
         return TextRule("longest", min(_ALIGN_TOKENS, positions), lower=False)
-    return TextRule("longest", min(positions, tokenizer.model_max_length), lower=False)
+    return TextRule("longest", int(min(positions, tokenizer.model_max_length)), lower=False)
 
 
 def _positions(text_config: Any, limit: int) -> int:
     """Tokens that a text tower has positions for."""
     said = getattr(text_config, "max_position_embeddings", None)
     if said is None:
-        return min(limit, _NO_LIMIT)
+        return int(min(limit, _NO_LIMIT))
     # These count positions from behind the padding token's id on.
     if re.search("roberta|camembert|altclip|xmod", getattr(text_config, "model_type", "")):
         return said - text_config.pad_token_id - 1
@@ -102,31 +110,47 @@ def load_hf(spec: str, device: torch.device, dtype: torch.dtype, allow_pickle_fo
     try:
         # float32 first: the logit scale would lose digits in half precision.
         formats = transformers_options(allow_pickle_formats)
-        model, loading = AutoModel.from_pretrained(
-            location, dtype=torch.float32, output_loading_info=True, **formats, **options
-        )
+        with quiet_loading():
+            model, loading = AutoModel.from_pretrained(
+                location,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `check_loaded` names them
+                **formats,
+                **options,
+            )
         processor = AutoProcessor.from_pretrained(location, **options)
     except ImportError as error:
         raise UserError(f"vlm {spec!r} needs a Python package that is not installed: {first_line(error)}") from error
     except Exception as error:  # as each kind of model and of damage has it
         if says_no_safetensors(error):
             raise pickle_refused(f"vlm {spec!r}", "what the hub has of its weights") from None
-        raise UserError(f"vlm {spec!r} could not be loaded: {reason(error)}") from error
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise UserError(
-            f"vlm {spec!r}: {len(missing)} weights are missing from the checkpoint, {missing[0]!r} first: "
-            "use a complete checkpoint of the whole dual encoder"
-        )
+        raise UserError(f"vlm {spec!r} could not be loaded: {unreadable(error, location)}") from error
     if not (hasattr(model, "get_text_features") and hasattr(model, "get_image_features")):
         raise UserError(
             f"vlm {spec!r} is a {type(model).__name__}, not a dual encoder: use a model such as CLIP, ALIGN or SigLIP"
         )
+    check_loaded(model, loading, f"vlm {spec!r}", "use a complete checkpoint of the whole dual encoder")
     if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
         raise UserError(f"vlm {spec!r}: no tokenizer and image processor in one: add `preprocessor_config.json`")
-    if not isinstance(limit := processor.tokenizer.model_max_length, (int, float)):
-        raise UserError(f"vlm {spec!r}: model_max_length={limit!r} in tokenizer_config.json is no number")
+    _check_tokenizer(processor.tokenizer, model.config.text_config, spec)
     return TransformersVLM(spec, model, processor, device=device, dtype=dtype)
+
+
+def _check_tokenizer(tokenizer: Any, text_config: Any, spec: str) -> None:
+    """Refuse a tokenizer without a length, or with more tokens than the model has embeddings: it is another model's."""
+    limit, added = tokenizer.model_max_length, tokenizer.num_special_tokens_to_add()
+    if not isinstance(limit, (int, float)) or limit <= added or limit != int(limit):
+        raise UserError(
+            f"vlm {spec!r}: model_max_length={limit!r} in tokenizer_config.json is no number of tokens above the {added} that it "
+            "adds to each text"
+        )
+    rows, last = getattr(text_config, "vocab_size", None), max(tokenizer.get_vocab().values(), default=0)
+    if rows is not None and last >= rows:
+        raise UserError(
+            f"vlm {spec!r}: its tokenizer has tokens up to number {last}, the model {rows} embeddings: give the model its own "
+            "tokenizer"
+        )
 
 
 class TransformersVLM(DualEncoder):
@@ -215,8 +239,17 @@ def _checked_folder(location: str, spec: str) -> Path:
         raise UserError(f"vlm {spec!r}: there is no folder {str(folder)!r}: check the path")
     for alternatives in _REQUIRED_FILES:
         if not any((folder / filename).is_file() for filename in alternatives):
-            raise UserError(
-                f"vlm {spec!r}: {str(folder)!r} has no `{alternatives[0]}`: save model and processor there with "
-                "`save_pretrained`"
-            )
+            raise UserError(f"vlm {spec!r}: {str(folder)!r} has no `{alternatives[0]}`: {_cure(folder, alternatives)}")
     return folder
+
+
+def _cure(folder: Path, alternatives: Sequence[str]) -> str:
+    """What to do about a folder without any of the files `alternatives`, by what else it holds."""
+    if "config.json" in alternatives and (folder / "open_clip_config.json").is_file():
+        return f"it holds a model of open_clip: use `open_clip:local-dir:{folder}`"
+    if "model.safetensors" in alternatives:
+        if (folder / "adapter_config.json").is_file():
+            return "it holds an adapter alone: merge it into its model, and save that"
+        if others := sorted(path.name for path in folder.iterdir() if path.suffix in (SAFE, *PICKLES)):
+            return f"it holds `{others[0]}`, which has to be called so"
+    return "save model and processor there with `save_pretrained`"

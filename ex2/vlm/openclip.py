@@ -22,19 +22,24 @@ from open_clip.transformer import text_global_pool
 from PIL import Image
 from transformers import dynamic_module_utils
 
-from ex2.base.errors import UserError, first_line, one_line
+from ex2.base.errors import UserError, first_line
 from ex2.base.files import from_home
-from ex2.base.hub import require_repository
-from ex2.base.weights import SAFE, check_weights, pickle_refused
+from ex2.base.hub import looks_like_path, require_repository
+from ex2.base.loading import unreadable
+from ex2.base.weights import NUMBERS, PICKLES, SAFE, check_weights, pickle_refused
 from ex2.vlm.dual_encoder import DualEncoder
 from ex2.vlm.fingerprint import describe_tokenizer, stable_config
-from ex2.vlm.weight_files import options_for_file, split_query
+from ex2.vlm.weight_files import check_positions, options_for_file, split_query
+
+logger = logging.getLogger("ex2")
 
 _CONFIG_FILE = "open_clip_config.json"
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 # Names under which the hub keeps weights of open_clip models.
 _HUB_WEIGHTS = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
+# Names that say which of several files in a folder has the model's weights.
+_PREFERRED = (*_HUB_WEIGHTS, "open_clip_pytorch_model.safetensors", "model.safetensors", "pytorch_model.bin")
 _CURE = "use a local folder, `open_clip:local-dir:/path`"
 
 
@@ -49,6 +54,7 @@ def load_open_clip(
     """
     location = spec.removeprefix("open_clip:")
     options: dict[str, Any] = {}
+    file: Path | None = None
     if location.startswith("hf-hub:"):
         repo_id = location.removeprefix("hf-hub:")
         require_repository(repo_id, f"vlm {spec!r}", _CURE, _CONFIG_FILE)
@@ -57,19 +63,25 @@ def load_open_clip(
     elif location.startswith("local-dir:"):
         folder = _checked_folder(location.removeprefix("local-dir:"), spec)
         with quiet_root_logger():
-            weights = _find_checkpoint_in_dir(folder)
-        check_weights(Path(str(weights)), f"vlm {spec!r}", allow_pickle_formats)
+            file = Path(str(_find_checkpoint_in_dir(folder)))
+        check_weights(file, f"vlm {spec!r}", allow_pickle_formats)
+        _say_what_is_taken(folder, file, spec)
         source = f"local-dir:{folder}"
     else:
         location, said = split_query(location)
+        if said and open_clip.is_pretrained_cfg(*_split_name(location, spec)):
+            raise UserError(
+                f"vlm {spec!r}: ?{next(iter(said))}= is for weights in a file, a tag says it itself: leave it out"
+            )
         source, tag = _known_model(location, spec)
         options["pretrained"] = tag
         if open_clip.is_pretrained_cfg(source, tag):
             options["force_quick_gelu"] = _needs_quick_gelu(source, tag, spec)
             _check_tag_weights(source, tag, spec, allow_pickle_formats)
         else:
-            check_weights(Path(tag), f"vlm {spec!r}", allow_pickle_formats)
-            options |= options_for_file(source, Path(tag), said, spec)
+            file = Path(tag)
+            check_weights(file, f"vlm {spec!r}", allow_pickle_formats)
+            options |= options_for_file(source, file, said, spec)
     try:
         with quiet_root_logger(), _no_questions():
             # Strict by itself: raises rather than leave a weight at random.
@@ -77,7 +89,9 @@ def load_open_clip(
             tokenizer = open_clip.get_tokenizer(source)
             config = open_clip.get_model_config(source)
     except Exception as error:  # as each kind of model and of damage has it
-        raise UserError(f"vlm {spec!r} could not be loaded: {one_line(error)}") from error
+        raise UserError(f"vlm {spec!r} could not be loaded: {unreadable(error)}") from error
+    if file is not None:
+        check_positions(model, file, f"vlm {spec!r}")
     return OpenClipVLM(spec, model, preprocess, tokenizer, config, device=device, dtype=dtype)
 
 
@@ -301,6 +315,15 @@ def _known_model(location: str, spec: str) -> tuple[str, str]:
     """Split ``MODEL/PRETRAINED`` into a model and a tag (or weight file) that exist."""
     model, tag = _split_name(location, spec)
     tags = open_clip.list_pretrained_tags_by_model(model)
+    if looks_like_path(tag) or Path(tag).suffix in (SAFE, *PICKLES, *NUMBERS):
+        file = from_home(tag)
+        if file.is_dir():
+            raise UserError(
+                f"vlm {spec!r}: {str(file)!r} is a folder: name a file in it, or `open_clip:local-dir:{file}`"
+            )
+        if not file.is_file():
+            raise UserError(f"vlm {spec!r}: there is no file {str(file)!r}: check the path")
+        return model, str(file)
     if open_clip.is_pretrained_cfg(model, tag):
         repo_id = (open_clip.get_pretrained_cfg(model, tag).get("hf_hub") or "").rpartition("/")
         if repo_id[0]:
@@ -338,7 +361,10 @@ def _checked_folder(location: str, spec: str) -> Path:
         raise UserError(f"vlm {spec!r}: there is no folder {str(folder)!r}: check the path")
     config_file = folder / _CONFIG_FILE
     if not config_file.is_file():
-        raise UserError(f"vlm {spec!r}: {str(folder)!r} has no `{_CONFIG_FILE}`: save the model there with open_clip")
+        cure = f"it holds a model of transformers: use `hf:{folder}`" if (folder / "config.json").is_file() else ""
+        raise UserError(
+            f"vlm {spec!r}: {str(folder)!r} has no `{_CONFIG_FILE}`: {cure or 'save the model there with open_clip'}"
+        )
     try:
         text_config = json.loads(config_file.read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -348,6 +374,21 @@ def _checked_folder(location: str, spec: str) -> Path:
     if text_config.get("hf_tokenizer_name") and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise UserError(f"vlm {spec!r}: {str(folder)!r} has no `{_TOKENIZER_FILES[0]}`: save the tokenizer there")
     return folder
+
+
+def _say_what_is_taken(folder: Path, file: Path, spec: str) -> None:
+    """Warn of what open_clip decides about a folder by itself: the preprocessing, and which of several files has the weights."""
+    if not json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8")).get("preprocess_cfg"):
+        logger.warning(
+            "vlm %s: %s says nothing of the preprocessing (`preprocess_cfg`: size, mean, std, interpolation, resize_mode): "
+            "OpenAI's is taken.",
+            spec, folder / _CONFIG_FILE,
+        )  # fmt: skip
+    others = sorted(p.name for p in folder.iterdir() if p.suffix in _WEIGHT_SUFFIXES and p != file)
+    if file.name not in _PREFERRED and others:
+        logger.warning(
+            "vlm %s: of several files with weights, %s is taken, not %s.", spec, file.name, ", ".join(others)
+        )
 
 
 @contextmanager

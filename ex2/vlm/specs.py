@@ -40,6 +40,8 @@ def check_spec(spec: str) -> None:
     if not (spec == "pictogram" or (kind in ("hf", "open_clip") and rest)):
         raise UserError(_unknown_spec(spec))
     local = rest.removeprefix("local-dir:")
+    if kind == "hf" and from_home(local).is_file():
+        raise UserError(f"vlm {spec!r}: {local!r} is a file: name its folder, with configuration and tokenizer")
     if (local != rest or (kind == "hf" and looks_like_path(rest))) and not from_home(local).is_dir():
         raise UserError(f"vlm {spec!r}: there is no folder {local!r}: check the path")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ex2.base.errors import UserError
 from ex2.base.weights import check_weights, says_no_safetensors, transformers_options
@@ -55,11 +56,44 @@ def test_folders(tmp_path: Path) -> None:
     for name in ("training_args.bin", "optimizer.pt", "tokenizer.json"):
         (tmp_path / name).touch()
     check_weights(tmp_path, "x", allow_pickle_formats=False)
-    (tmp_path / "pytorch_model.bin").touch()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"weights")
     with pytest.raises(UserError, match="pytorch_model.bin is a pickle"):
         check_weights(tmp_path, "x", allow_pickle_formats=False)
-    (tmp_path / "model.safetensors").touch()  # which is preferred
+    (tmp_path / "model.safetensors").write_bytes(b"weights")  # which is preferred
     check_weights(tmp_path, "x", allow_pickle_formats=False)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_that_are_not_there_yet(tmp_path: Path, name: str, allowed: bool) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n")
+    for place in (tmp_path, tmp_path / name):
+        with pytest.raises(UserError, match=rf"^x: .*{name} is a pointer of Git LFS, .*`git lfs pull`"):
+            check_weights(place, "x", allowed)
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=f"{name} is empty: fetch it again"):
+        check_weights(tmp_path, "x", allowed)
+
+
+def test_a_policys_weights_that_do_not_fit_are_one_line(tiny_llm: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_llm, tmp_path / "llm"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with pytest.raises(
+        UserError, match=r"its weights hold 'model\.layers\.1\..*', a layer more than its config\.json says"
+    ):
+        load_base(str(folder))
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+    with pytest.raises(
+        UserError, match=r"'model\.layers\.0\..*' has the shape \(.*\) in the file and \(.*\) in the model"
+    ):
+        load_base(str(folder))
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][0] = float("inf")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"the weight 'model\.norm\.weight' is not finite: it is damaged"):
+        load_base(str(folder))
 
 
 def test_policies(tiny_llm: Path, arguments: Arguments, tmp_path: Path, refused: Callable[[list[str]], str]) -> None:

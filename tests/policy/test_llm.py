@@ -162,7 +162,7 @@ def test_a_model_without_its_head_is_refused(tiny_llm: Path, tmp_path: Path) -> 
     from transformers import AutoModel
 
     AutoModel.from_pretrained(tiny_llm).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"1 of its weights are missing, lm_head.weight first: give a whole causal"):
+    with pytest.raises(UserError, match=r"1 weight is missing, 'lm_head.weight' first: give a whole causal"):
         policy.load_base(str(tmp_path))
 
 

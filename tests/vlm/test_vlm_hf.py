@@ -158,14 +158,16 @@ def test_missing_weights_are_no_random_weights(hf_folders: dict[str, Path], tmp_
     weights = load_file(folder / "model.safetensors")
     del weights["text_projection.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"1 weights are missing from the checkpoint, 'text_projection.weight' first"):
+    with pytest.raises(UserError, match=r"1 weight is missing, 'text_projection.weight' first: use a complete"):
         load_vlm(f"hf:{folder}")
 
 
 def test_weights_that_do_not_fit_or_are_damaged(hf_folders: dict[str, Path], tmp_path: Path) -> None:
     folder = _copy(hf_folders, tmp_path)
     _edit(folder / "config.json", projection_dim=25)
-    with pytest.raises(UserError, match="could not be loaded: "):
+    with pytest.raises(
+        UserError, match=r"'text_projection.weight' has the shape \(24, 32\) in the file and \(25, 32\) in the model"
+    ):
         load_vlm(f"hf:{folder}")
     _edit(folder / "config.json", projection_dim=24)
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
@@ -204,3 +206,108 @@ def test_processor_without_images(hf_folders: dict[str, Path], monkeypatch: pyte
     monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda *_, **__: tokenizer)
     with pytest.raises(UserError, match="no tokenizer and image processor in one"):
         load_vlm(f"hf:{hf_folders['clip']}")
+
+
+def _edit_weights(folder: Path, change: Any) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = change(load_file(folder / "model.safetensors"))
+    save_file(
+        {name: value.contiguous() for name, value in weights.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+
+
+TOKENS = "text_model.embeddings.token_embedding.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: {f"module.{k}": v for k, v in w.items()}, "78 weights are missing, .*: their names begin with 'module.'"),
+        (lambda w: w | {"text_model.encoder.layers.2.mlp.fc1.weight": torch.zeros(37, 32)}, "a layer more than its config"),
+        (lambda w: w | {TOKENS: w[TOKENS].index_fill(0, torch.tensor([50]), torch.nan)}, f"the weight '{TOKENS}' is not finite"),
+        (lambda w: w | {"logit_scale": torch.tensor(200.0)}, "has a logit scale of inf"),
+        (lambda w: w | {"text_projection.weight": torch.zeros(24, 32)}, "the embedding of the text 'a cat' is no unit vector"),
+    ],
+)  # fmt: skip
+def test_weights_of_another_kind_are_one_line(
+    hf_folders: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], change: Any, message: str
+) -> None:
+    folder = _copy(hf_folders, tmp_path)
+    _edit_weights(folder, change)
+    with pytest.raises(UserError, match=message):
+        load_vlm(f"hf:{folder}")
+    assert "LOAD REPORT" not in capfd.readouterr().err
+
+
+def test_weights_that_are_not_used_are_said_and_those_in_half_precision_are_read(
+    hf_folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = _copy(hf_folders, tmp_path)
+    _edit_weights(folder, lambda w: {k: v.half() for k, v in w.items()} | {"head.weight": torch.zeros(2)})
+    reference = load_vlm(f"hf:{hf_folders['clip']}").encode_texts(["an owl"])
+    assert torch.allclose(load_vlm(f"hf:{folder}").encode_texts(["an owl"]), reference, atol=1e-3)
+    assert "1 weight is unknown to the model, 'head.weight' first; what is unknown is not used" in caplog.text
+
+
+def _config(folder: Path, part: str, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config[part] |= changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_wrong_end_token_would_give_all_texts_one_embedding(hf_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = _copy(hf_folders, tmp_path)
+    _config(folder, "text_config", eos_token_id=7)
+    with pytest.raises(UserError, match=r"'a cat' and the text 'a dog' have the same embedding: .*eos_token_id"):
+        load_vlm(f"hf:{folder}")
+
+
+def test_a_tokenizer_of_another_model_is_refused(hf_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = _copy(hf_folders, tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["zz</w>"] = 99  # which none of the self-test's texts has
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match="its tokenizer has tokens up to number 99, the model 54 embeddings"):
+        load_vlm(f"hf:{folder}")
+
+
+@pytest.mark.parametrize("limit", [7.5, 0, 2, "many"])
+def test_a_length_that_leaves_no_room_is_refused(hf_folders: dict[str, Path], tmp_path: Path, limit: Any) -> None:
+    folder = _copy(hf_folders, tmp_path)
+    _edit(folder / "tokenizer_config.json", model_max_length=limit)
+    with pytest.raises(UserError, match=rf"model_max_length={limit!r} .* is no number of tokens above the 2"):
+        load_vlm(f"hf:{folder}")
+
+
+def test_a_folder_of_another_kind_names_the_right_form(hf_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = _copy(hf_folders, tmp_path)
+    with pytest.raises(UserError, match=r"model.safetensors' is a file: name its folder"):
+        load_vlm(f"hf:{folder}/model.safetensors")
+    with pytest.raises(UserError, match=rf"it holds a model of transformers: use `hf:{folder}`"):
+        load_vlm(f"open_clip:local-dir:{folder}")
+    (folder / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"clip/tokenizer.json is damaged: Expecting property name"):
+        load_vlm(f"hf:{folder}")
+    (folder / "model.safetensors").rename(folder / "clip.safetensors")
+    with pytest.raises(
+        UserError, match="has no `model.safetensors`: it holds `clip.safetensors`, which has to be called"
+    ):
+        load_vlm(f"hf:{folder}")
+    (folder / "clip.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").touch()
+    with pytest.raises(UserError, match="it holds an adapter alone: merge it into its model"):
+        load_vlm(f"hf:{folder}")
+    (folder / "config.json").rename(folder / "open_clip_config.json")
+    with pytest.raises(UserError, match=rf"it holds a model of open_clip: use `open_clip:local-dir:{folder}`"):
+        load_vlm(f"hf:{folder}")
+
+
+def test_a_model_that_gives_a_vector_for_each_token_is_one_line(hf_folders: dict[str, Path]) -> None:
+    vlm: Any = load_vlm(f"hf:{hf_folders['clip']}")
+    vlm._model.get_text_features = lambda **inputs: torch.ones(*inputs["input_ids"].shape, 24)
+    with pytest.raises(ValueError, match=r"it gives no vector for each, but the shape \(1, 4, 24\)"):
+        vlm.encode_texts(["ab"])

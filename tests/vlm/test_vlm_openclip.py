@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -128,7 +129,7 @@ def test_a_text_tower_that_fails_in_open_clip_is_seen_at_load(hf_text_folder: Pa
     config = json.loads((folder / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"]["hf_pooler_type"] = "max_pooler"  # whose mask is of the wrong type there
     (folder / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"fails its self-test .*: it cannot encode them \(RuntimeError: masked_fill"):
+    with pytest.raises(UserError, match=r"fails its self-test .*: it cannot encode texts \(RuntimeError: masked_fill"):
         _load(folder)
 
 
@@ -203,7 +204,7 @@ def test_folder_errors(open_clip_folders: dict[str, Path], tmp_path: Path) -> No
         load_vlm(spec)
     (folder / "open_clip_model.safetensors").write_bytes(weights)
     _edit(folder, "model_cfg", embed_dim=13)
-    with pytest.raises(UserError, match=r"could not be loaded: .*size mismatch"):
+    with pytest.raises(UserError, match=r"could not be loaded: 'text_projection' has the shape \(16, 12\) in the file"):
         load_vlm(spec)
     _edit(folder, "model_cfg", embed_dim=12, text_cfg={"hf_tokenizer_name": "some/tokenizer"})
     with pytest.raises(UserError, match=r"has no `tokenizer.json`: save the tokenizer there"):
@@ -226,7 +227,7 @@ def test_incomplete_weights_are_no_random_weights(open_clip_folders: dict[str, P
     weights = load_file(folder / "open_clip_model.safetensors")
     del weights["ln_final.weight"]
     save_file(weights, folder / "open_clip_model.safetensors")
-    with pytest.raises(UserError, match=r"could not be loaded: .*Missing key.*ln_final\.weight"):
+    with pytest.raises(UserError, match=r"could not be loaded: 1 weight is missing, 'ln_final\.weight' first"):
         load_vlm(f"open_clip:local-dir:{folder}")
 
 
@@ -265,25 +266,135 @@ def test_model_name_with_slash_and_weights_from_a_file(tmp_path: Path, monkeypat
     assert back_end._known_model(f"ViT-B-32/{weights}", "spec") == ("ViT-B-32", str(weights))
 
 
-def test_built_in_model_with_weights_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "configs").mkdir()
-    vision = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    config = {"embed_dim": 12, "vision_cfg": vision, "text_cfg": text}
-    (tmp_path / "configs" / "tiny.json").write_text(json.dumps(config))
-    open_clip.add_model_config(tmp_path / "configs")
+TINY: dict[str, Any] = {
+    "embed_dim": 12,
+    "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights of `tiny`, which is then a built-in model, as is `tiny-quickgelu`."""
+    folder = tmp_path_factory.mktemp("configs")
+    for name, more in (("tiny", {}), ("tiny-quickgelu", {"quick_gelu": True})):
+        (folder / f"{name}.json").write_text(json.dumps(TINY | more))
+    open_clip.add_model_config(folder)
+    return _weights()
+
+
+def _weights(**parts: dict[str, Any]) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    torch.save(open_clip.CLIP(**config).state_dict(), tmp_path / "weights.pt")
+    model = open_clip.CLIP(**(TINY | {name: TINY[name] | changes for name, changes in parts.items()}))
+    return {name: value.contiguous() for name, value in model.state_dict().items()}
+
+
+def test_built_in_model_with_weights_from_a_file(
+    tiny: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(tiny, tmp_path / "weights.pt")
     spec = f"open_clip:tiny/{tmp_path}/weights.pt"
     with pytest.raises(UserError, match=rf"^vlm '{spec}': {tmp_path}/weights\.pt is a pickle"):
         load_vlm(spec)
     vlm = load_vlm(spec, allow_pickle_formats=True)
     assert (vlm.dim, vlm.max_text_tokens) == (12, 77)
-    save_file(torch.load(tmp_path / "weights.pt"), tmp_path / "weights.safetensors")
+    save_file(tiny, tmp_path / "weights.safetensors")
     assert load_vlm(f"open_clip:tiny/{tmp_path}/weights.safetensors").fingerprint == vlm.fingerprint
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_vlm("open_clip:tiny/~/weights.safetensors").fingerprint == vlm.fingerprint
+    torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in tiny.items()}}, tmp_path / "t.pt")
+    assert load_vlm(f"open_clip:tiny/{tmp_path}/t.pt", allow_pickle_formats=True).fingerprint == vlm.fingerprint
     (tmp_path / "weights.pt").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match="could not be loaded: "):
+    with pytest.raises(UserError, match="could not be loaded: it is no file of weights"):
         load_vlm(spec, allow_pickle_formats=True)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        (
+            "vision_cfg",
+            {"image_size": 32},
+            r"images of another size \(visual.positional_embedding: 17 positions, here 5\)",
+        ),
+        (
+            "text_cfg",
+            {"context_length": 32},
+            r"texts of another length \(positional_embedding: 32 positions, here 77\)",
+        ),
+        (
+            "text_cfg",
+            {"layers": 2},
+            "12 weights are unknown to the model, 'transformer.resblocks.1.attn.in_proj_bias' first",
+        ),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_of_another_model_are_refused(
+    tiny: dict[str, torch.Tensor], tmp_path: Path, part: str, changes: dict[str, Any], message: str, suffix: str
+) -> None:
+    """open_clip stretches the positions of another image size or context length until they fit, and says nothing."""
+    file, weights = tmp_path / f"w{suffix}", _weights(**{part: changes})
+    _ = save_file(weights, file) if suffix == ".safetensors" else torch.save({"state_dict": weights}, file)
+    with pytest.raises(UserError, match=message):
+        load_vlm(f"open_clip:tiny/{file}", allow_pickle_formats=True)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (lambda w: {"model": w}, "the weights lie under 'model', save that alone"),
+        (lambda w: {f"model.{k}": v for k, v in w.items()}, "their names begin with 'model.', save them without it"),
+        (lambda w: {"text_model.x": torch.zeros(1)}, "these are names of transformers, use `hf:FOLDER`"),
+        (lambda w: {k: v for k, v in w.items() if "visual" not in k}, "20 weights are missing, 'visual.class_embedding'"),
+        (lambda w: {"state_dict": w, "lr": np.float64(1)}, r"holds more than weights \(numpy.*scalar\): save the weights"),
+        (lambda w: [1, 2], "it is no file of weights by their names"),
+        (lambda w: w | {"token_embedding.weight": w["token_embedding.weight"].index_fill(0, torch.tensor([9]), torch.nan)},
+         "the weight 'token_embedding.weight' is not finite: it is damaged"),
+    ],
+)  # fmt: skip
+def test_what_a_file_holds_instead_of_weights_is_one_line(
+    tiny: dict[str, torch.Tensor], tmp_path: Path, wrap: Any, message: str
+) -> None:
+    torch.save(wrap(tiny), tmp_path / "w.pt")
+    with pytest.raises(UserError, match=message) as caught:
+        load_vlm(f"open_clip:tiny/{tmp_path}/w.pt", allow_pickle_formats=True)
+    assert len(str(caught.value)) < 400
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's tracer has many
+def test_a_torchscript_archive_names_the_cure(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """OpenAI's weights come as such."""
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "ViT.pt")
+    with pytest.raises(UserError, match=r"it is a TorchScript archive, as OpenAI publishes its weights: save the"):
+        load_vlm(f"open_clip:tiny/{tmp_path}/ViT.pt?pretrained_cfg=openai", allow_pickle_formats=True)
+
+
+def test_files_that_are_not_there_are_said_not_to_be(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    for model in ("tiny", "ViT-B-32"):
+        with pytest.raises(UserError, match=rf"there is no file '{tmp_path}/w.pt': check the path"):
+            load_vlm(f"open_clip:{model}/{tmp_path}/w.pt")
+    with pytest.raises(UserError, match=rf"is a folder: name a file in it, or `open_clip:local-dir:{tmp_path}`"):
+        load_vlm(f"open_clip:tiny/{tmp_path}")
+    with pytest.raises(UserError, match=r"\?quickgelu= is for weights in a file, a tag says it itself: leave it out"):
+        load_vlm("open_clip:ViT-B-32/openai?quickgelu=false")
+
+
+def test_a_folder_that_leaves_something_open_is_said(
+    open_clip_folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = _copy(open_clip_folders, tmp_path)
+    _load(folder)
+    assert not caplog.messages
+    _edit(folder, "preprocess_cfg", mean=[0.5] * 3)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config["model_cfg"]}))
+    shutil.copy(folder / "open_clip_model.safetensors", folder / "epoch_1.safetensors")
+    (folder / "open_clip_model.safetensors").rename(folder / "epoch_2.safetensors")
+    _load(folder)
+    assert "says nothing of the preprocessing" in caplog.text
+    assert "of several files with weights, epoch_1.safetensors is taken, not epoch_2.safetensors" in caplog.text
 
 
 def test_weights_of_a_folder_in_a_pickle_are_refused(open_clip_folders: dict[str, Path], tmp_path: Path) -> None:
@@ -395,11 +506,22 @@ def test_a_file_is_known_by_its_hash(
     assert not caplog.messages
 
 
+def test_quickgelu_in_the_models_name_settles_that_alone(
+    tiny: dict[str, torch.Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert file_options(tmp_path, "ViT-H-14-quickgelu")["force_quick_gelu"] is True
+    assert "published weights of ViT-H-14-quickgelu differ in preprocessing: taken are OpenAI's" in caplog.text
+    assert "?quickgelu" not in caplog.text
+    with pytest.raises(UserError, match="tiny-quickgelu has QuickGELU: for weights without, use tiny$"):
+        file_options(tmp_path, "tiny-quickgelu", quickgelu="false")
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
         ({"pretraind_cfg": "openai"}, "unknown option 'pretraind_cfg': there are pretrained_cfg and quickgelu"),
         ({"quickgelu": "yes"}, "quickgelu=yes is neither true nor false"),
+        ({"pretrained_cfg": ""}, "pretrained_cfg= is no tag of ViT-B-32: there are openai, "),
         ({"pretrained_cfg": "laion"}, "pretrained_cfg=laion is no tag of ViT-B-32: there are openai, "),
     ],
 )
