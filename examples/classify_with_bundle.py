@@ -11,6 +11,7 @@ of one sub-folder a class, accuracy is printed too.
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +49,64 @@ def on_white(path: Path) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
+def read(bundle: Path, name: str, without: str) -> Path:
+    """A file of the bundle; where it has none, ValueError says what to do `without` it."""
+    if not (bundle / name).is_file():
+        raise ValueError(f"{bundle} holds no {name}: {without}")
+    return bundle / name
+
+
 @torch.no_grad()
+def classifier(bundle: Path, encode_texts: Callable[[list[str]], torch.Tensor] | None) -> torch.Tensor:
+    """Weights (D, C): those in the bundle, or for each class the normalised mean of its texts' unit embeddings."""
+    if encode_texts is None:
+        return load_file(read(bundle, "classifier.safetensors", "compute the weights from its texts with --texts"))[
+            "weight"
+        ]
+    texts = json.loads(read(bundle, "descriptions.json", "export descriptions with it").read_text("utf-8"))
+    return normalize(torch.stack([normalize(encode_texts(t), dim=-1).mean(0) for t in texts.values()], dim=1), dim=0)
+
+
+@torch.no_grad()
+def classify(arguments: argparse.Namespace) -> None:
+    """Print the class of each image, and the accuracy where folders are called as classes are."""
+    bundle, images = arguments.bundle, arguments.images
+    names = [
+        entry["class_name"]
+        for entry in json.loads(
+            read(bundle, "classes.json", "`ex2 export` writes a folder with one").read_text("utf-8")
+        )
+    ]
+    paths = sorted(path for path in (images, *images.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        raise ValueError(f"{images} holds no image ({', '.join(sorted(SUFFIXES))})")
+    encode_images, encode_texts = load(arguments.model, arguments.pretrained)
+    weight = classifier(bundle, encode_texts if arguments.texts else None).cpu()
+    made_with = json.loads(read(bundle, "manifest.json", "export it again").read_text("utf-8"))["classifier"]
+    if not arguments.texts and made_with:
+        print(f"The weights were made with {made_with['vlm']}.", file=sys.stderr)
+
+    correct = []
+    for path in paths:
+        try:
+            picture = on_white(path)
+        except (OSError, ValueError, SyntaxError) as error:  # as Pillow has it for damaged files
+            print(f"{path}: {error}", file=sys.stderr)
+            continue
+        image = normalize(encode_images([picture]), dim=-1).cpu()
+        if image.shape[1] != weight.shape[0]:
+            raise ValueError(
+                f"--model {arguments.model} has {image.shape[1]} dimensions, the weights {weight.shape[0]}: use --texts"
+            )
+        guess = names[int((image @ weight).argmax())]
+        print(path, guess, sep="\t")
+        label = path.parent.name.replace("_", " ")
+        if label in names:
+            correct.append(label == guess)
+    if correct:
+        print(f"accuracy: {sum(correct)} of {len(correct)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
@@ -57,26 +115,10 @@ def main() -> None:
     parser.add_argument("--pretrained", help="its pretrained tag or file")
     parser.add_argument("--texts", action="store_true", help="compute the weights from descriptions.json")
     arguments = parser.parse_args()
-
-    encode_images, encode_texts = load(arguments.model, arguments.pretrained)
-    names = [entry["class_name"] for entry in json.loads((arguments.bundle / "classes.json").read_text("utf-8"))]
-    if arguments.texts:  # for each class the normalised mean of its texts' unit embeddings, as (D, C)
-        texts_by_class = json.loads((arguments.bundle / "descriptions.json").read_text("utf-8"))
-        means = [normalize(encode_texts(texts), dim=-1).mean(dim=0) for texts in texts_by_class.values()]
-        weight = normalize(torch.stack(means, dim=1), dim=0)
-    else:
-        weight = load_file(arguments.bundle / "classifier.safetensors")["weight"]
-
-    correct = []
-    for path in sorted(path for path in arguments.images.rglob("*") if path.suffix.lower() in SUFFIXES):
-        image = normalize(encode_images([on_white(path)]), dim=-1).cpu()
-        guess = names[int((image @ weight.cpu()).argmax())]
-        print(path, guess, sep="\t")
-        label = path.parent.name.replace("_", " ")
-        if label in names:
-            correct.append(label == guess)
-    if correct:
-        print(f"accuracy: {sum(correct)} of {len(correct)}")
+    try:
+        classify(arguments)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        parser.error(" ".join(str(error).split()))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from ex2.analysis.findings import (
 from ex2.analysis.study import Study
 from ex2.analysis.verdict import verdict
 from ex2.base.errors import UserError
+from ex2.base.shown import portable
 from ex2.stats.crossed import MOST_RUNS, Crossed, between, over_runs, with_common_spread
 from ex2.stats.intervals import bracket, holm
 from ex2.texts.categories import ALL_TAGS, CATEGORIES
@@ -316,7 +317,9 @@ def _unequal(sides: Mapping[str, Sequence[Study]]) -> list[str]:
     for fact in HELD_EQUAL:
         values = {name: own.get(fact, "not known") for name, own in facts.items()}
         if len({str(value) for value in values.values()}) > 1:
-            shown = ", ".join(f"{value} ({name})" for name, value in values.items())
+            names = {name: portable(str(value)) for name, value in values.items()}
+            shown = ", ".join(f"{value} ({name})" for name, value in names.items())
+            shown += " in different places" * (len(set(names.values())) == 1)
             warnings.append(f"{fact} is not the same: {shown}. A difference need not be the VLM's.")
     for name, own in sides.items():
         seeds = [str(study.summary["meta"].get("seed", "not known")) for study in own]

@@ -20,6 +20,18 @@ def looks_like_path(name: str) -> bool:
     return name.startswith(("/", ".", "~")) or name.count("/") > 1
 
 
+def is_repository(name: str) -> bool:
+    """Whether `name` can be a hub repository with its owner: ``OWNER/NAME``, each of letters, digits, `-`, `_` and `.`."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name and not looks_like_path(name)
+
+
 def require_repository(repo_id: str, wanted_by: str, cure: str, *filenames: str) -> bool:
     """Make sure that a hub repository can be read; fails within seconds where downloads retry for minutes.
 
@@ -111,7 +123,8 @@ def licence_of(base: str) -> str | None:
         fields = metadata_load(card) if isinstance(card, (str, Path)) and Path(card).is_file() else None
     except (ValueError, yaml.YAMLError):  # a folder that is gone is no hub id either; or a damaged card
         return None
-    return str(fields["license"]) if fields and "license" in fields else None
+    said = (fields or {}).get("license")
+    return said if isinstance(said, str) else None  # YAML takes `no` for a boolean, and some cards list several
 
 
 def push_folder(

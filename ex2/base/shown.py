@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -33,6 +34,11 @@ def _hidden(character: str) -> bool:
 def say(text: str = "") -> None:
     """Print text that may hold foreign parts."""
     print(printable(text))
+
+
+def shell_line(*words: str | os.PathLike[str]) -> str:
+    """A command as a shell takes it: words with blanks or quotes are quoted."""
+    return shlex.join(str(word) for word in words)
 
 
 def gap() -> None:

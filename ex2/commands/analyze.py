@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.folders import being_written, output_folder
-from ex2.base.shown import printable, say
+from ex2.base.shown import printable, say, shell_line
 from ex2.commands.common import bank_options, check_fetched, fetch_option, open_scorer
 
 if TYPE_CHECKING:
@@ -234,7 +234,8 @@ def _descriptions_in(run_folder: Path) -> Path:
         if (run_folder / name).is_file():
             return run_folder / name
     raise UserError(
-        f"{run_folder} holds no {_DESCRIPTIONS[0]}: run `ex2 generate {run_folder} --out {run_folder / _DESCRIPTIONS[0]}` first."
+        f"{run_folder} holds no {_DESCRIPTIONS[0]}: run "
+        f"`{shell_line('ex2', 'generate', run_folder, '--out', run_folder / _DESCRIPTIONS[0])}` first."
     )
 
 

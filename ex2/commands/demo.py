@@ -12,7 +12,7 @@ from ex2.base.errors import UserError
 from ex2.base.files import from_home
 from ex2.base.locks import alone_at
 from ex2.base.progress import announce
-from ex2.base.shown import say
+from ex2.base.shown import say, shell_line
 from ex2.commands.common import check_fetched, fetch_option, pickle_option
 
 _HERE = "127.0.0.1"
@@ -65,7 +65,8 @@ def run(arguments: argparse.Namespace) -> None:
         with alone_at(out, "--space"):
             write_space(folder, out, require_gradio().__version__)
         say(
-            f"Wrote {out}. Try it: `cd {out} && python app.py`. Publish it: `hf upload ME/DEMO {out} --repo-type space`."
+            f"Wrote {out}. Try it: `{shell_line('cd', out)} && python app.py`. Publish it: "
+            f"`{shell_line('hf', 'upload', 'ME/DEMO', out, '--repo-type', 'space')}`."
         )
         return
     _check_fetched(arguments, folder)

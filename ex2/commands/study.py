@@ -19,7 +19,7 @@ from ex2.base.folders import unfinished
 from ex2.base.locks import alone_at
 from ex2.base.progress import announce
 from ex2.base.shipped import shipped
-from ex2.base.shown import gap, listed, say
+from ex2.base.shown import gap, listed, say, shell_line
 from ex2.commands.analyze import say_examples
 from ex2.commands.train import training_line
 from ex2.options.recorded import read_settings
@@ -305,5 +305,7 @@ def _say_answer(folder: Path, tables: Mapping[str, Path]) -> None:
     count = len(found["warnings"])
     warned = f", with {count} warning{'s' * (count > 1)}" if count else ""
     more = [folder / "before_after.md", *(table.with_name("report.html") for table in tables.values())]
-    say(f"Report{warned}: {report}; more: {listed([str(path) for path in more])}. Next: `ex2 view {folder}` for all samples, "
-        f"`ex2 export {folder} --descriptions {folder / ALIGNED_TEXTS} --out bundle` for other libraries.")  # fmt: skip
+    look = shell_line("ex2", "view", folder)
+    export = shell_line("ex2", "export", folder, "--descriptions", folder / ALIGNED_TEXTS, "--out", "bundle")
+    say(f"Report{warned}: {report}; more: {listed([str(path) for path in more])}. Next: `{look}` for all samples, `{export}` for "
+        "other libraries.")  # fmt: skip

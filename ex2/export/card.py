@@ -32,7 +32,7 @@ def bundle_card(facts: dict[str, Any], records: Sequence[Description]) -> str:
         dataset=dataset["name"],
         hub_dataset=dataset.get("hub_id"),
         language=facts.get("language"),
-        reports={"as written": metrics["before_after"], NAMELESS: metrics.get(NAMELESS, {})},
+        reports={"as written": metrics["before_after"], "without the class name": metrics.get(NAMELESS, {})},
         accuracy=metrics.get("accuracy", {}),
     )
     name, vlm, base_name = (markdown(text) for text in (facts["name"], facts["vlm"]["name"], base["name"]))

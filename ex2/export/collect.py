@@ -14,7 +14,7 @@ from ex2.base.embedded_llm import public_name
 from ex2.base.errors import UserError
 from ex2.base.files import read_json, shaped_as_written
 from ex2.base.hub import licence_of
-from ex2.base.shown import portable
+from ex2.base.shown import portable, shell_line
 from ex2.export.bundle import ADAPTER
 from ex2.export.formats import check_coverage
 from ex2.options.ex2_options import EX2Config
@@ -98,7 +98,7 @@ def _facts(run: Path, policy: PolicySource, environment: dict[str, Any], dataset
         "language": language_of(settings.get("questions")),
         "training": {
             "algorithm": _text(environment["algorithm"]),
-            **{name: settings[name] for name in _TRAINING if name in settings},
+            **{name: _without_path(settings[name]) for name in _TRAINING if name in settings},
         },
         "generation": {
             "prompt_format": settings.get("prompt_format", defaults.prompt_format),
@@ -137,9 +137,9 @@ def run_descriptions(
         UserError: No such file, descriptions of other classes or by another policy, or a class without any.
     """
     if not path.is_file():
+        write = shell_line("ex2", "generate", policy.name, "--out", path)
         raise UserError(
-            f"{option} {path} is no file: write one with `ex2 generate {policy.name} --out {path}`, or leave the "
-            "descriptions out (--no_descriptions)."
+            f"{option} {path} is no file: write one with `{write}`, or leave the descriptions out (--no_descriptions)."
         )
     records = read_descriptions(path, class_names)
     for record in records:
@@ -183,6 +183,10 @@ def _top1(results: Mapping[str, Any], names: str, vlm_fingerprint: str) -> dict[
         return {}
     rows = {row["system"]: float(row["top1"]) for row in results["systems"]}
     return {f"descriptions {names} the class name": rows["aligned"], "class name": rows["class_name"]}
+
+
+def _without_path(value: Any) -> Any:
+    return portable(value) if isinstance(value, str) else value
 
 
 def _text(value: Any) -> str:

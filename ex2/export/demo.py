@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.errors import UserError
 from ex2.base.folders import is_empty
-from ex2.base.hub import looks_like_path
+from ex2.base.hub import is_repository
 from ex2.base.shown import markdown, printable
 from ex2.export.bundle import read_bundle
 from ex2.export.folder import new_folder
@@ -254,7 +254,7 @@ def _space_card(facts: dict[str, Any], gradio_version: str) -> str:
         "python_version": f"{sys.version_info.major}.{sys.version_info.minor}",
         "app_file": "app.py",
         **({"license": base["licence"]} if base["licence"] else {}),
-        **({} if looks_like_path(base["name"]) or "/" not in base["name"] else {"models": [base["name"]]}),
+        **({"models": [base["name"]]} if is_repository(base["name"]) else {}),
     }
     return (
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n# {markdown(name)}\n\n"

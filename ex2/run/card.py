@@ -8,7 +8,7 @@ from typing import Any
 
 from ex2.base.embedded_llm import public_name
 from ex2.base.files import read_json
-from ex2.base.hub import licence_of
+from ex2.base.hub import is_repository, licence_of
 from ex2.base.shown import markdown, portable
 from ex2.options.recorded import read_settings
 from ex2.options.run_options import RunOptions
@@ -37,7 +37,7 @@ def front_matter(
 
     Args:
         name: Of the model.
-        base: Base model, as others know it.
+        base: Base model, as others know it; the hub takes no other name than that of a repository.
         algorithm: ``ppo``, ``grpo`` or ``rloo``.
         licence: Of the base model, which its adapter is under as well; None: not known.
         dataset: Name of the images.
@@ -64,7 +64,7 @@ def front_matter(
         if report
     ] + [result("accuracy", f"held-out top-1, {way}", value) for way, value in accuracy.items()]
     data = ModelCardData(
-        base_model=base,
+        base_model=base if is_repository(base) else None,
         license=licence,
         datasets=[hub_dataset] if hub_dataset else None,
         language=language,
@@ -134,7 +134,7 @@ def run_card(folder: Path) -> str:
         dataset=portable(environment["dataset"]),
         hub_dataset=hub_id(environment["dataset"]),
         language=language_of(config.get("questions")),
-        reports={"as written": numbers, NAMELESS: numbers.get(NAMELESS, {})},
+        reports={"as written": numbers, "without the class name": numbers.get(NAMELESS, {})},
         accuracy={},
     )
     result = (

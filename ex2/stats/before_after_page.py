@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ex2.base.files import to_json, write_atomically
-from ex2.base.shown import markdown
+from ex2.base.shown import markdown, portable
 from ex2.stats.before_after import IMAGE_SETS, SYSTEM_ORDER, Advantage, Summary, SystemSummary, level_of, outcome
 from ex2.stats.plots import before_after_png
 
@@ -72,6 +72,10 @@ def _fact(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else markdown(str(value))
 
 
+def _without_path(key: str, value: Any) -> Any:
+    return portable(value) if key in ("vlm", "dataset", "model") and isinstance(value, str) else value
+
+
 def to_markdown(summary: Summary) -> str:
     """The report as Markdown: table, paired differences, warnings, examples, monitors, facts about the run."""
     warnings = [f"- {markdown(warning)}" for warning in summary.warnings] or ["None."]
@@ -109,7 +113,10 @@ def to_markdown(summary: Summary) -> str:
         table = ["| monitor | first | last |", "| :- | -: | -: |", *map(_markdown_row, rows)]
         parts += ["## Training monitors", "\n".join(table)]
     if summary.meta:
-        parts += ["## Run", "\n".join(f"- {markdown(key)}: {_fact(value)}" for key, value in summary.meta.items())]
+        parts += [
+            "## Run",
+            "\n".join(f"- {markdown(key)}: {_fact(_without_path(key, value))}" for key, value in summary.meta.items()),
+        ]
     return "\n\n".join(parts) + "\n"
 
 

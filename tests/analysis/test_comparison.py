@@ -140,6 +140,15 @@ def test_what_is_not_equal_is_warned_of(runs: dict[str, list[Study]]) -> None:
     assert any(
         warning.startswith("judge is not the same: none (a, run 1), none (a, run 2), other (b)") for warning in warnings
     )
+    a, b = runs["a"][0], runs["b"][0]
+    moved = [
+        replace(s, summary=s.summary | {"meta": s.summary["meta"] | {"dataset": f"folder:/{n}/birds"}})
+        for n, s in (("x", a), ("y", b))
+    ]
+    warnings += compare({"a": moved[0], "b": moved[1]}).warnings
+    assert any(
+        "dataset is not the same: folder:birds (a), folder:birds (b) in different places." in w for w in warnings
+    )
     assert any(warning.startswith("Runs of a share a seed (0, 0)") for warning in warnings)
     assert not any(warning.startswith("seed") for warning in warnings)  # runs differ in it on purpose
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import shlex
 import unicodedata
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from ex2.base.shown import markdown, printable, say, to_csv
+from ex2.base.shown import markdown, printable, say, shell_line, to_csv
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,9 @@ def test_no_cell_is_a_formula() -> None:
     back = pd.read_csv(io.BytesIO(to_csv(pd.DataFrame({"text": texts, "n": -1.5}))), keep_default_na=False)
     assert back["text"].tolist() == ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "[U+0009]x", "[U+000D]x", "plain", "a=b", ""]
     assert back["n"].tolist() == [-1.5] * len(texts)
+
+
+def test_a_command_that_is_printed_runs_as_it_stands() -> None:
+    words = ["ex2", "view", Path('runs/it\'s: "here" $HOME #2')]
+    assert shlex.split(shell_line(*words)) == list(map(str, words))
+    assert shell_line("ex2", "view", "runs/quickstart") == "ex2 view runs/quickstart"

@@ -386,11 +386,13 @@ def test_the_head_of_a_card_is_what_the_hub_reads(bundle: Bundle) -> None:
     }
     assert measured == {
         ("uoft-cs/cifar100", "cosine_similarity", "held-out cosine, as written"): 0.2346,
-        ("uoft-cs/cifar100", "cosine_similarity", "held-out cosine, nameless"): 0.2346,
+        ("uoft-cs/cifar100", "cosine_similarity", "held-out cosine, without the class name"): 0.2346,
         ("uoft-cs/cifar100", "accuracy", "held-out top-1, class name"): 0.625,
     }
     assert hub_id("hf:uoft-cs/cifar100?label=fine_label") == "uoft-cs/cifar100"
     assert hub_id("folder:birds") is None
+    local = bundle_card(facts | {"base_model": {"name": "my 'llm'", "revision": "main", "licence": None}}, ())
+    assert "base_model" not in yaml.safe_load(local.split("---\n")[1])  # the hub refuses what is no repository
     assert (language_of("looks"), language_of("mine.txt")) == ("en", None)
 
 
@@ -404,6 +406,10 @@ def test_names_travel_without_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     assert portable("open_clip:local-dir:~/models/clip/") == "open_clip:local-dir:clip"
     assert portable("open_clip:ViT-B-32//data/private/w.pt") == "open_clip:ViT-B-32/w.pt"
+    assert portable("folder:/home/me/2026: spring/birds") == "folder:birds"
+    assert portable("folder:/home/me/a:b") == "folder:a:b"
+    assert portable("folder:/home/me/what?/birds") == "folder:what?/birds"
+    assert portable("hf:imagefolder:/home/me/birds") == "hf:imagefolder:birds"
     for name in (
         "pictogram",
         "hf:openai/clip-vit-base-patch32",
@@ -457,6 +463,8 @@ def test_models_that_do_not_compute_in_float64_are_merged_too(family: str, targe
     ("card", "licence"),
     [
         ("---\nlicense: mit\nlanguage: en\n---\n# A model\n", "mit"),
+        ("---\nlicense: no\n---\n", None),  # in YAML no word but `false`
+        ("---\nlicense: [mit, apache-2.0]\n---\n", None),
         ("---\nlanguage: en\n---\n", None),
         ("# No front matter\n---\nlicense: mit\n---\n", None),
         (None, None),

@@ -179,7 +179,7 @@ def test_the_example_knows_nothing_of_ex2() -> None:
     modules = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
     modules |= {str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom)}
     assert {name.partition(".")[0] for name in modules} == {
-        "PIL", "argparse", "collections", "json", "open_clip", "pathlib", "safetensors", "torch",
+        "PIL", "argparse", "collections", "json", "open_clip", "pathlib", "safetensors", "sys", "torch",
     }  # fmt: skip
     inner = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node not in tree.body]
     assert [node.module for node in inner] == ["ex2"]
@@ -227,3 +227,72 @@ def test_the_example_classifies(
     correct = sum(Path(line).parent.name.replace("_", " ") == line.partition("\t")[2] for line in lines)
     assert accuracy == f"accuracy: {correct} of 24"
     assert correct > 12  # by chance 6
+
+
+@pytest.mark.parametrize(
+    ("without", "options", "message"),
+    [
+        (
+            ["classifier.safetensors"],
+            [],
+            "holds no classifier.safetensors: compute the weights from its texts with --texts",
+        ),
+        (["descriptions.json"], ["--texts"], "holds no descriptions.json: export descriptions with it"),
+        (["classes.json"], [], "holds no classes.json: `ex2 export` writes a folder with one"),
+        ([], ["--images"], "holds no image (.jpeg, .jpg, .png, .webp)"),
+        ([], ["--model", "ViT-X"], "ViT-X"),
+        (["weight"], [], "dimensions, the weights 3: use --texts"),
+    ],
+)
+def test_the_example_says_in_a_line_what_it_lacks(
+    four: Path,
+    open_clip_folder: Path,
+    class_folder: Path,
+    tmp_path: Path,
+    without: list[str],
+    options: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bundle = Path(shutil.copytree(four, tmp_path / "bundle"))
+    if without == ["weight"]:
+        save_file({"weight": torch.ones(3, 4)}, bundle / "classifier.safetensors")
+    else:
+        for name in without:
+            (bundle / name).unlink()
+    images = tmp_path / "pictures"
+    images.mkdir()
+    if options == ["--images"]:
+        options = []
+    else:
+        (images / "damaged.png").write_bytes(b"\x89PNG")
+        shutil.copy(next(class_folder.rglob("*.webp")), images)
+    model = ["--model", f"local-dir:{open_clip_folder}"]
+    monkeypatch.setattr("sys.argv", [str(EXAMPLE), str(bundle), str(images), *model, *options])
+    with quiet_root_logger(), pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert stop.value.code == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_the_example_passes_over_a_damaged_image_and_names_it(
+    four: Path,
+    open_clip_folder: Path,
+    class_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(next(class_folder.rglob("*.webp")), tmp_path)
+    (tmp_path / "damaged.png").write_bytes(b"\x89PNG")
+    monkeypatch.setattr(
+        "sys.argv", [str(EXAMPLE), str(four), str(tmp_path), "--model", f"local-dir:{open_clip_folder}"]
+    )
+    with quiet_root_logger():
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 1
+    assert "damaged.png: cannot identify image file" in printed.err
+    assert "The weights were made with pictogram." in printed.err  # as the fixture's facts say
