@@ -53,6 +53,8 @@ def unreadable(error: Exception, place: str | Path = "") -> str:
         missing, unexpected = (_quoted(text, kind) for kind in ("Missing", "Unexpected"))
         shapes = re.findall(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\) from .*?torch\.Size\((.*?)\)", text)
         return misfit(missing, unexpected, shapes) or reason(error)
+    if re.search(r"conversion of the weights|normal_kernel\w+. not implemented", text):  # of quantised ones
+        return "its quantised weights are incomplete, save or fetch them again"
     if isinstance(error, (StopIteration, KeyError, EOFError)) or re.search(
         "no attribute '(items|keys|startswith)'", text
     ):
@@ -160,10 +162,19 @@ def check_finite(model: Any, where: str) -> None:
     import torch
 
     for name, weight in model.named_parameters():
-        if weight.is_meta or not weight.numel() or not weight.is_floating_point() or weight.element_size() < 2:
-            continue  # elsewhere, sharded or quantised
-        low, high = weight.detach().aminmax()
-        if not (low.isfinite() and high.isfinite()):
+        for numbers in (weight.detach(), *_scales(weight)):
+            if numbers.is_meta or not numbers.numel() or not numbers.is_floating_point() or numbers.element_size() < 2:
+                continue  # elsewhere, sharded or quantised
+            low, high = numbers.aminmax()
+            if low.isfinite() and high.isfinite():
+                continue
             half = weight.dtype in (torch.float16, torch.bfloat16)
             cure = "load it in float32, or save it again" if half else "it is damaged, save or fetch it again"
             raise UserError(f"{where}: the weight {name!r} is not finite: {cure}.")
+
+
+def _scales(weight: Any) -> list[Any]:
+    """The numbers by which bitsandbytes multiplies what it has quantised."""
+    state = getattr(weight, "quant_state", None)
+    scales = [getattr(weight, "SCB", None), getattr(state, "absmax", None)]
+    return [scale for scale in (*scales, getattr(getattr(state, "state2", None), "absmax", None)) if scale is not None]

@@ -166,6 +166,31 @@ def test_a_model_without_its_head_is_refused(tiny_llm: Path, tmp_path: Path) -> 
         policy.load_base(str(tmp_path))
 
 
+@pytest.mark.filterwarnings("ignore")  # bitsandbytes has many on a CPU
+def test_a_base_in_four_bits_that_is_not_whole_is_refused(tiny_llm: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    AutoModelForCausalLM.from_pretrained(tiny_llm, quantization_config=four).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    layer = "model.layers.0.self_attn.q_proj.weight"
+
+    def refused(change: dict[str, torch.Tensor], message: str, *, without: str = "none") -> None:
+        kept = {name: value for name, value in (weights | change).items() if not name.startswith(without)}
+        save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(UserError, match=message):
+            policy.load_base(str(tmp_path))
+
+    refused({}, "1 weight is missing, 'lm_head.weight' first: give a whole causal", without="lm_head")
+    refused({}, "its quantised weights are incomplete, save or fetch them again", without=layer)
+    refused({}, "its quantised weights are incomplete, save or fetch them again", without=f"{layer}.absmax")
+    refused({f"{layer}.absmax": torch.full((16,), torch.nan)}, f"the weight '{layer}' is not finite: it is damaged")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert policy.load_base(str(tmp_path)).get_parameter(layer).dtype == torch.uint8
+
+
 def test_adapters_that_cannot_be_loaded(tiny_llm: Path, tmp_path: Path) -> None:
     model = policy.load_policy(ModelConfig(), str(tiny_llm))
     with pytest.raises(UserError, match="holds no adapter: adapter_config.json is missing"):
