@@ -38,9 +38,9 @@ def check_vlm(vlm: VLM, dtype: torch.dtype) -> None:
         raise UserError(
             f"vlm {vlm.name!r} has a logit scale of {vlm.logit_scale:g} and a bias of {vlm.logit_bias:g}: its weights are damaged"
         )
-    # Whatever of a long text is cut off, what is left of these two differs.
-    long = [f"a {animal} sat here " * (limit // 2 + 30) for animal in ("cat", "dog")]
-    texts = ["a cat", "a dog", *long, "", "a caf\u00e9, \u732b"]
+    # In two scripts, as a vocabulary may know one of them only. Of long texts, too, what is left differs, whatever is cut off.
+    short = ["a cat \u732b", "a dog \u72ac"]
+    texts = [*short, *(f"{text} sat here " * (limit // 2 + 30) for text in short), "", "a caf\u00e9"]
     images = [picture.convert("RGB") for picture in (Image.linear_gradient("L"), Image.new("L", (64, 48), 200))]
     _check_encoder(vlm, "text", vlm.encode_texts, texts, dtype, pairs=((0, 1), (2, 3)))
     _check_encoder(vlm, "image", vlm.encode_images, images, dtype, pairs=((0, 1),))
@@ -63,7 +63,8 @@ def _check_encoder(
     """Encode `items`, texts or images, of which each of `pairs` are two different ones."""
     try:
         together = encode(items, batch_size=len(items))
-        alone, again = (encode(items, batch_size=1) for _ in range(2))
+        alone = encode(items, batch_size=1)
+        again = encode(items[:1], batch_size=1)
         expected = (len(items), vlm.dim)
     except Exception as error:  # whatever it is, a run would meet it later
         raise _failed(vlm, f"it cannot encode {kind}s ({_told(error)})") from error
@@ -79,7 +80,7 @@ def _check_encoder(
             )
             what = "no unit vector" if bool(row.isfinite().all()) else f"not finite: {cure}"
             raise _failed(vlm, f"the embedding of {name} is {what}")
-    if (moved := float((alone - again).abs().max())) > _TOLERANCE[dtype]:
+    if (moved := float((alone[:1] - again).abs().max())) > _TOLERANCE[dtype]:
         raise _failed(vlm, f"the embedding of one {kind} is another each time (by {moved:.2g}): it draws at random")
     if (moved := float((together - alone).abs().max())) > _TOLERANCE[dtype]:
         raise _failed(vlm, f"the embedding of one {kind} depends on the {kind}s beside it (by {moved:.2g})")

@@ -75,9 +75,9 @@ def without_positions(texts: Sequence[str], rows: Tensor, _: int) -> Tensor:
         (lambda texts, rows, n: rows.flip(0) if n > 1 else rows, r"one text depends on the texts beside it \(by 0"),
         (lambda texts, rows, n: normalize(rows + torch.rand(4)), r"one text is another each time .*: it draws at random"),
         (lambda texts, rows, n: rows.masked_fill(empty(texts), torch.nan), r"the embedding of the text '' is not finite"),
-        (lambda texts, rows, n: rows * 2, r"the embedding of the text 'a cat' is no unit vector"),
+        (lambda texts, rows, n: rows * 2, r"the embedding of the text 'a cat 猫' is no unit vector"),
         (lambda texts, rows, n: rows[:, :3], r"embeddings of 6 texts have the shape \(6, 3\), not \(6, 4\)"),
-        (lambda texts, rows, n: rows[:1].expand(6, 4), r"the text 'a cat' and the text 'a dog' have the same embedding"),
+        (lambda texts, rows, n: rows[:1].expand(6, 4), r"the text 'a cat 猫' and the text 'a dog 犬' have the same embedding"),
     ],
 )  # fmt: skip
 def test_a_faulty_text_tower_is_one_line(spoil: Spoil, message: str) -> None:
@@ -110,7 +110,7 @@ def test_half_precision_that_overflows_names_the_cure() -> None:
     [
         ({"max_text_tokens": 0}, "says that it reads 0 tokens of a text, which is no whole number above 0"),
         ({"max_text_tokens": 7.5}, r"says that it reads 7\.5 tokens"),
-        ({"max_text_tokens": 1}, "the text 'a cat' and the text 'a dog' have the same embedding"),
+        ({"max_text_tokens": 1}, "the text 'a cat 猫' and the text 'a dog 犬' have the same embedding"),
         ({"logit_scale": float("inf")}, "has a logit scale of inf and a bias of 0: its weights are damaged"),
         ({"logit_bias": float("nan")}, r"has a logit scale of 14\.3 and a bias of nan"),
         ({"count_tokens": lambda texts: [10] * len(texts)}, "it counts 10 tokens in a text that is longer"),

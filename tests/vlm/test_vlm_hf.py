@@ -229,7 +229,7 @@ TOKENS = "text_model.embeddings.token_embedding.weight"
         (lambda w: w | {"text_model.encoder.layers.2.mlp.fc1.weight": torch.zeros(37, 32)}, "a layer more than its config"),
         (lambda w: w | {TOKENS: w[TOKENS].index_fill(0, torch.tensor([50]), torch.nan)}, f"the weight '{TOKENS}' is not finite"),
         (lambda w: w | {"logit_scale": torch.tensor(200.0)}, "has a logit scale of inf"),
-        (lambda w: w | {"text_projection.weight": torch.zeros(24, 32)}, "the embedding of the text 'a cat' is no unit vector"),
+        (lambda w: w | {"text_projection.weight": torch.zeros(24, 32)}, "the embedding of the text 'a cat 猫' is no unit vector"),
     ],
 )  # fmt: skip
 def test_weights_of_another_kind_are_one_line(
@@ -261,7 +261,7 @@ def _config(folder: Path, part: str, **changes: Any) -> None:
 def test_a_wrong_end_token_would_give_all_texts_one_embedding(hf_folders: dict[str, Path], tmp_path: Path) -> None:
     folder = _copy(hf_folders, tmp_path)
     _config(folder, "text_config", eos_token_id=7)
-    with pytest.raises(UserError, match=r"'a cat' and the text 'a dog' have the same embedding: .*eos_token_id"):
+    with pytest.raises(UserError, match=r"'a cat 猫' and the text 'a dog 犬' have the same embedding: .*eos_token_id"):
         load_vlm(f"hf:{folder}")
 
 
