@@ -92,7 +92,7 @@ def test_a_faulty_text_tower_is_one_line(spoil: Spoil, message: str) -> None:
         (lambda images, rows, n: rows.flip(0) if n > 1 else rows, "one image depends on the images beside it"),
         (lambda images, rows, n: rows * torch.inf, "the embedding of image 1 is not finite: are its weights and"),
         (lambda images, rows, n: rows[:, :3], r"embeddings of 2 images have the shape \(2, 3\), not \(2, 4\)"),
-        (lambda images, rows, n: rows[-1:].expand(2, 4), "image 1 and image 2 have the same embedding"),
+        (lambda images, rows, n: torch.full_like(rows, 0.5), "image 1 and image 2 have the same embedding"),
     ],
 )
 def test_a_faulty_image_tower_is_one_line(spoil: Spoil, message: str) -> None:
