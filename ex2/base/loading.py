@@ -53,6 +53,8 @@ def unreadable(error: Exception, place: str | Path = "") -> str:
         missing, unexpected = (_quoted(text, kind) for kind in ("Missing", "Unexpected"))
         shapes = re.findall(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\) from .*?torch\.Size\((.*?)\)", text)
         return misfit(missing, unexpected, shapes) or reason(error)
+    if "ignore_mismatched_sizes" in text:  # transformers' cure, which draws those weights at random
+        return "its weights have other shapes than its config.json says, one of the two is another model's"
     if re.search(r"conversion of the weights|normal_kernel\w+. not implemented", text):  # of quantised ones
         return "its quantised weights are incomplete, save or fetch them again"
     if isinstance(error, (StopIteration, KeyError, EOFError)) or re.search(
@@ -132,12 +134,12 @@ def check_loaded(model: Any, loading: Mapping[str, Any], where: str, wanted: str
         wanted: What to give instead, for messages.
 
     Raises:
-        UserError: Weights are missing (transformers draws them at random), have another shape, belong to layers that the
-            configuration does not name, or are NaN or infinite.
+        UserError: Weights are missing (transformers draws them at random), belong to layers that the configuration does not
+            name, or are NaN or infinite.
     """
-    missing, unexpected, shapes = (loading[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    if missing or shapes:
-        raise UserError(f"{where}: {misfit(missing, unexpected, shapes)}: {wanted}.")
+    missing, unexpected = loading["missing_keys"], loading["unexpected_keys"]
+    if missing:
+        raise UserError(f"{where}: {misfit(missing, unexpected, ())}: {wanted}.")
     if layer := _further_layer(model, unexpected):
         raise UserError(f"{where}: its weights hold {layer!r}, a layer more than its config.json says: {wanted}.")
     if unexpected:

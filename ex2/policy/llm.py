@@ -255,7 +255,6 @@ def load_base(
                 revision=revision,
                 dtype=torch_dtype,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # `check_loaded` names them
                 **NO_CODE,
                 **formats,
                 **place,

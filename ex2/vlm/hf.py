@@ -115,7 +115,6 @@ def load_hf(spec: str, device: torch.device, dtype: torch.dtype, allow_pickle_fo
                 location,
                 dtype=torch.float32,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # `check_loaded` names them
                 **formats,
                 **options,
             )

@@ -84,9 +84,7 @@ def test_a_policys_weights_that_do_not_fit_are_one_line(tiny_llm: Path, tmp_path
     ):
         load_base(str(folder))
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
-    with pytest.raises(
-        UserError, match=r"'model\.layers\.0\..*' has the shape \(.*\) in the file and \(.*\) in the model"
-    ):
+    with pytest.raises(UserError, match=r"its weights have other shapes than its config\.json says"):
         load_base(str(folder))
     (folder / "config.json").write_text(json.dumps(config))
     weights = load_file(folder / "model.safetensors")

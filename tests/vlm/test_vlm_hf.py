@@ -165,9 +165,7 @@ def test_missing_weights_are_no_random_weights(hf_folders: dict[str, Path], tmp_
 def test_weights_that_do_not_fit_or_are_damaged(hf_folders: dict[str, Path], tmp_path: Path) -> None:
     folder = _copy(hf_folders, tmp_path)
     _edit(folder / "config.json", projection_dim=25)
-    with pytest.raises(
-        UserError, match=r"'text_projection.weight' has the shape \(24, 32\) in the file and \(25, 32\) in the model"
-    ):
+    with pytest.raises(UserError, match="its weights have other shapes than its config.json says, one of the two is"):
         load_vlm(f"hf:{folder}")
     _edit(folder / "config.json", projection_dim=24)
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
