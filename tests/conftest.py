@@ -19,6 +19,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
+from tests.warm_python import Warm
+
 if TYPE_CHECKING:
     from ex2.export import Bundle
     from ex2.scoring.bank import ImageBank
@@ -52,6 +54,14 @@ def session_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         patch.setenv("EX2_CACHE", str(tmp_path_factory.mktemp("ex2_cache")))
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A program like `sys.executable` that has imported everything: see tests/warm_python.py."""
+    warm = Warm(tmp_path_factory.mktemp("bin"))
+    yield str(warm.executable)
+    warm.close()
 
 
 @pytest.fixture
