@@ -46,12 +46,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def session_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One thread, and a cache of its own unless the caller names one."""
+    """One thread, and a cache of its own, which workers of pytest-xdist share, unless the caller names one."""
     torch.set_num_threads(1)
     gc.freeze()  # what collection has imported stays: each run looks for garbage at its end, and passes over it
     patch = pytest.MonkeyPatch()
     if "EX2_CACHE" not in os.environ:
-        patch.setenv("EX2_CACHE", str(tmp_path_factory.mktemp("ex2_cache")))
+        own = tmp_path_factory.getbasetemp()
+        patch.setenv("EX2_CACHE", str((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "ex2_cache"))
     yield
     patch.undo()
 
@@ -81,13 +82,12 @@ def pictogram_vlm() -> VLM:
 
 
 @pytest.fixture(scope="session")
-def pictogram_bank(pictogram_vlm: VLM, tmp_path_factory: pytest.TempPathFactory) -> ImageBank:
+def pictogram_bank(pictogram_vlm: VLM) -> ImageBank:
     """The image bank of the embedded pictograms with the default split."""
     from ex2.data import load_images
     from ex2.scoring.bank import build_bank
 
-    cache = tmp_path_factory.mktemp("banks")
-    return build_bank(pictogram_vlm, load_images("pictograms"), cache_dir=cache, progress=False)
+    return build_bank(pictogram_vlm, load_images("pictograms"), progress=False)
 
 
 @pytest.fixture(scope="session")
