@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+
+from tests.warm_python import Warm
 
 if TYPE_CHECKING:
     from ex2.export import Bundle
@@ -38,15 +38,31 @@ CORPUS = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: else one process is still busy with one when the others have nothing left to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def session_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One thread, and a cache of its own unless the caller names one."""
+    """One thread, and a cache of its own, which workers of pytest-xdist share, unless the caller names one."""
     torch.set_num_threads(1)
+    gc.freeze()  # what collection has imported stays: each run looks for garbage at its end, and passes over it
     patch = pytest.MonkeyPatch()
     if "EX2_CACHE" not in os.environ:
-        patch.setenv("EX2_CACHE", str(tmp_path_factory.mktemp("ex2_cache")))
+        own = tmp_path_factory.getbasetemp()
+        patch.setenv("EX2_CACHE", str((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "ex2_cache"))
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A program like `sys.executable` that has imported everything: see tests/warm_python.py."""
+    warm = Warm(tmp_path_factory.mktemp("bin"))
+    yield str(warm.executable)
+    warm.close()
 
 
 @pytest.fixture
@@ -66,13 +82,12 @@ def pictogram_vlm() -> VLM:
 
 
 @pytest.fixture(scope="session")
-def pictogram_bank(pictogram_vlm: VLM, tmp_path_factory: pytest.TempPathFactory) -> ImageBank:
+def pictogram_bank(pictogram_vlm: VLM) -> ImageBank:
     """The image bank of the embedded pictograms with the default split."""
     from ex2.data import load_images
     from ex2.scoring.bank import build_bank
 
-    cache = tmp_path_factory.mktemp("banks")
-    return build_bank(pictogram_vlm, load_images("pictograms"), cache_dir=cache, progress=False)
+    return build_bank(pictogram_vlm, load_images("pictograms"), progress=False)
 
 
 @pytest.fixture(scope="session")
@@ -279,31 +294,6 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
         return row
 
     return run
-
-
-@pytest.fixture
-def kill_once_written() -> Callable[[list[str], Path], None]:
-    """Runs a command as a process of its own, and kills it as soon as it has written 3,000 bytes of a file."""
-
-    def kill(line: list[str], file: Path) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"import sys; from ex2.cli import main; main({line!r})"],
-            cwd=Path(__file__).resolve().parent.parent,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            deadline = time.monotonic() + 120
-            while not file.exists() or file.stat().st_size < 3_000:
-                assert process.poll() is None, "it finished before it could be killed"
-                assert time.monotonic() < deadline
-                time.sleep(0.005)
-        finally:
-            process.kill()
-            process.wait()
-
-    return kill
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -63,6 +64,20 @@ def killed_after(seconds: float, action: Callable[[], object]) -> bool:
     status = ended(child)
     assert status in (0, -signal.SIGKILL), f"the command failed with status {status}"
     return status != 0
+
+
+def killed_once_written(file: Path, size: int, action: Callable[[], object]) -> None:
+    """Run `action` in a child that is killed as soon as it has written so many bytes of a file."""
+    child = started(action)
+    try:
+        deadline = time.monotonic() + 120
+        while not file.exists() or file.stat().st_size < size:
+            assert psutil.Process(child).status() != psutil.STATUS_ZOMBIE, "it finished before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        ended(child)
 
 
 def started(action: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> int:

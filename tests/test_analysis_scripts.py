@@ -40,9 +40,12 @@ class Ended:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+def script(
+    warm_python: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
     """Runs a script of analysis/ in this process; the studies that it starts are processes of their own."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("sys.executable", warm_python)
     monkeypatch.syspath_prepend(ROOT / "analysis")
 
     def run(name: str, *line: str) -> Ended:

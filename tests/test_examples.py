@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,9 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 @pytest.mark.slow
-def test_ppo_with_any_reward_learns() -> None:
+def test_ppo_with_any_reward_learns(warm_python: str) -> None:
     result = subprocess.run(
-        [sys.executable, str(EXAMPLES / "ppo_any_reward.py")],
+        [warm_python, str(EXAMPLES / "ppo_any_reward.py")],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -35,10 +35,12 @@ def planted_descriptions(path: Path, kinds: dict[str, int], dataset: str) -> Pat
     return path
 
 
-def execute(name: str, environment: dict[str, Path | str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def execute(name: str, environment: dict[str, Path | str], python: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Run a notebook in a kernel of its own; the text that its cells print or show, one entry a code cell."""
     for key, value in environment.items():
         monkeypatch.setenv(key, str(value))
+    # The kernel, and what `ex2` is beside it.
+    monkeypatch.setattr("sys.executable", python)
     notebook = nbformat.read(ANALYSIS / name, as_version=4)
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ANALYSIS)}}).execute()
     return [
@@ -57,7 +59,7 @@ def _text(output: Any) -> str:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_notebook_for_a_small_gpu_goes_from_the_installation_to_an_answer(
-    tiny_chat_llm: Path, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_chat_llm: Path, class_folder: Path, warm_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With its own configuration, on tiny models and four classes instead of CLIP, Qwen2.5 and CIFAR-100."""
     torch.manual_seed(0)
@@ -68,7 +70,7 @@ def test_the_notebook_for_a_small_gpu_goes_from_the_installation_to_an_answer(
         "--best_of_n 2 --eval_samples 1 --max_completion_length 8 --use_cpu true"
     )
     environment: dict[str, Path | str] = {"EX2_OUT": tmp_path / "run", "EX2_OPTIONS": options}
-    printed = execute("clip_small.ipynb", environment, monkeypatch)
+    printed = execute("clip_small.ipynb", environment, warm_python, monkeypatch)
     assert "no GPU" in printed[1]
     assert "samples a rollout                64" in printed[2]
     assert "What the results can show" in printed[2]
@@ -80,9 +82,10 @@ def test_the_notebook_for_a_small_gpu_goes_from_the_installation_to_an_answer(
     assert (tmp_path / "run" / "analysis" / "report.html").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Jupyter's own packages
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_notebooks_find_what_was_planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebooks_find_what_was_planted(warm_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = {"visual": 2, "habitat": 2, "non_visual": 2, "spurious": 2}
     for kind in ("visual", "habitat"):
         base = planted_descriptions(tmp_path / f"{kind}_base.jsonl", mixed, f"planted:{kind}")
@@ -99,6 +102,7 @@ def test_notebooks_find_what_was_planted(tmp_path: Path, monkeypatch: pytest.Mon
             "EX2_BASE": tmp_path / "visual_base.jsonl",
             "EX2_DATASET": "planted:visual",
         },
+        warm_python,
         monkeypatch,
     )
     assert "128 descriptions of 16 classes, 128 by the untrained policy" in printed[1]
@@ -109,7 +113,7 @@ def test_notebooks_find_what_was_planted(tmp_path: Path, monkeypatch: pytest.Mon
 
     folders = {kind: f"{tmp_path / kind}_0:{tmp_path / kind}_1" for kind in ("visual", "habitat")}
     sides = {"EX2_FIRST": folders["visual"], "EX2_SECOND": folders["habitat"]}
-    printed = execute("compare_vlms.ipynb", sides, monkeypatch)
+    printed = execute("compare_vlms.ipynb", sides, warm_python, monkeypatch)
     assert "planted:visual" in printed[0]
     assert "dataset is not the same" in printed[1]
     assert "[png]" in printed[1]

@@ -25,7 +25,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ex2.analysis.findings import SHOWN
-from ex2.stats.plots import HELDOUT_COSINE_KEYS, KL_KEYS, REWARD_COSINE_KEYS, SYSTEM_LABELS, X_KEYS
+from ex2.stats.plots import HELDOUT_COSINE_KEYS, KL_KEYS, REWARD_COSINE_KEYS, SYSTEM_LABELS, X_KEYS, laid_out
 from ex2.texts.categories import CATEGORIES
 
 COLOURS = {
@@ -81,6 +81,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Plot]:
         for name, make in figures.items():
             figure = make()
             if figure is not None:
+                laid_out(figure)
                 plots[name] = Plot(_save(figure, "png"), _save(figure, "svg"))
     return plots
 

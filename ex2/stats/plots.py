@@ -181,9 +181,18 @@ def _tidy(axes: Axes, grid_axis: Literal["x", "both"]) -> None:
     axes.yaxis.label.set_fontsize(11)
 
 
+def laid_out(figure: Figure) -> Figure:
+    """The figure with everything in its place for good: else each file would lay it out again, and draw it once more for that."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+    return figure
+
+
 def _to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    laid_out(figure).savefig(buffer, format="png")
     return buffer.getvalue()
 
 

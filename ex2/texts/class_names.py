@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from typing import Any
+from unittest import mock
 
 _STOP_WORDS = frozenset({"a", "an", "and", "for", "from", "in", "of", "on", "or", "the", "to", "with"})
 _TOKEN = re.compile(r"\w+(?:[-‐‑–'’.]\w+)*")
@@ -95,7 +96,11 @@ def _forms(word: str) -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def _inflect() -> Any:
-    import inflect  # half a second, so only where a name is stripped
+    import typeguard
+
+    # It would rewrite all of inflect at its import, which takes two seconds; `_forms` and `article` ask for words only.
+    with mock.patch.object(typeguard, "typechecked", lambda checked: checked):
+        import inflect
 
     return inflect.engine()
 

@@ -35,9 +35,9 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         del sys.modules[name]
 
 
-def rehearse(out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the rehearsal; its results lie in `out`."""
-    variables = os.environ | {"OUT": str(out), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **environment}
+def rehearse(out: Path, python: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the rehearsal with a Python; its results lie in `out`."""
+    variables = os.environ | {"OUT": str(out), "PYTHON": python, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(
         ["bash", str(ROOT / "benchmarks" / "gpu" / "run.sh"), "--cpu-rehearsal"],
         env=variables,
@@ -63,9 +63,9 @@ def ended(text: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_rehearsal(tmp_path: Path) -> None:
+def test_rehearsal(warm_python: str, tmp_path: Path) -> None:
     whole = os.environ.get("EX2_GPU_REHEARSAL") == "full"
-    result = rehearse(tmp_path, **({} if whole else {"STEPS": "correctness decode step32"}))
+    result = rehearse(tmp_path, warm_python, **({} if whole else {"STEPS": "correctness decode step32"}))
     assert result.returncode == 0, report(result, tmp_path)
     steps = ended(result.stdout)
     assert {"versions", "step.py, correctness", "step.py, batch 32", "speed.py, decode"} <= steps.keys()
@@ -100,7 +100,7 @@ def test_rehearsal(tmp_path: Path) -> None:
 
 
 def test_a_step_that_fails_loses_no_other_and_ends_with_status_1(tmp_path: Path) -> None:
-    result = rehearse(tmp_path, STEPS="correctness profile", PYTHON="false")
+    result = rehearse(tmp_path, "false", STEPS="correctness profile")
     assert result.returncode == 1
     assert ended(result.stdout) == dict.fromkeys(("versions", "step.py, correctness", "speed.py, profile"), "FAILED")
     last = result.stdout.splitlines()[-1]
@@ -109,13 +109,13 @@ def test_a_step_that_fails_loses_no_other_and_ends_with_status_1(tmp_path: Path)
 
 @pytest.mark.parametrize("step", ["step32", "decode"])
 def test_figures_that_could_not_be_written_are_an_error(tmp_path: Path, step: str) -> None:
-    result = rehearse(tmp_path, STEPS=step, PYTHON="false")
+    result = rehearse(tmp_path, "false", STEPS=step)
     assert result.returncode == 1
     assert "figures; figures against the baseline; summary" in result.stdout.splitlines()[-1]
 
 
 def test_a_step_without_time_is_not_begun(tmp_path: Path) -> None:
-    result = rehearse(tmp_path, STEPS="profile", TOTAL_S="0")
+    result = rehearse(tmp_path, sys.executable, STEPS="profile", TOTAL_S="0")
     assert result.returncode == 1
     assert ended(result.stdout) == dict.fromkeys(("versions", "speed.py, profile"), "no time left")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from ex2.cli import main
 from ex2.texts.descriptions import read_descriptions
 from ex2.texts.questions import QUESTION_SETS
+from tests.kills import killed_once_written
 
 
 def _generate(policy: Path, out: Path, *options: str) -> None:
@@ -103,13 +103,11 @@ def test_files_of_another_seed_or_policy_are_refused(
     assert out.read_bytes() == before
 
 
-def test_a_killed_command_goes_on_to_the_same_file(
-    trained_run: Path, tmp_path: Path, kill_once_written: Callable[[list[str], Path], None]
-) -> None:
+def test_a_killed_command_goes_on_to_the_same_file(trained_run: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     options = ["--samples", "6", "--batch_size", "4"]
     line = ["generate", str(trained_run), "--out", str(killed), *options]
-    kill_once_written(line, killed)
+    killed_once_written(killed, 3_000, lambda: main(line))
     written = len(killed.read_bytes().splitlines())
     assert 0 < written < 192
     killed.write_bytes(killed.read_bytes()[:-25])  # as if the kill had come in the middle of a line

@@ -16,6 +16,7 @@ from ex2.run.folder import base_descriptions, read_jsonl
 from ex2.texts.descriptions import read_descriptions
 from ex2.texts.pairs import read_pairs
 from ex2.texts.questions import PAIR_QUESTIONS
+from tests.kills import killed_once_written
 
 NAMES = ("cat", "eagle", "ear of corn", "whale")
 PAIRS = {"pairs": 3, "questions": "pairs", "reward_funcs": ["pair_margin"], "reward_weights": None}
@@ -182,14 +183,12 @@ def test_describe_pairs_with_a_plain_model_and_more_pairs(
     assert "needs 2 pairs" in capsys.readouterr().out
 
 
-def test_a_killed_command_goes_on_to_the_same_files(
-    pair_run: Path, tmp_path: Path, kill_once_written: Callable[[list[str], Path], None]
-) -> None:
+def test_a_killed_command_goes_on_to_the_same_files(pair_run: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.json", tmp_path / "killed.json"
     options = ["--samples", "5", "--batch_size", "4"]
     line = ["describe-pairs", str(pair_run), "--out", str(killed), *options]
     answers = killed.with_suffix(".jsonl")
-    kill_once_written(line, answers)
+    killed_once_written(answers, 3_000, lambda: main(line))
     assert 0 < len(answers.read_bytes().splitlines()) < 5 * 36
     assert not killed.exists()
     answers.write_bytes(answers.read_bytes()[:-25])  # as if the kill had come in the middle of a line

@@ -364,7 +364,7 @@ def test_a_resumed_run_goes_on_under_its_wandb_id(
 
 @pytest.mark.parametrize("silent", [False, True])
 def test_wandb_out_of_reach_ends_soon_in_one_line(
-    short: Arguments, tmp_path: Path, silent: bool, request: pytest.FixtureRequest
+    short: Arguments, warm_python: str, tmp_path: Path, silent: bool, request: pytest.FixtureRequest
 ) -> None:
     """The connection is refused, or taken by a server that never answers: wandb's own process would go on trying."""
     pytest.importorskip("wandb")
@@ -376,7 +376,7 @@ def test_wandb_out_of_reach_ends_soon_in_one_line(
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     own |= {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     own |= {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": url, "WANDB_HTTP_TIMEOUT": "3"}
-    line = [sys.executable, str(ROOT / "train" / "ppo_ex2.py"), *short(tmp_path / "run", report_to="wandb")]
+    line = [warm_python, str(ROOT / "train" / "ppo_ex2.py"), *short(tmp_path / "run", report_to="wandb")]
     result = subprocess.run(line, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr

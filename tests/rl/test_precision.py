@@ -27,7 +27,10 @@ QUANTISED = {
     8: BitsAndBytesConfig(load_in_8bit=True),
     4: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16, bnb_4bit_quant_type="nf4"),
 }
-pytestmark = pytest.mark.filterwarnings("default")  # bitsandbytes says much about CPUs
+pytestmark = pytest.mark.filterwarnings(
+    "default",  # bitsandbytes says much about CPUs
+    "ignore:`(is_)?gradient_checkpointing\\w*` is deprecated:FutureWarning",  # again, as the last that fits decides
+)
 
 
 @pytest.fixture(scope="module")

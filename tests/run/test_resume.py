@@ -263,7 +263,7 @@ def two_processes(root: Path, lines: dict[str, list[str]]) -> None:
 
 
 @pytest.fixture(scope="module")
-def two(long: Arguments, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def two(long: Arguments, warm_python: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Folder of the runs of two processes, and what they printed on standard error."""
     root = tmp_path_factory.mktemp("two")
     lines = {}
@@ -273,9 +273,9 @@ def two(long: Arguments, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         lines[algorithm] = long("", max_steps=6, **beta)[2:]
     plan = root / "plan.json"
     plan.write_text(json.dumps(lines))
-    torchrun = str(Path(sys.executable).with_name("torchrun"))
+    torchrun = [warm_python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
-        [torchrun, "--standalone", "--nproc_per_node", "2", str(Path(__file__)), str(root)],
+        [*torchrun, str(Path(__file__)), str(root)],
         cwd=root,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -67,6 +67,8 @@ RESUMED = {**COMMON, **CASES["ppo_adam"], "value_learning_rate": 1e-2, "lr_sched
            "save_steps": 4}  # fmt: skip
 OF_THE_CLOCK = ("step_time", "seconds", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 
+pytestmark = pytest.mark.slow
+
 
 # ---------------------------------------------------------------- what runs in each process
 
@@ -149,11 +151,11 @@ def work(jobs: Sequence[Job], rank: int, world: int) -> None:
             main(job["algorithm"], job["line"])
 
 
-def launch(jobs: Sequence[Job], file: Path) -> subprocess.Popen[str]:
+def launch(jobs: Sequence[Job], file: Path, python: str) -> subprocess.Popen[str]:
     file.write_text(json.dumps(jobs), encoding="utf-8")
-    torchrun = str(Path(sys.executable).with_name("torchrun"))
+    torchrun = [python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(HALVES)]
     return subprocess.Popen(
-        [torchrun, "--standalone", "--nproc_per_node", str(HALVES), __file__, str(file)],
+        [*torchrun, __file__, str(file)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -170,7 +172,7 @@ def finished(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(arguments: Arguments, warm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of runs: `one/CASE` and `two/CASE` on one and two processes, `sharded/CASE` and `sharded/*` on two with FSDP2."""
     root = tmp_path_factory.mktemp("layouts")
 
@@ -188,7 +190,7 @@ def runs(arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Path
     two = [job("two", case, 2) for case in CASES] + [job("sharded", case, 2) for case in SHARDED]
     two.append(own_stream("whole", before_after=True, eval_samples=3))
     two += [own_stream("stopped", max_steps=4), own_stream("stopped", resume_from_checkpoint="true")]
-    process = launch(two, root / "two.json")
+    process = launch(two, root / "two.json", warm_python)
     try:
         work([job("one", case, 1) for case in CASES], rank=0, world=1)
         finished(process)
@@ -266,7 +268,8 @@ def test_all_processes_sample_as_often(monkeypatch: pytest.MonkeyPatch, rank: in
 @pytest.mark.parametrize("fsdp2", [False, True])
 def test_each_process_stays_on_its_gpu(arguments: Arguments, tmp_path: Path, fsdp2: bool) -> None:
     line = arguments(tmp_path / "run", use_cpu=False, max_steps=2)
-    process = launch([{"algorithm": "ppo", "line": line, "one_stream": False, "fsdp2": fsdp2}], tmp_path / "two.json")
+    job = {"algorithm": "ppo", "line": line, "one_stream": False, "fsdp2": fsdp2}
+    process = launch([job], tmp_path / "two.json", sys.executable)
     finished(process)
 
 
