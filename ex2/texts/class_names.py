@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from typing import Any
-from unittest import mock
 
 _STOP_WORDS = frozenset({"a", "an", "and", "for", "from", "in", "of", "on", "or", "the", "to", "with"})
 _TOKEN = re.compile(r"\w+(?:[-‐‑–'’.]\w+)*")
@@ -99,9 +98,12 @@ def _inflect() -> Any:
     import typeguard
 
     # It would rewrite all of inflect at its import, which takes two seconds; `_forms` and `article` ask for words only.
-    with mock.patch.object(typeguard, "typechecked", lambda checked: checked):
+    checking = typeguard.typechecked
+    typeguard.typechecked = lambda function: function  # type: ignore[assignment]
+    try:
         import inflect
-
+    finally:
+        typeguard.typechecked = checking
     return inflect.engine()
 
 
