@@ -55,6 +55,7 @@ def session_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         patch.setenv("EX2_CACHE", str((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "ex2_cache"))
     yield
     patch.undo()
+    gc.unfreeze()  # else libraries take what is left at the end for a leak
 
 
 @pytest.fixture(scope="session")

@@ -159,11 +159,19 @@ def _further_layer(model: Any, unexpected: Iterable[str]) -> str | None:
     return None
 
 
-def check_finite(model: Any, where: str) -> None:
-    """Raise UserError where a weight of a torch module is NaN or infinite: whatever it touches would be."""
+def check_finite(model: Any, where: str, unused: str | None = None) -> None:
+    """Raise UserError where a weight of a torch module is NaN or infinite: whatever it touches would be.
+
+    Args:
+        model: A torch module.
+        where: The user's option and its value, for the message.
+        unused: Begin of the names of weights that nothing here computes with.
+    """
     import torch
 
     for name, weight in model.named_parameters():
+        if unused is not None and name.startswith(unused):
+            continue
         for numbers in (weight.detach(), *_scales(weight)):
             if numbers.is_meta or not numbers.numel() or not numbers.is_floating_point() or numbers.element_size() < 2:
                 continue  # elsewhere, sharded or quantised

@@ -50,7 +50,8 @@ class DualEncoder(ABC):
         self.logit_bias = logit_bias
         self._dtype = dtype
         self._model: Any = model.eval().requires_grad_(False).to(device=device, dtype=dtype)
-        check_finite(self._model, f"vlm {name!r}")
+        # CoCa's captioner embeds nothing, and open_clip leaves a weight of it as it finds it in memory.
+        check_finite(self._model, f"vlm {name!r}", unused="text_decoder.")
         self._image_tower_released = False
 
     @abstractmethod
