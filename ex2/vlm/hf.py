@@ -85,7 +85,7 @@ def _positions(text_config: Any, limit: int) -> int:
     if said is None:
         return int(min(limit, _NO_LIMIT))
     # These count positions from behind the padding token's id on.
-    if re.search("roberta|camembert|altclip|xmod", getattr(text_config, "model_type", "")):
+    if re.search("roberta|camembert|altclip|xmod", str(getattr(text_config, "model_type", ""))):
         return said - text_config.pad_token_id - 1
     return said
 

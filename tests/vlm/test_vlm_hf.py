@@ -256,6 +256,16 @@ def _config(folder: Path, part: str, **changes: Any) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+@pytest.mark.parametrize("kind", [-1, None, []])
+def test_a_text_tower_whose_kind_is_no_word_is_read_as_clips(
+    hf_folders: dict[str, Path], tmp_path: Path, kind: object
+) -> None:
+    folder = _copy(hf_folders, tmp_path)
+    _config(folder, "text_config", model_type=kind)
+    reference = load_vlm(f"hf:{hf_folders['clip']}").encode_texts(["an owl"])
+    assert torch.allclose(load_vlm(f"hf:{folder}").encode_texts(["an owl"]), reference)
+
+
 def test_a_wrong_end_token_would_give_all_texts_one_embedding(hf_folders: dict[str, Path], tmp_path: Path) -> None:
     folder = _copy(hf_folders, tmp_path)
     _config(folder, "text_config", eos_token_id=7)
