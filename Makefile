@@ -6,6 +6,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# What is imported is compiled then and kept, which takes seconds; at the installation pip would compile everything, in a minute.
+INSTALL := $(PIP) install -q --no-compile
+export PYTHONDONTWRITEBYTECODE :=
 REQUIREMENTS := pyproject.toml constraints.txt requirements-embedded.txt
 
 .PHONY: quickstart test coverage check docs format clean help
@@ -42,10 +45,10 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: $(VENV)/bin/python $(REQUIREMENTS)
-	$(PIP) install -q -c constraints.txt -e .
-	$(PIP) install -q --no-deps --require-hashes -r requirements-embedded.txt
+	$(INSTALL) -c constraints.txt -e .
+	$(INSTALL) --no-deps --require-hashes -r requirements-embedded.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	$(INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,15 +92,20 @@ def _convert_embedded(cache: Path) -> Path:
     sweep(target.parent)
     work = temporary_beside(target)
     try:
-        with redirect_stderr(StringIO()):  # transformers paints a bar that no setting of its own turns off
+        with (
+            redirect_stderr(StringIO()),
+            _gguf_read_once(),
+        ):  # transformers paints a bar that no setting of its own turns off
             read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         # transformers reads a GGUF file but refuses to train or save what came from it: move the weights to a plain model.
         read.config.quantization_config = None
         del read.config.quantization_config
-        plain = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
-        plain.load_state_dict(read.state_dict())
+        with torch.device("meta"):  # draws no weights
+            plain = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
+        plain.load_state_dict(read.state_dict(), assign=True)
         plain.save_pretrained(work)
-        AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(work)
+        tokenizer.save_pretrained(work)
         # Several processes may convert at once; the first to finish wins, and all see whole folders only.
         try:
             os.rename(work, target)
@@ -108,6 +115,24 @@ def _convert_embedded(cache: Path) -> Path:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+@contextmanager
+def _gguf_read_once() -> Iterator[None]:
+    """Let transformers parse a GGUF file once, not for configuration, weights and tokenizer each: it takes seconds.
+
+    Names of its tensors are likewise looked up once, not for each module of the model.
+    """
+    import gguf
+
+    own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, function in own.items():
+        setattr(gguf, name, cache(function))
+    try:
+        yield
+    finally:
+        for name, function in own.items():
+            setattr(gguf, name, function)
 
 
 def load_tokenizer(path: str, revision: str = "main") -> PreTrainedTokenizerBase:
@@ -275,11 +300,12 @@ def load_base(
     return model
 
 
-def linear_in_bfloat16(model: PreTrainedModel) -> None:
+def linear_in_bfloat16(model: torch.nn.Module) -> None:
     """Hold the weights of linear layers, the LM head among them, in bfloat16; embeddings and norms stay as they are.
 
-    Under autocast the numbers are the same. It would cast frozen weights anew at every call, since its cache holds trained ones
-    only, and for a token of a few texts that takes as long as multiplying.
+    It is for weights that are not trained: a base's, or an adapter's that texts are sampled with. Under autocast the numbers
+    are the same. It would cast frozen weights anew at every call, since its cache holds trained ones only, and for a token of
+    a few texts that takes as long as multiplying.
     """
     import torch
 

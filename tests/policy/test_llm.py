@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from peft import get_peft_model
@@ -77,6 +78,18 @@ def test_a_converted_embedded_model_is_used_again(monkeypatch: pytest.MonkeyPatc
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     assert policy.resolve_model("smollm2", str(tmp_path)) == str(folder)
+
+
+def test_a_gguf_file_is_parsed_once_while_it_is_converted() -> None:
+    own, path = gguf.GGUFReader, str(embedded_gguf())
+    with policy._gguf_read_once():
+        first = gguf.GGUFReader(path)
+        assert isinstance(first, own)
+        assert gguf.GGUFReader(path) is first
+        names = [gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 30) for _ in range(2)]
+        assert names[0] is names[1]
+        assert names[0].get_name("model.layers.7.mlp.up_proj") == "blk.7.ffn_up"
+    assert gguf.GGUFReader is own
 
 
 def test_tokenizer_pads_on_the_left_with_a_padding_token(tiny_llm: Path, tmp_path: Path) -> None:
