@@ -3,44 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import tempfile
-import time
-import warnings
 from collections import Counter
-from collections.abc import Sequence
 from multiprocessing import get_context
-from pathlib import Path
 
-from tests.fuzz.cases import all_cases, basic_material
-from tests.fuzz.material import completed
-from tests.fuzz.promise import run
-
-
-def tried_part(part: int, parts: int, only: Sequence[str], listed: bool) -> tuple[Counter[str], ...]:
-    """Try every `parts`-th case, from the `part`-th on: how many of each kind, how many as promised, seconds."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    tried: Counter[str] = Counter()
-    kept: Counter[str] = Counter()
-    seconds: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as root:
-        material = completed(basic_material(Path(root)), Path(root))
-        for number, case in enumerate(all_cases(material)):
-            if number % parts != part or (only and not any(word in f"{case.kind} {case.name}" for word in only)):
-                continue
-            folder = Path(root) / "cases" / str(number)
-            folder.mkdir(parents=True)
-            started = time.perf_counter()
-            end = run(case, folder)
-            seconds[case.kind] += time.perf_counter() - started
-            complaint = end.complaint(case)
-            tried[case.kind] += 1
-            kept[case.kind] += complaint is None
-            if complaint is not None or listed:
-                print(f"{case.kind}: {case.name}: {complaint or end.lines or 'well'}", flush=True)
-    return tried, kept, seconds
+from tests.fuzz.cases import tried_part
 
 
 def main() -> None:
