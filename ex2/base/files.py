@@ -26,6 +26,7 @@ from ex2.base.errors import UserError, one_line
 
 _DIGITS = 300  # of a whole number; Python reads thousands, and what counts or draws with them fails in its own way
 _YAML_LENGTH = 2**20
+_HALVES = re.compile("[\ud800-\udfff]")  # of characters; Python has bytes that are no UTF-8 so (os.fsdecode)
 
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
 # Those of torch, safetensors and tokenizers raise errors of their own.
@@ -213,9 +214,24 @@ def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name on disk, as Python reads it, is UTF-8."""
+    return _HALVES.search(name) is None
+
+
+def json_text(content: Any, indent: int | None = None) -> str:
+    """JSON that is written as UTF-8: a byte of a file's name that is none stands as a code point, since readers refuse halves.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    return _HALVES.sub(lambda half: f"[U+{ord(half[0]):04X}]", text)
+
+
 def to_json(content: Any) -> bytes:
     """Indented JSON in UTF-8, the same bytes for the same content; ValueError for numbers that are not finite."""
-    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json_text(content, indent=2) + "\n").encode()
 
 
 def parse_json(data: bytes, **options: Any) -> Any:

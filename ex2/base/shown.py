@@ -56,7 +56,8 @@ def some_of(names: Sequence[str], most: int = 10) -> str:
 def portable(name: str) -> str:
     """A name or spec without the path before it: `folder:/data/birds` is `folder:birds`, `runs/a` is `a` where it is a folder.
 
-    Paths mean nothing elsewhere and may tell more than their owner would; fingerprints say what was meant.
+    Paths mean nothing elsewhere and may tell more than their owner would; fingerprints say what was meant. A name on disk that
+    is no UTF-8 is `printable`.
     """
     name, mark, query = name.partition("?")
     if mark:
@@ -69,7 +70,7 @@ def portable(name: str) -> str:
     path = Path(os.path.expanduser(rest))  # not expanduser of Path, which fails where nobody has that home
     is_path = path.is_absolute() or rest.startswith((".", "~")) or path.exists()
     # open_clip:MODEL/FILE has its path after the model.
-    return f"{kind}{path.resolve().name}" if is_path else re.sub(r"/(?=[/.~]).*/", "/", name)
+    return f"{kind}{printable(path.resolve().name)}" if is_path else re.sub(r"/(?=[/.~]).*/", "/", name)
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
-from ex2.base.files import from_home
+from ex2.base.files import from_home, is_utf8
 from ex2.base.locks import alone_at
 from ex2.base.shown import say
 from ex2.commands.common import check_fetched, fetch_option, pickle_option
@@ -82,6 +82,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.no_descriptions and arguments.push_descriptions:
         raise UserError("--push_descriptions has nothing to upload with --no_descriptions: leave one out.")
     out = from_home(arguments.out)
+    if arguments.merge and not is_utf8(str(out)):
+        raise UserError(f"--out {out}: tokenizers are saved under names in UTF-8 only: name another folder.")
     check_free(out, overwrite=arguments.overwrite)
     with alone_at(out, "--out"):
         _export(arguments, out)

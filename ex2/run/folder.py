@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from ex2.base.errors import UserError
-from ex2.base.files import json_lines, json_object, sweep, to_json, write_atomically
+from ex2.base.files import is_utf8, json_lines, json_object, sweep, to_json, write_atomically
 from ex2.base.folders import is_empty
 from ex2.base.locks import alone_in
 from ex2.base.progress import progress_bar
@@ -87,10 +87,12 @@ def check_folder(options: RunOptions) -> None:
     """See whether `output_dir` is free for this run; nothing is written or deleted yet.
 
     Raises:
-        UserError: The folder holds another run and neither resuming nor overwriting was asked for, holds other files, or a run
-            is to be resumed with other options.
+        UserError: The folder holds another run and neither resuming nor overwriting was asked for, holds other files, has a name
+            that is no UTF-8, or a run is to be resumed with other options.
     """
     folder = options.output_dir
+    if not is_utf8(str(folder)):
+        raise UserError(f"output_dir={folder}: tokenizers are saved under names in UTF-8 only: name another folder.")
     if options.resuming:
         if not holds_run(folder):
             raise UserError(f"resume_from_checkpoint is set, but output_dir={folder} holds no run.")

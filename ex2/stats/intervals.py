@@ -118,7 +118,13 @@ def cluster_interval(
 
 
 def paired_difference(
-    values_a: ArrayLike, clusters_a: ArrayLike, values_b: ArrayLike, clusters_b: ArrayLike, *, level: float = 0.95
+    values_a: ArrayLike,
+    clusters_a: ArrayLike,
+    values_b: ArrayLike,
+    clusters_b: ArrayLike,
+    *,
+    level: float = 0.95,
+    bounds: tuple[float, float] = UNBOUNDED,
 ) -> Interval:
     """Mean over classes of (mean of a - mean of b), paired by class, with the interval of `mean_interval`.
 
@@ -132,7 +138,7 @@ def paired_difference(
     labels_a, means_a = cluster_means(values_a, clusters_a)
     labels_b, means_b = cluster_means(values_b, clusters_b)
     _, in_a, in_b = np.intersect1d(labels_a, labels_b, assume_unique=True, return_indices=True)
-    return mean_interval(means_a[in_a] - means_b[in_b], level=level)
+    return mean_interval(means_a[in_a] - means_b[in_b], level=level, bounds=bounds)
 
 
 def mean_interval(means: ArrayLike, *, level: float = 0.95, bounds: tuple[float, float] = UNBOUNDED) -> Interval:

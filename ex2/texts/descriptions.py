@@ -6,7 +6,6 @@ made and when it is read, so that a file written here is always read back, and e
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ex2.base.errors import UserError
-from ex2.base.files import json_lines, json_object, parse_json, write_atomically
+from ex2.base.files import json_lines, json_object, json_text, parse_json, write_atomically
 
 REQUIRED_KEYS = ("dataset", "class_id", "class_name", "question", "text", "model", "seed", "scores")
 KNOWN_KEYS = (*REQUIRED_KEYS, "category")
@@ -78,7 +77,7 @@ class Description:
     def to_json(self) -> str:
         """The record as one line of JSON, without the line end; raises ValueError on non-finite numbers in extra."""
         known = {key: getattr(self, key) for key in KNOWN_KEYS}
-        return json.dumps({**known, **self.extra}, ensure_ascii=False, allow_nan=False)
+        return json_text({**known, **self.extra})
 
 
 def write_descriptions(path: str | os.PathLike[str], records: Iterable[Description]) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, reason
 from ex2.base.shipped import embedded_models_command
 from ex2.vlm.openclip import OpenClipVLM, quiet_root_logger
 
@@ -94,7 +94,8 @@ def _fill(module: Any, path: Path, cure: str, unused: tuple[str, ...] = ()) -> N
     Half-precision weights become float32 as they are copied.
     """
     try:
+        path.open("rb").close()  # of any file that it cannot open safetensors says that there is none
         weights = {name: value for name, value in load_file(path).items() if not name.startswith(unused)}
         module.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"vlm 'pictogram': {str(path)!r} is missing or damaged: {cure}") from error
+        raise UserError(f"vlm 'pictogram': {str(path)!r} is missing or damaged ({reason(error)}): {cure}") from error

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from ex2.base.errors import UserError
 from ex2.scoring.bank import ImageBank
-from ex2.stats.intervals import SHARE, Interval, cluster_interval, paired_difference
+from ex2.stats.intervals import DIFFERENCE, SHARE, Interval, cluster_interval, paired_difference
 
 Average = Literal["embeddings", "scores"]
 TOP = 5  # classes that a prediction names
@@ -233,7 +233,7 @@ def evaluate(system: str, predictions: Predictions, template: Predictions, label
         top1=float(right.double().mean()),
         top5=float(predictions.correct(labels, top=TOP).double().mean()),
         per_class=cluster_interval(values, clusters, bounds=SHARE),
-        gain=paired_difference(values, clusters, values_before, clusters),
+        gain=paired_difference(values, clusters, values_before, clusters, bounds=DIFFERENCE),
         fixed=int((right & ~before).sum()),
         broken=int((before & ~right).sum()),
     )

@@ -40,11 +40,11 @@ def own_run(run: Path, tmp_path: Path) -> Path:
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
     """Runs an export that must fail with status 2, one line and nothing written; returns the line."""
 
-    def export(run: Path, *options: str) -> str:
+    def export(run: Path, *options: str, out: Path = tmp_path / "out") -> str:
         before = sorted(tmp_path.rglob("*"))
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
-            main(["export", str(run), "--out", str(tmp_path / "out"), *options])
+            main(["export", str(run), "--out", str(out), *options])
         assert stop.value.code == 2
         assert sorted(tmp_path.rglob("*")) == before
         message = capsys.readouterr().err.splitlines()[-1]
@@ -110,6 +110,16 @@ def test_a_bundle_tells_neither_where_nor_when(run: Path, tmp_path: Path) -> Non
         assert name in ("adapter_config.json", "adapter_model.safetensors") or b"/tmp" not in data, name
     dataset = json.loads(outs[0]["descriptions_by_dataset.json"])
     assert list(dataset)[0] == Path(yaml.safe_load((run / "config.yaml").read_text())["dataset"]).name
+
+
+def test_a_run_whose_name_is_no_utf_8(run: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+    """As a disk with names in latin-1 has it: a manifest cannot hold the byte."""
+    odd = shutil.copytree(run, tmp_path / "v\udcf6gel")
+    main(["export", str(odd), "--out", str(tmp_path / "out")])
+    bundle = read_bundle(tmp_path / "out")
+    assert bundle.facts["name"] == "v[U+DCF6]gel"
+    assert len(bundle.records) == len(read_descriptions(run / "descriptions.jsonl"))
+    assert "[U+DCFC]ndel: tokenizers are saved" in refused(run, "--merge", out=tmp_path / "b\udcfcndel")
 
 
 def test_the_bundle_writes_what_the_run_writes(run: Path, tmp_path: Path) -> None:

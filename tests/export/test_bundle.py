@@ -410,6 +410,7 @@ def test_names_travel_without_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert portable("folder:/home/me/a:b") == "folder:a:b"
     assert portable("folder:/home/me/what?/birds") == "folder:what?/birds"
     assert portable("hf:imagefolder:/home/me/birds") == "hf:imagefolder:birds"
+    assert portable("folder:/data/v\udcf6gel") == "folder:v[U+DCF6]gel"  # as Python reads latin-1 from a disk
     for name in (
         "pictogram",
         "hf:openai/clip-vit-base-patch32",

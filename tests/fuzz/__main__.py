@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from multiprocessing import get_context
+
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # before torch is imported: a fork of a process with OpenMP's threads comes to nothing
+)
 
 from tests.fuzz.cases import tried_part
 

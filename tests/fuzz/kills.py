@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import random
 import shutil
 import sys
@@ -18,6 +19,10 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # before torch is imported: a fork of a process with OpenMP's threads comes to nothing
+)
 
 from ex2.base.files import is_temporary
 from ex2.cli import main as ex2

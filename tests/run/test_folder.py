@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from ex2.base.errors import UserError
+from ex2.base.files import read_json
 from ex2.options.parse import parse_options
 from ex2.options.run_options import RunOptions
 from ex2.run import folder as run_folder
@@ -36,6 +37,20 @@ def test_a_new_or_empty_folder_is_free(options: RunOptions) -> None:
     assert not options.output_dir.exists()
     options.output_dir.mkdir()
     run_folder.check_folder(options)
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_refused(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    """tokenizers would fail at the first checkpoint, after the work."""
+    options = parse_options("ppo", arguments(tmp_path / "v\udcf6gel"))
+    with pytest.raises(
+        UserError, match=r"^output_dir=.*gel: tokenizers are saved under names in UTF-8 only: name another"
+    ):
+        run_folder.check_folder(options)
+
+
+def test_environment_of_a_set_whose_folder_is_no_utf_8(tmp_path: Path) -> None:
+    run_folder.write_json(tmp_path / "environment.json", {"dataset": "folder:v\udcf6gel"})
+    assert read_json(tmp_path / "environment.json") == {"dataset": "folder:v[U+DCF6]gel"}
 
 
 def test_another_run_is_neither_mixed_nor_lost(options: RunOptions) -> None:
