@@ -80,9 +80,12 @@ def _held(lock_file: Path, what: str) -> Iterator[None]:
         lock.acquire()
         locked = True
     except Timeout:
-        holder = ""
-        with suppress(OSError):
+        try:
             holder = lock_file.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError as error:  # filelock takes it for a file that another process has just taken away
+            raise UserError(f"{what} cannot be written ({error.strerror}): name another one.") from None
+        except OSError:
+            holder = ""
         raise UserError(
             f"{what} is in use by {holder or 'another process'}: wait until it has ended, or name another one."
         ) from None

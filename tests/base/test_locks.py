@@ -92,6 +92,13 @@ def test_a_folder_below_a_file_is_one_line(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_a_folder_in_which_the_kernel_makes_no_files_is_not_called_in_use() -> None:
+    message = r"^--out /proc/x cannot be written \(No such file or directory\): name another"
+    with pytest.raises(UserError, match=message), alone_at(Path("/proc/x"), "--out"):
+        pass
+
+
 def test_folders_that_were_made_for_nothing_go_again(tmp_path: Path) -> None:
     for function in (alone_in, alone_at):
         with pytest.raises(UserError, match="^no such run$"), function(tmp_path / "rnus" / "a" / "b", "--out"):
