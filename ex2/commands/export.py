@@ -84,8 +84,8 @@ def run(arguments: argparse.Namespace) -> None:
     out = from_home(arguments.out)
     if arguments.merge and not is_utf8(str(out)):
         raise UserError(f"--out {out}: tokenizers are saved under names in UTF-8 only: name another folder.")
-    check_free(out, overwrite=arguments.overwrite)
     with alone_at(out, "--out"):
+        check_free(out, overwrite=arguments.overwrite)
         _export(arguments, out)
 
 
