@@ -247,7 +247,7 @@ class RunLog(TrainerCallback):
         self.updates_per_rollout = options.updates_per_rollout
         self.samples_per_rollout = options.samples_per_rollout
         self.started = time.perf_counter()
-        self.finished = False
+        self.summed_up = False
         self.bar: tqdm[Any] | None = None
         self.rollouts: list[dict[str, Any]] = []  # rows with monitors
         self.warned: set[str] = set()
@@ -256,24 +256,25 @@ class RunLog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.started = time.perf_counter()
-        self.finished = state.global_step >= state.max_steps
         with written_by_all(f"{METRICS} or {SAMPLES}", self.path.parent):
             if state.is_world_process_zero:
-                self._drop_rows_after(state.global_step)
+                self._drop_rows_after(state.global_step, finished=state.global_step >= state.max_steps)
         if state.is_world_process_zero:
             done, planned = self._rollouts_at(state.global_step), self._rollouts_at(state.max_steps)
             self.bar = progress_bar(planned, "training", "rollout", initial=done)
-            self.rollouts = [row for row in read_jsonl(self.path) if _MONITORED in row]
+            rows = read_jsonl(self.path)
+            self.summed_up = any(_SUMMARY in row for row in rows)
+            self.rollouts = [row for row in rows if _MONITORED in row]
             self.warned = set(alarms(self.rollouts))
 
     def _rollouts_at(self, step: int) -> int:
         """How many rollouts `step` updates take, the last one begun counted as a whole."""
         return -(-step // self.updates_per_rollout)
 
-    def _drop_rows_after(self, step: int) -> None:
+    def _drop_rows_after(self, step: int, *, finished: bool) -> None:
         """Leave out rows of steps that a resumed run runs again, and the summary of a run that goes on after its end."""
         # Metrics of step n are written after it, samples before it.
-        keep_rows(self.path, lambda row: row["step"] <= step and (self.finished or _SUMMARY not in row))
+        keep_rows(self.path, lambda row: row["step"] <= step and (finished or _SUMMARY not in row))
         keep_rows(self.path.with_name(SAMPLES), lambda row: row["step"] < step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -292,7 +293,7 @@ class RunLog(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if logs is None or (self.finished and _SUMMARY in logs):  # a finished run that was resumed keeps its summary
+        if logs is None:
             return
         row = {
             "step": state.global_step,
@@ -301,7 +302,8 @@ class RunLog(TrainerCallback):
             **{name: value for name, value in logs.items() if isinstance(value, (int, float))},
         }
         with written_by_all(METRICS, self.path.parent):
-            if state.is_world_process_zero:
+            # A finished run that is resumed keeps its summary; one that was killed before it had any gets one.
+            if state.is_world_process_zero and not (self.summed_up and _SUMMARY in row):
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
         if self.bar is not None and _MONITORED in row:

@@ -130,17 +130,24 @@ def test_random_kills_leave_no_trace(straight: dict[str, Path], long: Arguments,
     assert kills >= 2
 
 
+@pytest.mark.parametrize("killed", [False, True])
 def test_a_finished_run_that_is_resumed_makes_adapter_and_report_again(
-    arguments: Arguments, trained_run: Path, tmp_path: Path
+    arguments: Arguments, trained_run: Path, tmp_path: Path, killed: bool
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained_run, folder)
     shutil.rmtree(folder / "adapter")
     for name in ("before_after.md", "before_after.json", "README.md"):
         (folder / name).unlink()
+    if killed:  # after its last checkpoint, before its summary
+        rows = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (folder / "metrics.jsonl").write_text("".join(rows[:-1]))
     before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.suffix in (".jsonl", ".pt")}
     main("ppo", arguments(folder, resume_from_checkpoint="true"))
+    if killed:
+        del before[folder / "metrics.jsonl"]
     assert {path: path.read_bytes() for path in before} == before
+    assert metrics(folder) == metrics(trained_run)
     name = "adapter/adapter_model.safetensors"
     assert (folder / name).read_bytes() == (trained_run / name).read_bytes()
     first, again = (json.loads((run / "before_after.json").read_text()) for run in (trained_run, folder))
