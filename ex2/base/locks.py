@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import platform
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -80,12 +81,14 @@ def _held(lock_file: Path, what: str) -> Iterator[None]:
         lock.acquire()
         locked = True
     except Timeout:
-        try:
+        holder = ""
+        with suppress(OSError):
             holder = lock_file.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError as error:  # filelock takes it for a file that another process has just taken away
-            raise UserError(f"{what} cannot be written ({error.strerror}): name another one.") from None
-        except OSError:
-            holder = ""
+        if not holder:  # filelock also waits for one where no file can be made, as within /proc
+            try:
+                tempfile.TemporaryFile(dir=lock_file.parent).close()
+            except OSError as error:
+                raise UserError(f"{what} cannot be written ({error.strerror}): name another one.") from None
         raise UserError(
             f"{what} is in use by {holder or 'another process'}: wait until it has ended, or name another one."
         ) from None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,10 +92,8 @@ def _convert_embedded(cache: Path) -> Path:
     sweep(target.parent)
     work = temporary_beside(target)
     try:
-        with (
-            redirect_stderr(StringIO()),
-            _gguf_read_once(),
-        ):  # transformers paints a bar that no setting of its own turns off
+        # transformers paints a bar that no setting of its own turns off.
+        with redirect_stderr(StringIO()), _gguf_read_once():
             read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         # transformers reads a GGUF file but refuses to train or save what came from it: move the weights to a plain model.
@@ -127,7 +125,7 @@ def _gguf_read_once() -> Iterator[None]:
 
     own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
     for name, function in own.items():
-        setattr(gguf, name, cache(function))
+        setattr(gguf, name, functools.cache(function))
     try:
         yield
     finally:

@@ -8,9 +8,8 @@ import sys
 from collections import Counter
 from multiprocessing import get_context
 
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # before torch is imported: a fork of a process with OpenMP's threads comes to nothing
-)
+# Before torch is imported: a fork of a process with OpenMP's threads comes to nothing.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from tests.fuzz.cases import tried_part
 

@@ -20,9 +20,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # before torch is imported: a fork of a process with OpenMP's threads comes to nothing
-)
+# Before torch is imported: a fork of a process with OpenMP's threads comes to nothing.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from ex2.base.files import is_temporary
 from ex2.cli import main as ex2
