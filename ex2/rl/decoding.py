@@ -2,14 +2,15 @@
 
 `generate` grows its cache at every token, takes in each copy of a prompt by itself, and launches every kernel anew: some 1,600 a
 token for a model of 7B, which take several times as long as reading its weights (benchmarks/RESULTS.md). Here what copies of a
-prompt share is computed once, the cache stays where it is, and on CUDA a token is the replay of one captured graph.
+prompt share is computed once and the cache stays where it is. On CUDA a token is the replay of one captured graph; on a CPU, where
+each text costs, those that have ended are left out of the next step, and the adapter is merged meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, St
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from ex2.base.errors import first_line
+from ex2.rl.merged import adapter_merged
 from ex2.rl.shared_prefix import takes_positions
 
 logger = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ class Decoder:
         """
         if not others and self._can(input_ids, generation_config):
             try:
-                with torch.no_grad():
+                with torch.no_grad(), nullcontext() if input_ids.is_cuda else adapter_merged(self.model):
                     texts = self._sampled(input_ids, attention_mask, generation_config)
                 if texts is not None:
                     return torch.cat([input_ids, texts], dim=1)
@@ -163,6 +165,8 @@ def _sample(logits: Tensor, memory: _Memory, config: Any, *, keep: bool = False)
         # Asking a GPU whether all have ended makes it wait, so it is asked seldom.
         if (not logits.is_cuda or number % 8 == 7) and not unfinished.any():
             break
+        if not logits.is_cuda and not keep:
+            memory.keep(unfinished)
     length = int(torch.stack(alive).any(dim=1).sum())
     return torch.stack(columns, dim=1)[:, :length], kept
 
@@ -198,7 +202,7 @@ class _FixedLayer(StaticLayer):
 class _Memory:
     """Keys and values of B texts of up to W + T tokens, and one step that adds a token to each of them.
 
-    What a step reads and writes stays where it is, so that on CUDA it can be captured once and replayed.
+    What a step reads and writes stays where it is, so that on CUDA it can be captured once and replayed. On a CPU, texts may leave.
     """
 
     def __init__(self, model: Any, layers: int, rows: int, width: int, tokens: int) -> None:
@@ -206,21 +210,28 @@ class _Memory:
         self.model = model
         self.layers: list[Any] = [_FixedLayer(max_cache_len=width + tokens) for _ in range(layers)]
         self.cache = Cache(layers=self.layers)
-        place: dict[str, Any] = {"device": model.device}
-        self.sees = torch.zeros(rows, 1, 1, width + tokens, dtype=torch.bool, **place)
-        self.token = torch.zeros(rows, 1, dtype=torch.long, **place)
-        self.position = torch.zeros(rows, 1, dtype=torch.long, **place)
+        self._make_room()
         self.logits = torch.empty(0)
         self.graph: Any = None
         self.column = width
 
+    def _make_room(self) -> None:
+        rows, width, tokens = self.shape
+        place: dict[str, Any] = {"device": self.model.device}
+        self.rows = torch.arange(rows, **place)  # the texts that are here
+        self.sees = torch.zeros(rows, 1, 1, width + tokens, dtype=torch.bool, **place)
+        self.token = torch.zeros(rows, 1, dtype=torch.long, **place)
+        self.position = torch.zeros(rows, 1, dtype=torch.long, **place)
+
     def take(self, taken_in: Any, row_of: Tensor, mask: Tensor) -> None:
         """Start with prompts: their keys and values are in `taken_in`, row `row_of[b]` for text b."""
-        width = self.shape[1]
+        rows, width = self.shape[:2]
         first = width - mask.shape[1]
+        if len(self.rows) < rows:
+            self._make_room()
         for layer, given in zip(self.layers, taken_in.layers, strict=True):
             keys, values = given.keys[row_of], given.values[row_of]
-            if not layer.is_initialized:
+            if not layer.is_initialized or len(layer.keys) < rows:
                 layer.lazy_initialization(keys, values)
             layer.keys[:, :, first:width] = keys
             layer.values[:, :, first:width] = values
@@ -229,13 +240,29 @@ class _Memory:
         self.sees[:, 0, 0, first:width] = mask.bool()
         self.position.copy_(mask.sum(dim=1, keepdim=True))
 
+    def keep(self, unfinished: Tensor) -> None:
+        """Go on without the texts that have ended, by `unfinished` (B,)."""
+        still = unfinished[self.rows]
+        if still.all():
+            return
+        self.rows = self.rows[still]
+        self.sees, self.position = self.sees[still], self.position[still]
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[still], layer.values[still]
+
     def step(self, token: Tensor) -> Tensor:
-        """Logits (B, V) after `token` (B,) has been added to the texts; the next step writes over them."""
-        self.token.copy_(token[:, None])
+        """Logits (B, V) after `token` (B,) has been added to the texts, 0 for those that have left.
+
+        The next step writes over them.
+        """
         self.sees[..., self.column] = True
         if not token.is_cuda:
+            self.token = token[self.rows, None]
             self._forward()
+            if len(self.rows) < len(token):
+                self.logits = self.logits.new_zeros(len(token), self.logits.shape[1]).index_copy(0, self.rows, self.logits)
         else:
+            self.token.copy_(token[:, None])
             if self.graph is None:
                 self._capture()
             self.graph.replay()
