@@ -298,12 +298,11 @@ def load_base(
     return model
 
 
-def linear_in_bfloat16(model: torch.nn.Module) -> None:
+def linear_in_bfloat16(model: PreTrainedModel) -> None:
     """Hold the weights of linear layers, the LM head among them, in bfloat16; embeddings and norms stay as they are.
 
-    It is for weights that are not trained: a base's, or an adapter's that texts are sampled with. Under autocast the numbers
-    are the same. It would cast frozen weights anew at every call, since its cache holds trained ones only, and for a token of
-    a few texts that takes as long as multiplying.
+    It is for a base, whose weights are not trained. Under autocast the numbers are the same. It would cast frozen weights anew
+    at every call, since its cache holds trained ones only, and for a token of a few texts that takes as long as multiplying.
     """
     import torch
 

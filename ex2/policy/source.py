@@ -17,7 +17,7 @@ from ex2.base.weights import check_weights
 from ex2.options.ex2_options import EX2Config
 from ex2.options.recorded import is_recorded, read_settings
 from ex2.policy.adapters import ADAPTER_WEIGHTS, adapter_config, check_adapter_weights, load_adapter
-from ex2.policy.llm import fit_padding, linear_in_bfloat16, load_policy, load_tokenizer, resolve_model
+from ex2.policy.llm import fit_padding, load_policy, load_tokenizer, resolve_model
 from ex2.policy.sampler import TextGenerator
 from ex2.policy.turns import ready_to_chat
 from ex2.rl.checkpoints import MANIFEST
@@ -119,7 +119,6 @@ class PolicySource:
         Raises:
             UserError: A model or adapter that cannot be loaded.
         """
-        import torch
         from trl import ModelConfig
 
         path = self.base_path(cache_dir)
@@ -131,8 +130,6 @@ class PolicySource:
         fit_padding(asking["tokenizer"], model.config, self.name)
         if self.adapter is not None:
             model = load_adapter(model, str(self.adapter), allow_pickle_formats=allow_pickle_formats)
-            if bf16 and torch.device(device).type == "cpu":
-                linear_in_bfloat16(model)
         return TextGenerator(
             model=model.eval(),
             bf16=bf16,

@@ -2,8 +2,8 @@
 
 `generate` grows its cache at every token, takes in each copy of a prompt by itself, and launches every kernel anew: some 1,600 a
 token for a model of 7B, which take several times as long as reading its weights (benchmarks/RESULTS.md). Here what copies of a
-prompt share is computed once and the cache stays where it is. On CUDA a token is the replay of one captured graph; on a CPU, where
-each text costs, those that have ended are left out of the next step, and the adapter is merged meanwhile.
+prompt share is computed once and the cache stays where it is. On CUDA a token is the replay of one captured graph; on a CPU the
+adapter is merged meanwhile, and texts that have ended are left out of the next step.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _sample(logits: Tensor, memory: _Memory, config: Any, *, keep: bool = False)
         if (not logits.is_cuda or number % 8 == 7) and not unfinished.any():
             break
         if not logits.is_cuda and not keep:
-            memory.keep(unfinished)
+            memory.go_on_with(unfinished)
     length = int(torch.stack(alive).any(dim=1).sum())
     return torch.stack(columns, dim=1)[:, :length], kept
 
@@ -202,7 +202,7 @@ class _FixedLayer(StaticLayer):
 class _Memory:
     """Keys and values of B texts of up to W + T tokens, and one step that adds a token to each of them.
 
-    What a step reads and writes stays where it is, so that on CUDA it can be captured once and replayed. On a CPU, texts may leave.
+    What a step reads and writes stays where it is, so that on CUDA it can be captured once and replayed, until texts leave.
     """
 
     def __init__(self, model: Any, layers: int, rows: int, width: int, tokens: int) -> None:
@@ -240,8 +240,8 @@ class _Memory:
         self.sees[:, 0, 0, first:width] = mask.bool()
         self.position.copy_(mask.sum(dim=1, keepdim=True))
 
-    def keep(self, unfinished: Tensor) -> None:
-        """Go on without the texts that have ended, by `unfinished` (B,)."""
+    def go_on_with(self, unfinished: Tensor) -> None:
+        """Leave out the texts that have ended, by `unfinished` (B,); on CUDA that would be another graph."""
         still = unfinished[self.rows]
         if still.all():
             return
@@ -260,7 +260,9 @@ class _Memory:
             self.token = token[self.rows, None]
             self._forward()
             if len(self.rows) < len(token):
-                self.logits = self.logits.new_zeros(len(token), self.logits.shape[1]).index_copy(0, self.rows, self.logits)
+                self.logits = self.logits.new_zeros(len(token), self.logits.shape[1]).index_copy(
+                    0, self.rows, self.logits
+                )
         else:
             self.token.copy_(token[:, None])
             if self.graph is None:

@@ -17,7 +17,7 @@ _MOST = 2**30  # bytes: a second copy of larger weights may not fit, and what is
 def adapter_merged(model: Any) -> Iterator[None]:
     """The active adapter of `model` merged into copies of the weights of its linear layers, which take their place meanwhile.
 
-    Half of the time that a small policy takes to add a token on a CPU is that of its adapter, in some thousand small operations
+    A third of the time that a small policy takes on a CPU to add a token to a few texts is its adapter's, in some thousand small steps
     (benchmarks/RESULTS.md). Sums are rounded once, to the type of the weights. Nothing is merged where the copies would take
     more than 1 GiB, and no layer that does more than add the product of its matrices (dropout, DoRA, biases).
     """
@@ -40,14 +40,15 @@ def adapter_merged(model: Any) -> Iterator[None]:
             layer.merged_adapters.clear()
 
 
-def _active(layer: Linear) -> list[str]:
+def _active(layer: Any) -> list[str]:
     return [name for name in layer.active_adapters if name in layer.lora_A]
 
 
-def _adds_a_product(layer: nn.Module) -> bool:
+def _adds_a_product(layer: Any) -> bool:
     """Whether a layer is a linear one that adds the scaled product of LoRA's matrices to its weights, and nothing else."""
     if type(layer) is not Linear or layer.disable_adapters or layer.merged or not _active(layer):
         return False
+    weight: Any = layer.get_base_layer().weight
     drops = layer.training and any(getattr(layer.lora_dropout[name], "p", 0) > 0 for name in _active(layer))
     others = any(name in layer.lora_variant or layer.lora_bias[name] for name in _active(layer))
-    return not drops and not others and layer.get_base_layer().weight.is_floating_point()
+    return not drops and not others and weight.is_floating_point()

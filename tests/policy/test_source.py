@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from ex2.base.errors import UserError
-from ex2.policy.adapters import load_adapter
 from ex2.policy.asks import Ask
-from ex2.policy.llm import load_base
 from ex2.policy.source import find_policy, load_generator
 from ex2.texts.questions import QUESTION_SETS
 
@@ -43,20 +39,6 @@ def test_a_run_brings_its_settings(trained_run: Path) -> None:
     assert find_policy(str(trained_run / "adapter")).fingerprint == run.fingerprint
     other = find_policy(str(trained_run), {"questions": "study", "max_completion_length": 5, "temperature": None})
     assert (len(other.questions), other.max_new_tokens, other.temperature) == (25, 5, 1.0)
-
-
-def test_an_adapter_that_texts_are_sampled_with_is_held_as_autocast_multiplies(
-    trained_run: Path, tiny_llm: Path
-) -> None:
-    """Autocast would cast it anew at each token; the texts are the same."""
-    settings = find_policy(str(trained_run)).settings | {"bf16": True}
-    sampled = replace(find_policy(str(trained_run)), settings=settings).load()
-    adapted = {name: p for name, p in sampled.model.named_parameters() if "lora" in name}
-    assert {p.dtype for p in adapted.values()} == {torch.bfloat16}
-    base = load_base(str(tiny_llm), bf16=True)
-    cast_anew = replace(sampled, model=load_adapter(base, str(trained_run / "adapter")).eval())
-    assert {p.dtype for name, p in cast_anew.model.named_parameters() if "lora" in name} == {torch.float32}
-    assert list(sampled.sample(ASKS, seed=0)) == list(cast_anew.sample(ASKS, seed=0))
 
 
 def test_an_adapter_away_from_its_run_names_its_base_model(trained_run: Path, tmp_path: Path, tiny_llm: Path) -> None:

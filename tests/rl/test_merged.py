@@ -42,7 +42,9 @@ def said(policy: Any) -> Tensor:
 
 
 def merged_layers(policy: Any) -> list[str]:
-    return [name.rpartition(".")[2] for name, layer in policy.named_modules() if isinstance(layer, Linear) and layer.merged]
+    return [
+        name.rpartition(".")[2] for name, layer in policy.named_modules() if isinstance(layer, Linear) and layer.merged
+    ]
 
 
 def test_the_same_is_said_with_the_adapter_merged_and_the_base_is_as_it_was(policy_with: Callable[..., Any]) -> None:
