@@ -17,7 +17,7 @@ _MOST = 2**30  # bytes: a second copy of larger weights may not fit, and what is
 def adapter_merged(model: Any) -> Iterator[None]:
     """The active adapter of `model` merged into copies of the weights of its linear layers, which take their place meanwhile.
 
-    A third of the time that a small policy takes on a CPU to add a token to a few texts is its adapter's, in some thousand small steps
+    A third of the time that a small policy takes on a CPU to add a token to a few texts is its adapter's, in many small steps
     (benchmarks/RESULTS.md). Sums are rounded once, to the type of the weights. Nothing is merged where the copies would take
     more than 1 GiB, and no layer that does more than add the product of its matrices (dropout, DoRA, biases).
     """
