@@ -31,7 +31,7 @@ from ex2.commands import (
     view,
 )
 from ex2.commands import list as list_names
-from ex2.commands.line import SAME, check_inputs, check_training, underscored, with_known_names
+from ex2.commands.line import SAME, algorithm_of, check_inputs, check_training, underscored, with_known_names
 from ex2.data.names import with_class_names
 from ex2.launch import ending_in_one_line, keep_quiet, use_cores_well
 from ex2.launch import main as start_training
@@ -83,6 +83,7 @@ def _run(argv: Sequence[str] | None) -> None:
     _name_classes(arguments)
     check_inputs(arguments)
     if hasattr(arguments, "algorithm"):
+        arguments.algorithm = arguments.algorithm or algorithm_of(unknown)
         check_training(arguments.algorithm, unknown)
     arguments.command(arguments)
 

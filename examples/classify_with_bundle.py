@@ -17,11 +17,12 @@ from pathlib import Path
 
 import open_clip
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+# Whatever Pillow reads by itself; for these it would run another program.
+SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN} - {".eps", ".ps"}
 
 # Embeddings (N, D) of images, and of texts.
 Encoders = tuple[Callable[[list[Image.Image]], torch.Tensor], Callable[[list[str]], torch.Tensor]]
@@ -44,8 +45,11 @@ def load(name: str, pretrained: str | None) -> Encoders:
 
 
 def on_white(path: Path) -> Image.Image:
-    """An image as RGB; what is transparent becomes white."""
-    image = Image.open(path).convert("RGBA")
+    """An image upright and as RGB; what is transparent becomes white."""
+    with Image.open(path) as file:
+        if file.mode == "F" or file.mode.startswith("I"):  # which Pillow would cut off at 255
+            raise ValueError("its greys have more than 8 bits: save it with 8")
+        image = ImageOps.exif_transpose(file).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
@@ -60,9 +64,13 @@ def read(bundle: Path, name: str, without: str) -> Path:
 def classifier(bundle: Path, encode_texts: Callable[[list[str]], torch.Tensor] | None) -> torch.Tensor:
     """Weights (D, C): those in the bundle, or for each class the normalised mean of its texts' unit embeddings."""
     if encode_texts is None:
-        return load_file(read(bundle, "classifier.safetensors", "compute the weights from its texts with --texts"))[
-            "weight"
-        ]
+        texts = (bundle / "descriptions.json").is_file()
+        cure = (
+            "compute the weights from its texts with --texts"
+            if texts
+            else "it has no descriptions either, export it with some"
+        )
+        return load_file(read(bundle, "classifier.safetensors", cure))["weight"]
     texts = json.loads(read(bundle, "descriptions.json", "export descriptions with it").read_text("utf-8"))
     return normalize(torch.stack([normalize(encode_texts(t), dim=-1).mean(0) for t in texts.values()], dim=1), dim=0)
 
@@ -71,6 +79,11 @@ def classifier(bundle: Path, encode_texts: Callable[[list[str]], torch.Tensor] |
 def classify(arguments: argparse.Namespace) -> None:
     """Print the class of each image, and the accuracy where folders are called as classes are."""
     bundle, images = arguments.bundle, arguments.images
+    if not bundle.is_dir():
+        state = "is no folder: unpack it" if bundle.exists() else "does not exist"
+        raise ValueError(f"{bundle} {state}")
+    if not images.exists():
+        raise ValueError(f"{images} does not exist")
     names = [
         entry["class_name"]
         for entry in json.loads(
@@ -79,18 +92,18 @@ def classify(arguments: argparse.Namespace) -> None:
     ]
     paths = sorted(path for path in (images, *images.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
-        raise ValueError(f"{images} holds no image ({', '.join(sorted(SUFFIXES))})")
+        raise ValueError(f"{images} holds no image that Pillow reads")
     encode_images, encode_texts = load(arguments.model, arguments.pretrained)
     weight = classifier(bundle, encode_texts if arguments.texts else None).cpu()
     made_with = json.loads(read(bundle, "manifest.json", "export it again").read_text("utf-8"))["classifier"]
     if not arguments.texts and made_with:
         print(f"The weights were made with {made_with['vlm']}.", file=sys.stderr)
 
-    correct = []
+    correct, unknown = [], 0
     for path in paths:
         try:
             picture = on_white(path)
-        except (OSError, ValueError, SyntaxError) as error:  # as Pillow has it for damaged files
+        except Exception as error:  # decoders raise what they like for damaged files
             print(f"{path}: {error}", file=sys.stderr)
             continue
         image = normalize(encode_images([picture]), dim=-1).cpu()
@@ -103,8 +116,11 @@ def classify(arguments: argparse.Namespace) -> None:
         label = path.parent.name.replace("_", " ")
         if label in names:
             correct.append(label == guess)
+        else:
+            unknown += 1
     if correct:
-        print(f"accuracy: {sum(correct)} of {len(correct)}")
+        rest = f" ({unknown} more lie in folders that are called like no class)" if unknown else ""
+        print(f"accuracy: {sum(correct)} of {len(correct)}{rest}")
 
 
 def main() -> None:

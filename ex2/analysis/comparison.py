@@ -343,8 +343,9 @@ def format_comparison(comparison: Comparison) -> str:
         runs = int(own["runs"].iloc[0])
         lines.append(f"{name}: {runs} run{'s' * (runs > 1)}")
         for row in own.to_dict("records"):
-            ends = f"{row['contribution_mean']:+z.4f} {bracket(row['contribution_low'], row['contribution_high'], '+z.4f')}"
-            line = f"  {row['category']:<12}{row['share_of_clauses']:>7.3f} of clauses   contribution {ends}"
+            mean, low, high = (row[f"contribution_{end}"] for end in ("mean", "low", "high"))
+            ends = "-" if np.isnan(mean) else f"{mean:+z.4f} {bracket(low, high, '+z.4f')}"
+            line = f"  {row['category']:<12}{100 * row['share_of_clauses']:>5.1f} % of clauses   contribution {ends}"
             if runs > 1:
                 line += f"   preferred in {row['preferred_in']} of {runs} runs"
             if not np.isnan(row["contribution_of_runs"]):

@@ -159,20 +159,17 @@ def format_preference(preference: pd.DataFrame, shares: pd.DataFrame) -> str:
     means = shares[shares["level"] == "clauses"].set_index(["system", "category"])["mean"]
 
     def share(system: str, category: str) -> str:
-        return f"{means[system, category]:.3f}" if (system, category) in means.index else "-"
+        return f"{100 * means[system, category]:.1f} %" if (system, category) in means.index else "-"
 
     width = max(len("category"), *map(len, preference["category"])) + 1
     head = ("base", "aligned", "share change", "added to the name", "about its class")
-    lines = [f"{'category':<{width}}{head[0]:>6}{head[1]:>8}  {head[2]:<24}{head[3]:<24}{head[4]}"]
+    lines = [f"{'category':<{width}}{head[0]:>8}{head[1]:>9}  {head[2]:<30}{head[3]:<24}{head[4]}"]
     for row in preference.to_dict("records"):
         cells = [
-            f"{row[f'{what}_mean']:+z.3f} {bracket(row[f'{what}_low'], row[f'{what}_high'], '+.3f')}"
-            if not np.isnan(row[f"{what}_mean"])
-            else "-"
-            for what in ("change", "added", "contribution")
+            "-" if np.isnan(row[f"{what}_mean"]) else _ends(row, what) for what in ("change", "added", "contribution")
         ]
         name = row["category"]
-        line = f"{name:<{width}}{share('base', name):>6}{share('aligned', name):>8}  {cells[0]:<24}{cells[1]:<24}{cells[2]}"
+        line = f"{name:<{width}}{share('base', name):>8}{share('aligned', name):>9}  {cells[0]:<30}{cells[1]:<24}{cells[2]}"
         lines.append(line.rstrip())
     return "\n".join(lines)
 

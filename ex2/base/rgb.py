@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import ExifTags, Image
 
-_TWELVE_BITS = 4096
+_DARK = 1 / 16  # of white: an image that has nothing lighter is taken for one of another scale
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and one of its values
 
 
@@ -53,16 +53,16 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _white(mode: str, greys: np.ndarray) -> float:
     """The value of white: that of the type, or where files of a type use several, the smallest that holds all values.
 
-    Floats are written from 0 to 1, 255 or 65535, and may be a little beyond where they were resampled. What reaches a few
-    times 1 has another unit: taken for 255, it would be black.
+    Floats are written from 0 to 1, 255 or 65535, and may be a little beyond where they were resampled. What stays below a
+    sixteenth of white has another unit, as 12 bits in 16, a few times 1, or the numbers of labels have: it would be black.
     """
     low, high = (float(greys.min()), float(greys.max())) if greys.size else (0.0, 0.0)
     if mode.startswith("I;16"):
-        if 0 < high < _TWELVE_BITS:  # on the scale of 16 bits all of it would be black
+        if 0 < high < 65536 * _DARK:
             raise ValueError(f"its greys of 16 bits go to {high:g} only, as those of 12 bits do: save it with 8 bits")
         return 65535.0
     scales, slack = ((1.0, 255.0, 65535.0), 0.02) if mode == "F" else ((255.0, 65535.0, 2.0**31 - 1), 0.0)
     white = next((white for white in scales if high <= white * (1 + slack)), None)
-    if white is None or not low >= -slack * white or (mode == "F" and white == 255 and high < 16):
+    if white is None or not low >= -slack * white or 0 < high < (white + 1) * _DARK:
         raise ValueError(f"its greys go from {low:g} to {high:g}, which is no usual scale: save it with 8 or 16 bits")
     return white

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ex2.base.errors import UserError
-from ex2.base.files import from_home
+from ex2.base.files import from_home, read_yaml
 from ex2.base.hub import looks_like_path
+from ex2.base.shipped import find_config
 from ex2.commands.train import training_line
 from ex2.options.parse import read_line, words_on
+from ex2.options.recorded import is_recorded, recorded_algorithm
+from ex2.options.run_options import ALGORITHMS
 
 SAME = {"output_dir": "out", "max_completion_length": "max_new_tokens", "eval_batch_size": "batch_size"}
 """What training calls what the other commands call otherwise."""
@@ -124,6 +127,28 @@ def _check_names(arguments: argparse.Namespace) -> None:
         for word in value if isinstance(value, list) else [value]:
             if isinstance(word, (str, Path)):
                 check(word)
+
+
+def algorithm_of(line: list[str]) -> str:
+    """The algorithm of a training that names none: the one of a run whose config.yaml is given, or else the one that the config,
+    or what it is based on, has options for alone; else PPO.
+
+    Raises:
+        UserError: The config is not there, or no config.
+    """
+    name = words_on(training_line(line)).get("config") if line else None
+    path = find_config(name) if name else None
+    seen: set[Path] = set()
+    while path is not None and path.is_file() and path.resolve() not in seen:  # else the parser says what is wrong
+        seen.add(path.resolve())
+        if is_recorded(path):
+            return recorded_algorithm(path)
+        content = read_yaml(path, f"--config {path}")
+        sections = [algorithm for algorithm in ALGORITHMS if algorithm in content]
+        if sections:
+            return sections[0] if len(sections) == 1 else "ppo"
+        path = path.parent / str(content["base"]) if "base" in content else None
+    return "ppo"
 
 
 def check_training(algorithm: str, line: list[str]) -> None:

@@ -62,7 +62,7 @@ def add(commands: Any, start: Start, command: Command) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="folder of the study, the same as --output_dir; default: the config's"
     )
-    parser.add_argument("--algorithm", choices=ALGORITHMS, default="ppo", help="default: ppo")
+    parser.add_argument("--algorithm", choices=ALGORITHMS, help="default: the one that the config is for, else ppo")
     parser.add_argument(
         "--launcher",
         metavar="COMMAND",

@@ -22,7 +22,7 @@ def add(commands: Any, start: Callable[[str, list[str]], None]) -> None:
         "All further options are training options: they win over the config.",
         epilog=_epilog(),
     )
-    parser.add_argument("--algorithm", choices=ALGORITHMS, default="ppo", help="default: ppo")
+    parser.add_argument("--algorithm", choices=ALGORITHMS, help="default: the one that the config is for, else ppo")
     parser.add_argument("--help_options", action="store_true", help="list all training options of the algorithm")
     # What the parser does not know goes on to the training options, which have a parser of their own.
     parser.set_defaults(command=lambda arguments: run(arguments, start), further=[])
@@ -60,7 +60,8 @@ def _epilog() -> str:
             "  ex2 train quickstart",
             "  ex2 train quickstart --dry_run true     # batch arithmetic and memory; loads no weights",
             "  ex2 train quickstart --vlm hf:google/siglip2-base-patch16-224 --dataset folder:data/birds --output_dir runs/birds",
-            "  ex2 train quickstart_grpo --algorithm grpo",
+            "  ex2 train quickstart --algorithm grpo",
+            "  ex2 train quickstart_grpo               # a config for one algorithm trains with it",
             "  ex2 train --help_options                # all training options; with --algorithm grpo, those of GRPO",
             "",
             "several processes, one GPU each (docs/run_big.md):",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 
 from ex2.base.errors import UserError
 from ex2.base.files import from_home, read_text
 from ex2.base.shown import some_of
-from ex2.data.labelled import SPLITS, ImageFile, LabelledImages, images_of_files
+from ex2.data.labelled import SPLITS, ImageFile, LabelledImages, here, images_of_files
 from ex2.data.names import class_name_of, split_of
 
 _LAYOUT = "expected the columns path,class[,split], with paths relative to the file"
@@ -53,13 +54,14 @@ def read_csv(file: str) -> LabelledImages:
             raise UserError(f"{option}, line {line}: there is a NUL character; save the table as CSV in UTF-8.")
         if not image or not name:
             raise UserError(f"{option}, line {line}: {'class' if image else 'path'} is empty; {_LAYOUT}.")
-        if re.fullmatch(r"\[.*\]|.*\|.*", name):
+        if re.fullmatch(r"\[.*\]|.*[|;].*", name):
             raise UserError(f"{option}, line {line}: {name!r} is a list of classes; an image has one class.")
-        if image in line_of:
+        place = os.path.normpath(here(image, path.parent))  # ./a.png is a.png
+        if place in line_of:
             raise UserError(
-                f"{option}, line {line}: {image!r} is on line {line_of[image]} too; an image has one class."
+                f"{option}, line {line}: {image!r} is on line {line_of[place]} too; an image has one class."
             )
-        line_of[image] = line
+        line_of[place] = line
         entries.append((image, name, _split(row["split"], f"{option}, line {line}") if "split" in columns else None))
     class_names = tuple(sorted({name for _, name, _ in entries}))
     label_of = {name: label for label, name in enumerate(class_names)}

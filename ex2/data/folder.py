@@ -64,8 +64,9 @@ def read_folder(directory: str) -> LabelledImages:
     say_what_is_left_out(f"folder:{directory}", others)
     class_names = tuple(sorted(folder_of, key=lambda name: folder_of[name]))
     label_of = {name: label for label, name in enumerate(class_names)}
-    files = [ImageFile(path, label_of[name], split) for path, name, split in found]
-    return images_of_files(f"folder:{directory}", root, class_names, _with_splits_below(files))
+    files = _with_splits_below([ImageFile(path, label_of[name], split) for path, name, split in found])
+    _say_where_classes_lie_below(option, root, class_names, files)
+    return images_of_files(f"folder:{directory}", root, class_names, files)
 
 
 def _parts(root: Path, option: str) -> list[tuple[Path, str | None]]:
@@ -94,6 +95,23 @@ def _with_splits_below(files: list[ImageFile]) -> list[ImageFile]:
     if any(file.split for file in files) or not all(below) or len(set(below)) < 2:
         return files
     return [file._replace(split=split) for file, split in zip(files, below, strict=True)]
+
+
+def _say_where_classes_lie_below(option: str, root: Path, class_names: tuple[str, ...], files: list[ImageFile]) -> None:
+    """Warn where all classes hold folders of the same names, as sets of several styles or domains do, and no images."""
+    if any(file.split for file in files):
+        return
+    below: list[set[str]] = [set() for _ in class_names]
+    for file in files:
+        parts = file.path.split("/", 2)
+        below[file.label].add(parts[1] if len(parts) > 2 else "")
+    common = set.intersection(*below)
+    if len(below) > 1 < len(common) and not any("" in folders for folders in below):
+        logger.warning(
+            "%s: its classes are %s, and each holds the folders %s: if those are the classes, name one of the first "
+            "(folder:%s).",
+            option, some_of(class_names, 3), some_of(sorted(common), 3), root / files[0].path.split("/")[0],
+        )  # fmt: skip
 
 
 def _folders(folder: Path) -> list[Path]:

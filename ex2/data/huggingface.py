@@ -85,7 +85,7 @@ def load_hf(rest: str) -> LabelledImages:
         raise UserError(f"{source.option}: no row has a label in {label!r}.")
 
     position = {value: i for i, value in enumerate(dict.fromkeys(known))}
-    class_names = tuple(class_name_of(value) for value in position)
+    class_names = _distinct_names(list(position), source.option, label)
     files = [Path(file["filename"]) for part in parts.values() for file in part.cache_files]
     return LabelledImages(
         name=source.spec,
@@ -229,9 +229,22 @@ def _labels(source: Source, part: datasets.Dataset, column: str) -> tuple[list[s
     ]
     names: list[str] | None = getattr(_item(part.features[column]), "names", None)
     if names is None:
-        texts = [None if value in _NO_LABEL else str(value) for value in values]
+        texts = [None if value in _NO_LABEL or not str(value).strip() else str(value) for value in values]
         return texts, sorted({text for text in texts if text})
     return [None if value in _NO_LABEL else names[value] for value in values], names
+
+
+def _distinct_names(labels: list[str], option: str, column: str) -> tuple[str, ...]:
+    """The class names that labels give."""
+    label_of: dict[str, str] = {}
+    for label in labels:
+        name = class_name_of(label)
+        if label_of.setdefault(name, label) != label:
+            raise UserError(
+                f"{option}: {label_of[name]!r} and {label!r} in column {column!r} both give the class name {name!r}; write one "
+                "class in one way."
+            )
+    return tuple(label_of)
 
 
 def _only(value: Any, row: int, where: str) -> Any:

@@ -27,7 +27,8 @@ _NO_NAME = re.compile(
     r"|(class|category|label|cls|cluster|group|id|folder|dir|type|target|species|taxon|fold|part|batch|subset|n|q)[ #:.-]*\d+"
     r"|true|false|yes|no|nan|none|null|unknown|others?|misc|(un)?labell?ed"
     r"|images?|imgs?|jpegimages|data|dataset|labels?|annotations?|masks?"  # what else folders hold
-    r"|(?=\w*\d)[0-9a-f]{8,}|[0-9a-f]{8}-[0-9a-f-]{20,}",  # hashes
+    r"|(?=\w*\d)[0-9a-f]{8,}|[0-9a-f]{8}-[0-9a-f-]{20,}"  # hashes
+    r"|/?[mg][ /.]0\w+",  # ids of Open Images
     re.IGNORECASE,
 )
 
@@ -80,8 +81,8 @@ def _renamed(images: LabelledImages, names: Sequence[str], spec: str) -> Labelle
 
 
 def _resolved(keys: tuple[str, ...], spec: str) -> tuple[str, ...]:
-    """WordNet ids, alone or before a name (``n02085620-Chihuahua``), as names; other names as they are."""
-    tails = tuple(re.sub(r"^n\d{8}[- ]+", "", key) for key in keys)
+    """WordNet ids, alone or beside a name (``n02085620-Chihuahua``), as names; other names as they are."""
+    tails = tuple(re.sub(r"^n\d{8}[- ]+|[- ]+n\d{8}$", "", key) for key in keys)
     if tails != keys and len(set(tails)) == len(keys):
         return tails
     ids = [key for key in keys if _WORDNET_ID.fullmatch(key)]
@@ -109,12 +110,20 @@ def _running(count: int) -> tuple[list[int], list[int]]:
 
 
 def _without_numbers(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names without the numbers that only sort them: 1 ... C or 0 ... C - 1 before the names of all classes."""
-    found = [_NUMBERED.match(name) for name in names]
-    numbers = sorted(int(match[1] or match[2]) for match in found if match)
-    if not numbers or numbers not in _running(len(names)):
+    """Names without the numbers that only sort them, before the names of all classes.
+
+    Those are 1 ... C or 0 ... C - 1. Where some classes of a set are missing, numbers with a dot (``257.clutter``), or of one
+    width with zeros before them (``00040 Animalia``), are such too; years and models are not.
+    """
+    found = [match for name in names if (match := _NUMBERED.match(name))]
+    if len(found) < len(names):
         return names
-    plain = tuple(name[match.end() :].strip() for name, match in zip(names, found, strict=True) if match)
+    digits = [match[1] or match[2] for match in found]
+    dotted = all(match[1] for match in found)
+    padded = len(set(map(len, digits))) == 1 and any(number[0] == "0" != number for number in digits)
+    if not (sorted(map(int, digits)) in _running(len(names)) or dotted or padded):
+        return names
+    plain = tuple(match.string[match.end() :].strip() for match in found)
     return plain if len(set(plain)) == len(names) and all(plain) else names
 
 

@@ -11,6 +11,7 @@ from ex2.base.files import read_yaml
 from ex2.base.ranges import RANGES, check_ranges
 from ex2.options.ex2_options import EX2Config
 from ex2.options.kinds import check_kinds, type_hints
+from ex2.options.run_options import ALGORITHMS
 
 _OF_LIBRARIES: dict[str, Any] = {
     "model_name_or_path": str | None, "model_revision": str | None, "dtype": str | None, "attn_implementation": str | None,
@@ -31,6 +32,13 @@ def is_recorded(path: Path) -> bool:
             return file.read(len(SIGNATURE)) == SIGNATURE
     except OSError:
         return False
+
+
+def recorded_algorithm(path: Path) -> str:
+    """The algorithm of the run that such a file is of."""
+    with path.open("rb") as file:
+        words = file.readline()[len(SIGNATURE) :].decode(errors="replace").lower().split()
+    return next((word for word in words if word in ALGORITHMS), "ppo")
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -30,9 +30,9 @@ from ex2.policy.llm import (
     quantization_config,
     resolve_model,
 )
-from ex2.policy.prompts import prompt_tokens, rendered
-from ex2.policy.turns import check_no_thought, let_turns_end
-from ex2.texts.questions import build_prompt, load_questions, wants_chat
+from ex2.policy.prompts import prompt_tokens
+from ex2.policy.turns import ready_to_chat
+from ex2.texts.questions import build_prompt, load_questions
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -104,29 +104,16 @@ def check_prompt_format(options: RunOptions, tokenizer: PreTrainedTokenizerBase)
     """Whether prompts use the chat template.
 
     Raises:
-        UserError: There is none and it is needed, or it refuses the messages.
+        UserError: There is none and it is needed, or it is of no use (`ready_to_chat`).
     """
-    from jinja2 import TemplateError
-
-    system_prompt = options.ex2.system_prompt
-    chat = wants_chat(options.ex2.prompt_format, tokenizer)
-    if not chat:
-        if system_prompt:
-            raise UserError(
-                f"system_prompt={system_prompt!r} has no place in plain prompts: leave it out (--system_prompt ''), or use a "
-                "model with a chat template."
-            )
-        return False
-    messages: Any = build_prompt("Describe a {}.", "cat", chat=True, system_prompt=system_prompt)
-    where, kwargs = f"model_name_or_path={options.policy.model_name_or_path}", options.chat_template_kwargs
-    try:
-        prompt = rendered(tokenizer, messages, **kwargs)
-    except TemplateError as error:
-        cure = "leave out system_prompt (--system_prompt '')" if system_prompt else "use prompt_format=plain"
-        raise UserError(f"{where}: its chat template refuses the prompt ({error}): {cure}.") from error
-    check_no_thought(tokenizer, prompt, messages, kwargs, where)
-    let_turns_end(tokenizer, kwargs)
-    return True
+    where, system_prompt = f"model_name_or_path={options.policy.model_name_or_path}", options.ex2.system_prompt
+    chat = ready_to_chat(tokenizer, options.ex2.prompt_format, options.chat_template_kwargs, where, system_prompt)
+    if system_prompt and not chat:
+        raise UserError(
+            f"system_prompt={system_prompt!r} has no place in plain prompts: leave it out (--system_prompt ''), or use a "
+            "model with a chat template."
+        )
+    return chat
 
 
 def check_adapter_kind(adapter: str, config: Any) -> None:

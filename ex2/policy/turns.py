@@ -10,14 +10,16 @@ import re
 from datetime import datetime
 from typing import Any
 
-from ex2.base.errors import UserError
+from ex2.base.errors import UserError, first_line
 from ex2.texts.questions import build_prompt, wants_chat
 
 DATE = datetime(2025, 1, 1)
 """The date that templates are given where they ask for today's: equal seeds then give equal texts on any day."""
 
 _THOUGHTS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"))
-_SWITCHES = ("enable_thinking", "thinking")
+# At the end of a prompt, by any other mark: <seed:think>, <|START_THINKING|>, <|begin_of_thought|>.
+_OPEN = re.compile(r"[<\[\u25c1](?!/)\W?(?!end|no_)[\w:]*(think|thought|reason)\w*\W?[>\]\u25b7]\s*$", re.IGNORECASE)
+_SWITCHES = ("enable_thinking", "thinking", "reasoning")
 _CHANNEL = "<|channel|>analysis"  # how models with channels begin every answer, by themselves
 
 
@@ -87,12 +89,20 @@ def ready_to_chat(
     """Whether prompts use the chat template; its turns then end, and it opens no thought.
 
     Raises:
-        UserError: There is none and `prompt_format` asks for it, or it thinks.
+        UserError: There is none and `prompt_format` asks for it, it refuses the messages, leaves the question out, or thinks.
     """
+    from jinja2 import TemplateError
+
     if not wants_chat(prompt_format, tokenizer):
         return False
     messages: Any = build_prompt("Describe a {}.", "cat", chat=True, system_prompt=system_prompt)
-    prompt = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **kwargs))
+    try:
+        prompt = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **kwargs))
+    except (TemplateError, TypeError, ValueError) as error:
+        cure = "leave out system_prompt (--system_prompt '')" if system_prompt else "use prompt_format=plain"
+        raise UserError(f"{where}: its chat template refuses the prompt ({first_line(error)}): {cure}.") from error
+    if messages[-1]["content"] not in prompt:  # such as those that look for text and images among parts
+        raise UserError(f"{where}: its chat template leaves the question out: use prompt_format=plain.")
     check_no_thought(tokenizer, prompt, messages, kwargs, where)
     let_turns_end(tokenizer, kwargs)
     return True
@@ -114,10 +124,17 @@ def check_no_thought(
         UserError: The prompt ends within a thought, or the template has a switch for thinking that is left on.
     """
     template = str(tokenizer.chat_template)
-    switches = [name for name in _SWITCHES if re.search(rf"\b{name}\b", template)]
+
+    def switched_off(name: str) -> str:
+        off = kwargs | {name: False}
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **off))
+
+    mentioned = [name for name in _SWITCHES if re.search(rf"\b{name}\b", template)]
+    switches = [name for name in mentioned if switched_off(name) != prompt]
     cures = [f"""switch it off with --chat_template_kwargs '{{"{name}": false}}'""" for name in switches]
     other = "use another model, or prompt_format=plain"
-    if any(opens in prompt and prompt.rfind(opens) > prompt.rfind(closes) for opens, closes in _THOUGHTS):
+    opened = any(opens in prompt and prompt.rfind(opens) > prompt.rfind(closes) for opens, closes in _THOUGHTS)
+    if opened or _OPEN.search(prompt):
         raise UserError(
             f"{where}: its chat template opens a thought, whose beginning would be the description: {[*cures, other][0]}."
         )
@@ -126,12 +143,7 @@ def check_no_thought(
             f"{where}: the policy thinks in a channel of its own first, whose beginning would be the description: {other}."
         )
     for name, cure in zip(switches, cures, strict=True):
-        if name in kwargs:
-            continue
-        off = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False, **kwargs, **{name: False}
-        )
-        if off != prompt:
+        if name not in kwargs:
             raise UserError(
                 f"{where}: the policy thinks before it answers, and the beginning of a thought would be the description: {cure} "
                 "(true keeps it)."

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ex2.scoring.scorer import TextScorer
-from ex2.stats.intervals import Interval, bracket, mean_interval
+from ex2.stats.intervals import DIFFERENCE, SHARE, Interval, bracket, mean_interval
 from ex2.texts.pairs import both_ways
 from ex2.texts.questions import TEMPLATE
 from ex2.zero_shot.confusion import nearer_share
@@ -91,13 +91,14 @@ def summarise(systems: Sequence[PairScores], class_names: Sequence[str], pairs: 
     *others, last = systems
     return {
         "systems": {
-            system.name: {split: _mean(getattr(system, split)) for split in IMAGE_SETS}
+            system.name: {split: _mean(getattr(system, split), SHARE) for split in IMAGE_SETS}
             | {"sentences": system.sentences}
             for system in systems
         },
         "differences": {
             f"{last.name} - {other.name}": {
-                split: _mean(np.subtract(getattr(last, split), getattr(other, split))) for split in IMAGE_SETS
+                split: _mean(np.subtract(getattr(last, split), getattr(other, split)), DIFFERENCE)
+                for split in IMAGE_SETS
             }
             for other in others
         },
@@ -111,9 +112,9 @@ def summarise(systems: Sequence[PairScores], class_names: Sequence[str], pairs: 
     }
 
 
-def _mean(values: ArrayLike) -> dict[str, float | None]:
+def _mean(values: ArrayLike, bounds: tuple[float, float]) -> dict[str, float | None]:
     values = np.asarray(values)
-    interval = mean_interval(values) if len(values) > 1 else Interval(float(values[0]), np.nan, np.nan)
+    interval = mean_interval(values, bounds=bounds) if len(values) > 1 else Interval(float(values[0]), np.nan, np.nan)
     return interval.as_dict()
 
 

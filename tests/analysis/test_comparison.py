@@ -66,6 +66,10 @@ def test_one_run_a_side_calls_no_difference(runs: dict[str, list[Study]]) -> Non
     own = found.differences.set_index(["measure", "name"]).loc[("share_of_clauses", "visual")]
     assert own["mean"] == pytest.approx(0.4, abs=0.1)  # what was seen is still shown
     text = format_comparison(found)
+    assert "nan" not in text  # the made-up studies have clauses of two categories only
+    assert [line.split()[1:5] for line in text.splitlines() if "name_echo" in line] == [
+        ["0.0", "%", "of", "clauses"]
+    ] * 2
     assert NOT_COVERED in text
     assert "cannot be told from one run a side" in text
     assert found.flips.empty

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ex2.analysis import report
 from ex2.analysis.findings import ENDS, FEWEST_CLASSES, QUANTITIES, finding, preference_table
 from ex2.analysis.verdict import NO_BASE, NOTHING, STARTS, format_preference, how_sure, spoken, verdict
 from ex2.texts.categories import CATEGORIES
@@ -256,5 +257,17 @@ def test_the_table_in_text_has_a_line_a_category(rows: list) -> None:
     lines = format_preference(table, shares).splitlines()
     assert [line.split()[0] for line in lines] == ["category", *CATEGORIES]
     assert all(
-        f"{cells['change_mean']:+z.3f}" in line for cells, line in zip(table.to_dict("records"), lines[1:], strict=True)
+        f"{100 * cells['change_mean']:+z.1f} points" in line
+        for cells, line in zip(table.to_dict("records"), lines[1:], strict=True)
     )
+
+
+@pytest.mark.parametrize("clauses", [1, 3, 57, 79])
+def test_the_table_in_text_rounds_shares_as_the_report_does(clauses: int) -> None:
+    """Of 80 clauses: every second share lies in the middle between two numbers with one decimal."""
+    mean = clauses / 80
+    shares = pd.DataFrame([{"level": "clauses", "system": "aligned", "category": "visual", "mean": mean}])
+    row = {"category": "visual"} | {f"{what}_{end}": mean for what in QUANTITIES for end in ("mean", "low", "high")}
+    line = format_preference(pd.DataFrame([row]), shares).splitlines()[1]
+    assert line.split()[2:4] == report.share(mean).split()
+    assert f" {report.points(mean, True)} points " in line

@@ -94,6 +94,16 @@ def test_floats_of_no_usual_scale_are_refused(values: list[float]) -> None:
         greys(values, np.float32)
 
 
+@pytest.mark.parametrize(
+    ("kind", "high"),
+    [(np.int32, 1), *((kind, high) for kind in (np.int32, np.float32) for high in (10, 1023, 4095, 70_000, 2**24))],
+)
+def test_greys_on_the_scale_of_a_sensor_or_of_labels_are_not_taken_for_black(kind: type, high: int) -> None:
+    with pytest.raises(ValueError, match=r"its greys go from 0 to .*, which is no usual scale: save it with 8 or 16"):
+        greys([0, high / 2, high], kind)
+    assert greys([0, 0, 0], kind) == [0, 0, 0]
+
+
 @pytest.mark.parametrize("mode", ["La", "RGBa"])
 def test_premultiplied_modes(mode: str) -> None:
     assert to_rgb(Image.new(mode, (1, 1))).getpixel((0, 0)) == (255, 255, 255)

@@ -58,6 +58,32 @@ def test_options_go_on_to_the_entry_point_in_their_order(
     assert passed_on(*line) == (algorithm, options)
 
 
+@pytest.mark.parametrize(
+    ("line", "algorithm"),
+    [
+        (["quickstart_grpo"], "grpo"),
+        (["--seed", "1", "--config=quickstart_rloo"], "rloo"),
+        (["quickstart_grpo", "--algorithm", "ppo"], "ppo"),
+        (["mine.yaml"], "grpo"),
+        (["all.yaml"], "ppo"),
+        (["run.yaml"], "rloo"),
+    ],
+    ids=" ".join,
+)
+def test_a_config_for_one_algorithm_trains_with_it(
+    line: list[str],
+    algorithm: str,
+    passed_on: Callable[..., tuple[str, list[str]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(f"base: {ROOT / 'configs' / 'quickstart_grpo.yaml'}\nseed: 2\n")
+    Path("all.yaml").write_text(f"base: {ROOT / 'configs' / 'paper' / 'base.yaml'}\ndataset: pictograms\n")
+    Path("run.yaml").write_text("# Resolved options of this RLOO run\nnormalize_advantages: false\n")
+    assert passed_on(*line)[0] == algorithm
+
+
 @pytest.mark.parametrize("given", [["--config", "quickstart"], ["--config=quickstart"]])
 def test_a_name_is_a_config_that_comes_with_ex2(
     given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -70,6 +70,21 @@ def test_classes_that_are_called_like_a_split_among_others(tmp_path: Path) -> No
     assert load(tmp_path).class_names == ("plane", "train")
 
 
+@pytest.mark.parametrize("spec", ["folder", "bare"])
+def test_classes_that_lie_below_something_else_are_said(
+    tmp_path: Path, spec: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, *(f"{style}/{name}/1.png" for style in ("photo", "sketch") for name in ("cat", "dog")))
+    with caplog.at_level(logging.WARNING, logger="ex2"):
+        load_images(f"folder:{tmp_path}" if spec == "folder" else str(tmp_path))
+    (message,) = caplog.messages
+    assert "its classes are photo, sketch, and each holds the folders cat, dog: if those are the classes" in message
+    caplog.clear()
+    save(tmp_path, "photo/1.png")  # then they are parts of a class
+    load_images(f"folder:{tmp_path}")
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

@@ -263,6 +263,7 @@ def save_parquet(folder: Path, label: Any, values: list[Any], images: list[Any] 
     ("label", "values", "classes"),
     [
         (datasets.Value("string"), ["bee", "ant"], ("ant", "bee")),
+        (datasets.Value("string"), ["bee", " ", "ant"], ("ant", "bee")),
         (datasets.List(datasets.Value("string")), [["bee"], ["ant"]], ("ant", "bee")),
         (datasets.List(datasets.ClassLabel(names=["bee", "ant"])), [[1], []], ("bee", "ant")),
     ],
@@ -282,6 +283,11 @@ def test_columns_of_labels(tmp_path: Path, label: Any, values: list[Any], classe
         ),
         (datasets.Value("float32"), [1.5], "has no names of classes, but values of type float32"),
         (datasets.Value("int64"), [0, 1], "2 of 2 classes have no names but numbers, ids and the like (0, 1)"),
+        (
+            datasets.Value("string"),
+            ["red_fox", "red fox"],
+            "'red fox' and 'red_fox' in column 'label' both give the class name 'red fox'",
+        ),
         (datasets.Value("string"), ["train", "test"], "its classes would be test, train, which are splits"),
     ],
 )

@@ -27,6 +27,11 @@ def named(names: tuple[str, ...], file: Path | None = None) -> LabelledImages:
         (("n02085620-Chihuahua", "n02085782-Japanese spaniel"), ("Chihuahua", "Japanese spaniel")),
         (("001.Black footed Albatross", "002.Laysan Albatross"), ("Black footed Albatross", "Laysan Albatross")),
         (("0 cat", "1 dog"), ("cat", "dog")),
+        (("Chihuahua n02085620", "tabby n02123045"), ("Chihuahua", "tabby")),
+        # Some of a set's classes
+        (("001.ak47", "257.clutter"), ("ak47", "clutter")),
+        (("00040 Animalia", "01234 Plantae"), ("Animalia", "Plantae")),
+        (("911 Turbo", "968 Cabrio"), ("911 Turbo", "968 Cabrio")),
         (("2007 Audi A4", "2012 BMW X5"), ("2007 Audi A4", "2012 BMW X5")),
         (("A310", "F-16", "707-320"), ("A310", "F-16", "707-320")),
         (("A1", "A3", "A4"), ("A1", "A3", "A4")),
@@ -59,6 +64,7 @@ def test_names_as_people_say_them(labels: tuple[str, ...], names: tuple[str, ...
         ("labeled", "unlabeled"),
         ("images", "masks"),
         ("Q140", "Q146"),
+        ("m 01yrx", "/m/0bt9lr"),
     ],
 )
 def test_what_is_no_name_is_refused_with_the_cure(labels: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 from safetensors.torch import save_file
 
 from ex2.base.rgb import to_rgb
@@ -237,9 +237,16 @@ def test_the_example_classifies(
             [],
             "holds no classifier.safetensors: compute the weights from its texts with --texts",
         ),
+        (
+            ["classifier.safetensors", "descriptions.json"],
+            [],
+            "holds no classifier.safetensors: it has no descriptions either, export it with some",
+        ),
         (["descriptions.json"], ["--texts"], "holds no descriptions.json: export descriptions with it"),
         (["classes.json"], [], "holds no classes.json: `ex2 export` writes a folder with one"),
-        ([], ["--images"], "holds no image (.jpeg, .jpg, .png, .webp)"),
+        ([], ["--images"], "holds no image that Pillow reads"),
+        ([], ["bundle.zip"], "bundle.zip is no folder: unpack it"),
+        ([], ["nowhere"], "nowhere does not exist"),
         ([], ["--model", "ViT-X"], "ViT-X"),
         (["weight"], [], "dimensions, the weights 3: use --texts"),
     ],
@@ -268,13 +275,47 @@ def test_the_example_says_in_a_line_what_it_lacks(
     else:
         (images / "damaged.png").write_bytes(b"\x89PNG")
         shutil.copy(next(class_folder.rglob("*.webp")), images)
+    places = [bundle, images]
+    if options == ["bundle.zip"]:
+        places, options = [Path(shutil.make_archive(str(bundle), "zip", bundle)), images], []
+    elif options == ["nowhere"]:
+        places, options = [bundle, tmp_path / "nowhere"], []
     model = ["--model", f"local-dir:{open_clip_folder}"]
-    monkeypatch.setattr("sys.argv", [str(EXAMPLE), str(bundle), str(images), *model, *options])
+    monkeypatch.setattr("sys.argv", [str(EXAMPLE), *map(str, places), *model, *options])
     with quiet_root_logger(), pytest.raises(SystemExit) as stop:
         runpy.run_path(str(EXAMPLE), run_name="__main__")
     assert stop.value.code == 2
     *_, line = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_the_example_reads_every_format_and_turns_photos_upright(
+    four: Path,
+    open_clip_folder: Path,
+    class_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    image = to_rgb(Image.open(next((class_folder / "whale").iterdir())))
+    (tmp_path / "whale").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    image.save(tmp_path / "whale" / "1.bmp")
+    image.save(tmp_path / "elsewhere" / "2.tif")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "whale" / "3.png", exif=exif)
+    Image.new("I;16", (8, 8), 40_000).save(tmp_path / "whale" / "4.png")
+    monkeypatch.setattr(
+        "sys.argv", [str(EXAMPLE), str(four), str(tmp_path), "--model", f"local-dir:{open_clip_folder}"]
+    )
+    with quiet_root_logger():
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    printed = capsys.readouterr()
+    *lines, accuracy = printed.out.splitlines()
+    assert len({line.partition("\t")[2] for line in lines}) == 1 < len(lines) == 3
+    assert accuracy.endswith(" of 2 (1 more lie in folders that are called like no class)")
+    assert "4.png: its greys have more than 8 bits: save it with 8" in printed.err
 
 
 def test_the_example_passes_over_a_damaged_image_and_names_it(

@@ -27,7 +27,10 @@ from ex2.policy.sampler import TextGenerator
 from ex2.policy.sampler_vllm import VLLMGenerator
 
 Arguments = Callable[..., list[str]]
-NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}x"
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ messages[0]['content'] }}"
+)
 
 
 @pytest.fixture

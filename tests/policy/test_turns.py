@@ -84,6 +84,60 @@ def test_thoughts_without_a_switch(with_template: Callable[[str], Path]) -> None
 
 
 @pytest.mark.parametrize(
+    "opens",
+    ["<seed:think>", "<|START_THINKING|>", "<reasoning>\n", "\u25c1think\u25b7", "<|begin_of_thought|>", "<Thought>"],
+)
+def test_thoughts_by_any_mark_are_refused(with_template: Callable[[str], Path], opens: str) -> None:
+    tokenizer = load_tokenizer(str(with_template(TURN.replace("{{ end }}", "<|end|>") + ASKED + opens)))
+    with pytest.raises(UserError, match="opens a thought, .*: use another model, or prompt_format=plain"):
+        ready_to_chat(tokenizer, "auto", {}, "model")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('not now') }}", r"refuses the prompt \(not now\): use prompt_format=plain"),
+        ("{% for m in messages %}{{ m['content'] }", r"refuses the prompt \(unexpected '\}'\)"),
+        ("{{ messages[5]['content'] }}", r"refuses the prompt \(list object has no element 5\)"),
+        ("{{ messages[0]['content'] + 1 }}", r"refuses the prompt \(can only concatenate str"),
+        (
+            "{% for m in messages %}{{ m['content'][0]['text'] }}{% endfor %}",
+            "leaves the question out: use prompt_format",
+        ),
+    ],
+)
+def test_templates_that_are_of_no_use_are_one_line(
+    with_template: Callable[[str], Path], template: str, message: str
+) -> None:
+    tokenizer = load_tokenizer(str(with_template(template)))
+    with pytest.raises(UserError, match=f"^model: its chat template {message}"):
+        ready_to_chat(tokenizer, "auto", {}, "model")
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "<think>\n\n</think>\n\n",
+        "</think>",
+        "<|START_THINKING|><|END_THINKING|>",
+        "<|no_think|>",
+        "[/INST]",
+        "<answer>",
+    ],
+)
+def test_thoughts_that_are_closed_are_none(with_template: Callable[[str], Path], after: str) -> None:
+    tokenizer = load_tokenizer(str(with_template(TURN.replace("{{ end }}", "<|end|>") + ASKED + after)))
+    assert ready_to_chat(tokenizer, "auto", {}, "model")
+
+
+def test_a_switch_that_is_only_talked_of_is_no_cure(with_template: Callable[[str], Path]) -> None:
+    prose = "Put your thinking and reasoning first. "
+    tokenizer = load_tokenizer(str(with_template(prose + TURN.replace("{{ end }}", "<|end|>") + ASKED + "<think>")))
+    with pytest.raises(UserError, match="opens a thought, .*: use another model, or prompt_format=plain"):
+        ready_to_chat(tokenizer, "auto", {}, "model")
+
+
+@pytest.mark.parametrize(
     "date",
     [
         "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}",
@@ -115,6 +169,9 @@ def test_another_switch_and_channels(with_template: Callable[[str], Path]) -> No
     with pytest.raises(UserError, match=r"opens a thought, .* --chat_template_kwargs '\{\"thinking\": false\}'"):
         ready_to_chat(tokenizer, "auto", {}, "model")
     assert ready_to_chat(tokenizer, "auto", {"thinking": False}, "model")
+    tokenizer.chat_template = tokenizer.chat_template.replace("thinking", "reasoning")
+    with pytest.raises(UserError, match=r"opens a thought, .* --chat_template_kwargs '\{\"reasoning\": false\}'"):
+        ready_to_chat(tokenizer, "auto", {}, "model")
     tokenizer.chat_template = "{# <|channel|>analysis, then <|channel|>final #}" + TURN.replace("{{ end }}", "") + ASKED
     with pytest.raises(
         UserError, match="thinks in a channel of its own first, .*: use another model, or prompt_format"

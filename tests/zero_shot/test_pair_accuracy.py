@@ -87,6 +87,15 @@ def test_the_last_system_is_compared_with_the_others_pair_by_pair() -> None:
     assert all(len(line) <= 100 for line in lines)
 
 
+def test_no_accuracy_is_beyond_all_and_none_of_the_images() -> None:
+    base, aligned = PairScores("base", (0.0, 0.7), (1.0, 0.8), 4), PairScores("aligned", (1.0, 0.7), (0.9, 0.2), 4)
+    summary = summarise([base, aligned], NAMES, [(0, 1), (0, 2)])
+    for system in summary["systems"].values():
+        assert all(0 <= system[images]["low"] < system[images]["high"] <= 1 for images in ("reward", "heldout"))
+    (difference,) = summary["differences"].values()
+    assert (difference["reward"]["low"], difference["reward"]["high"]) == (-1, 1)
+
+
 def test_one_pair_has_no_interval() -> None:
     systems = [PairScores("base", (0.5,), (0.4,), 2), PairScores("aligned", (0.7,), (0.5,), 2)]
     table = format_table(summarise(systems, NAMES, [(0, 1)]))
