@@ -116,6 +116,11 @@ def test_model_card(trained_run: Path) -> None:
         "held-out cosine, without the class name": round(summary["nameless"]["aligned"]["heldout"]["mean"], 4),
     }
     assert "| learning_rate | 0.01 |" in card
+    assert "| reward_funcs | cosine, no\\_repetition |" in card
+    assert "| pairs |" not in card  # options that are not set
+    assert "None" not in card
+    assert "\n\n\n" not in card
+    assert re.search(r"\n## Result\n\n\S", card)
     assert "aligned - best_of_n" in card
     assert "- dataset: folder:" in card
     assert MACHINE_PATH.search(card) is None
