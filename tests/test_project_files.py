@@ -126,6 +126,14 @@ def test_public_ci_runs_the_targets_of_make_on_every_python_that_is_supported() 
     assert workflow["permissions"] == {"contents": "read"}
 
 
+def test_pages_are_tried_in_a_browser_where_tests_run_by_themselves() -> None:
+    """tests/browser.py skips what it has no Playwright or Chromium for; the machines of public CI come with Chrome."""
+    assert any(line.startswith("playwright") for line in PROJECT["optional-dependencies"]["dev"])
+    assert re.search(r"apt-get install .*\bchromium\b", _read(".ci/run"))
+    workflow = yaml.safe_load(_read(".github/workflows/ci.yml"))
+    assert workflow["jobs"]["test"]["runs-on"].startswith("ubuntu")
+
+
 def test_the_container_installs_what_make_installs() -> None:
     """Not built by the tests. Its steps are those of the Makefile, on a copy of the repository."""
     text = _read("Dockerfile")
