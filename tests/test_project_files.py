@@ -134,6 +134,21 @@ def test_pages_are_tried_in_a_browser_where_tests_run_by_themselves() -> None:
     assert workflow["jobs"]["test"]["runs-on"].startswith("ubuntu")
 
 
+def test_make_says_in_one_line_what_it_sets_up(tmp_path: Path) -> None:
+    """With programs that do nothing in place of Python's: the quickstart's log is to fit on a screen."""
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\nmkdir -p "$3/bin"\nfor name in python ex2; do\n'
+        '  printf "#!/bin/sh\\n" > "$3/bin/$name"; chmod +x "$3/bin/$name"\ndone\n'
+    )
+    python.chmod(0o755)
+    line = ["make", "--no-print-directory", "quickstart", f"PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
+    printed = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert printed[0].startswith(f"Installing into {tmp_path / 'venv'}: ")
+    assert printed[1].endswith("ex2 study --config configs/quickstart.yaml --overwrite false")
+    assert len(printed) == 2
+
+
 def test_the_container_installs_what_make_installs() -> None:
     """Not built by the tests. Its steps are those of the Makefile, on a copy of the repository."""
     text = _read("Dockerfile")
