@@ -7,7 +7,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What is imported is compiled then and kept, which takes seconds; at the installation pip would compile everything, in a minute.
-INSTALL := $(PIP) install -q --no-compile
+# Silent: what is installed, and what that takes, is said in one line before.
+INSTALL := @$(PIP) install -q --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 REQUIREMENTS := pyproject.toml constraints.txt requirements-embedded.txt
 
@@ -42,13 +43,15 @@ clean:  ## Remove the virtual environment, caches and runs.
 	rm -rf $(VENV) runs build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: $(VENV)/bin/python $(REQUIREMENTS)
+	@echo "Installing into $(VENV): some minutes, and 7 GB where torch brings CUDA libraries (README.md: Install)"
 	$(INSTALL) -c constraints.txt -e .
 	$(INSTALL) --no-deps --require-hashes -r requirements-embedded.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
+	@echo "Installing what tests, checks and documentation need"
 	$(INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@

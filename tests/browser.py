@@ -1,4 +1,4 @@
-"""Pages in a real browser: Chromium by Playwright, where both are there (`pip install playwright`, a Chromium on the PATH)."""
+"""Pages in a real browser: by Playwright, which `make test` installs, in the Chromium on the PATH, where there is one."""
 
 from __future__ import annotations
 

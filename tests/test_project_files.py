@@ -126,6 +126,29 @@ def test_public_ci_runs_the_targets_of_make_on_every_python_that_is_supported() 
     assert workflow["permissions"] == {"contents": "read"}
 
 
+def test_pages_are_tried_in_a_browser_where_tests_run_by_themselves() -> None:
+    """tests/browser.py skips what it has no Playwright or Chromium for; the machines of public CI come with Chrome."""
+    assert any(line.startswith("playwright") for line in PROJECT["optional-dependencies"]["dev"])
+    assert re.search(r"apt-get install .*\bchromium\b", _read(".ci/run"))
+    workflow = yaml.safe_load(_read(".github/workflows/ci.yml"))
+    assert workflow["jobs"]["test"]["runs-on"].startswith("ubuntu")
+
+
+def test_make_says_in_one_line_what_it_sets_up(tmp_path: Path) -> None:
+    """With programs that do nothing in place of Python's: the quickstart's log is to fit on a screen."""
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\nmkdir -p "$3/bin"\nfor name in python ex2; do\n'
+        '  printf "#!/bin/sh\\n" > "$3/bin/$name"; chmod +x "$3/bin/$name"\ndone\n'
+    )
+    python.chmod(0o755)
+    line = ["make", "--no-print-directory", "quickstart", f"PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
+    printed = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert printed[0].startswith(f"Installing into {tmp_path / 'venv'}: ")
+    assert printed[1].endswith("ex2 study --config configs/quickstart.yaml --overwrite false")
+    assert len(printed) == 2
+
+
 def test_the_container_installs_what_make_installs() -> None:
     """Not built by the tests. Its steps are those of the Makefile, on a copy of the repository."""
     text = _read("Dockerfile")

@@ -71,4 +71,4 @@ def _compare(arguments: argparse.Namespace, folders: list[str]) -> None:
                 write_atomically(arguments.out / f"{name}.csv", to_csv(table))
             write_atomically(arguments.out / "comparison.txt", (text + "\n").encode())
             write_atomically(arguments.out / "comparison.png", comparison_png(comparison.sides))
-        say(f"Written: {arguments.out}")
+        say(f"Written: {arguments.out}; look at {arguments.out / 'comparison.png'}")

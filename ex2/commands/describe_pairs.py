@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.files import check_writable
-from ex2.base.shown import say, some_of
+from ex2.base.shown import say, shell_line, some_of
 from ex2.commands.common import (
     bank_options,
     check_policy_fetched,
@@ -112,12 +112,14 @@ def _describe(arguments: argparse.Namespace, answers: Path) -> None:
 
     pairs = [pair for pair in confused if pair in written.pairs]
     sentences = sum(map(len, written.about().values()))
-    say(f"{arguments.out}: {sentences} sentences about {len(pairs)} of the {most} pairs that {vlm} confuses most")
     systems = [
         score_pairs("template", scorer, name_texts(names, pairs), pairs),
         score_pairs(arguments.out.name, scorer, written.about(), pairs),
     ]
     say(format_table(summarise(systems, names, pairs)))
+    classify = shell_line("ex2", "classify", "--vlm", vlm, "--dataset", dataset, "--pairs", arguments.out)
+    say(f"{arguments.out}: {sentences} sentences about {len(pairs)} of the {most} pairs that {vlm} confuses most. "
+        f"Next: `{classify}`.")  # fmt: skip
 
 
 def _answers_path(out: Path) -> Path:

@@ -10,7 +10,7 @@ from ex2.base.device import torch_device
 from ex2.base.errors import UserError
 from ex2.base.files import from_home, is_utf8
 from ex2.base.locks import alone_at
-from ex2.base.shown import say
+from ex2.base.shown import say, shell_line
 from ex2.commands.common import check_fetched, fetch_option, pickle_option
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _export(arguments: argparse.Namespace, out: Path) -> None:
         if arguments.merge:
             bundle = _merged(arguments, policy, bundle, work)
         write_files(bundle, work)
-    say(f"Wrote {_summary(bundle)} to {out}.")
+    say(f"Wrote {_summary(bundle)} to {out}. Next: `{shell_line('ex2', 'demo', out)}`, a page to try it.")
     base = policy.settings.get("model_name_or_path")
     if base is not None and Path(base).is_dir():
         say(f"The adapter names the folder {base} as its base model: elsewhere, say where that is (base_model=...).")

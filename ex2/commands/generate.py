@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ex2.base.device import torch_device
 from ex2.base.errors import UserError, did_you_mean
-from ex2.base.shown import say
+from ex2.base.shown import say, shell_line
 from ex2.commands.common import (
     SPLITS,
     bank_options,
@@ -84,7 +84,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     plan = sampling_plan(arguments, policy, images.name, asks, **engine, vlm=None if vlm == "none" else vlm)
     done = recorded(plan, arguments.out, images.class_names)
     if len(done) == len(plan):
-        say(f"{arguments.out} is complete: it holds all {len(plan)} descriptions.")
+        say(f"{arguments.out} is complete: it holds all {len(plan)} descriptions.{_what_next(arguments, vlm)}")
         return
     device = torch_device(arguments.device)
     score = None
@@ -105,7 +105,14 @@ def _generate(arguments: argparse.Namespace) -> None:
     blank = write_answers(plan, arguments.out, done, generator, score)
     note = f"; {blank} were left out, as all attempts at them were blank" if blank else ""
     say(f"Wrote {len(plan) - len(done) - blank} descriptions of {len({a.class_id for a in plan.asks})} classes to "
-          f"{arguments.out}, which now holds {len(plan) - blank}{note}.")  # fmt: skip
+          f"{arguments.out}, which now holds {len(plan) - blank}{note}.{_what_next(arguments, vlm)}")  # fmt: skip
+
+
+def _what_next(arguments: argparse.Namespace, vlm: str) -> str:
+    """The command that reads the descriptions; nothing about the control, and where there is no VLM, which it needs."""
+    if arguments.base or vlm == "none":
+        return ""
+    return f" Next: `{shell_line('ex2', 'analyze', arguments.out, '--out', arguments.out.parent / 'analysis')}`."
 
 
 def _chosen_classes(wanted: str | None, images: LabelledImages | PlantedImages) -> list[str] | None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from ex2.base.errors import UserError, one_line
-from ex2.base.shown import printable, say
+from ex2.base.progress import announce
+from ex2.base.shown import printable
 
 if TYPE_CHECKING:
     from ex2.run.view import RunView
@@ -39,7 +40,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Serve until Ctrl-C."""
     with server(arguments.folder, arguments.port) as serving:
-        say(f"http://{_HERE}:{serving.server_port} shows {arguments.folder}; Ctrl-C ends it.")
+        announce(f"http://{_HERE}:{serving.server_port} shows {arguments.folder}; Ctrl-C ends it.")
         serving.serve_forever()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ex2.base.shown import markdown
-from ex2.run.card import front_matter
+from ex2.run.card import front_matter, option_table
 from ex2.stats.before_after import NAMELESS
 from ex2.stats.intervals import Interval
 from ex2.texts.descriptions import Description
@@ -67,9 +67,7 @@ Licence of the base model: {licence}.
 
 ## Training
 
-| option | value |
-| --- | --- |
-{_rows(training)}
+{option_table(training)}
 
 VLM fingerprint {facts["vlm"]["fingerprint"][:16]}, adapter fingerprint {facts["adapter"]["fingerprint"]}.
 
@@ -115,10 +113,6 @@ def _merged_line(merged: dict[str, Any] | None) -> str:
 
 def _classifier_line(classifier: dict[str, Any] | None) -> str:
     return "not exported" if classifier is None else f"zero-shot weights (D, C) for {markdown(classifier['vlm'])}"
-
-
-def _rows(values: dict[str, Any]) -> str:
-    return "\n".join(f"| {name} | {markdown(str(value))} |" for name, value in values.items())
 
 
 def _results(metrics: dict[str, Any]) -> str:

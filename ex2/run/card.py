@@ -16,8 +16,9 @@ from ex2.stats.before_after import NAMELESS
 from ex2.texts.questions import QUESTION_SETS
 
 _SHOWN = (
-    "model_name_or_path", "vlm", "dataset", "reward_funcs", "reward_normalization", "reward_scale", "questions", "pairs",
-    "lora_r", "lora_alpha", "learning_rate", "beta", "num_iterations", "max_steps", "max_completion_length", "seed",
+    "model_name_or_path", "vlm", "dataset", "reward_funcs", "reward_weights", "reward_normalization", "reward_scale", "reading",
+    "questions", "pairs", "lora_r", "lora_alpha", "learning_rate", "beta", "num_iterations", "max_steps",
+    "max_completion_length", "seed",
 )  # fmt: skip
 
 
@@ -121,7 +122,7 @@ def run_card(folder: Path) -> str:
     about_pairs = config.get("pairs") is not None
     report = folder / ("pair_accuracy.md" if about_pairs else "before_after.md")
     command, out = ("describe-pairs", "pairs.json") if about_pairs else ("generate", "descriptions.jsonl")
-    rows = "\n".join(f"| {name} | {markdown(_portable(config.get(name)))} |" for name in _SHOWN)
+    shown = {name: _portable(config.get(name)) for name in _SHOWN}
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
     vlm = markdown(portable(environment["vlm"]))
     numbers = read_json(folder / "before_after.json") if (folder / "before_after.json").is_file() else {}
@@ -140,7 +141,7 @@ def run_card(folder: Path) -> str:
     result = (
         report.read_text(encoding="utf-8").replace("\n#", "\n##") if report.is_file() else "No report was asked for."
     )
-    result = result.removeprefix("# ").partition("\n")[2] if result.startswith("# ") else result
+    result = result.partition("\n")[2] if result.startswith("# ") else result
     return f"""---
 {head}---
 
@@ -154,19 +155,27 @@ facts: check before you rely on one.
 
 ## Training
 
-| option | value |
-| --- | --- |
-{rows}
+{option_table(shown)}
 
 All options are in `config.yaml`; every sample with its scores is in `samples.jsonl`; metrics are in `metrics.jsonl`.
 VLM fingerprint {environment["vlm_fingerprint"][:16]}; {environment["classes"]} classes; seed {environment["seed"]}; {versions}.
 
 ## Result
 
-{result}
+{result.strip()}
 """
 
 
-def _portable(value: object) -> str:
+def option_table(values: Mapping[str, object]) -> str:
+    """Markdown table of options, without those that are not set; lists are comma-separated."""
+    rows = (
+        f"| {name} | {markdown(', '.join(map(str, value)) if isinstance(value, list) else str(value))} |"
+        for name, value in values.items()
+        if value is not None
+    )
+    return "\n".join(["| option | value |", "| --- | --- |", *rows])
+
+
+def _portable(value: object) -> object:
     """An option's value as a card shows it: no path of this machine in it."""
-    return portable(value) if isinstance(value, str) else str(value)
+    return portable(value) if isinstance(value, str) else value

@@ -287,8 +287,16 @@ def _cost_text(options: RunOptions, size: PolicySize | str, memory: float, sampl
         took = seconds(work, gpu, parameters=size.parameters, layers=size.layers, weight_bytes=weights)
         room = gpu.memory * 2**30 - memory
         fits = f"{_amount(room)} left of {gpu.memory} GiB" if room > 0 else f"does not fit into {gpu.memory} GiB"
-        lines.append(f"{gpu.name:<10}{took:>8.1f} s{took * rollouts / 3600:>9.1f} h   {fits}")
+        lines.append(f"{gpu.name:<10}{took:>8.1f} s{_duration(took * rollouts):>11}   {fits}")
     return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    """A time in the unit in which it is no zero."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def base_weight_bytes(size: PolicySize, *, load_in_8bit: bool, load_in_4bit: bool) -> tuple[float, str]:

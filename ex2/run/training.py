@@ -24,6 +24,7 @@ from ex2.base.embedded_llm import EMBEDDED
 from ex2.base.errors import UserError
 from ex2.base.files import write_atomically
 from ex2.base.progress import progress_bar
+from ex2.base.shown import say, shell_line
 from ex2.data import load_images
 from ex2.options.combinations import check_launch, what_processes_share
 from ex2.options.run_options import RunOptions, num_processes
@@ -174,9 +175,18 @@ def _run(options: RunOptions, questions: Sequence[str]) -> Path:
     with written_by_all(run_folder.CARD, options.output_dir):
         if state.is_main_process:
             write_atomically(options.output_dir / run_folder.CARD, run_card(options.output_dir).encode())
+            say(_what_next(options))
     if mirror is not None:
         mirror.finish()  # last, because it waits until everything is uploaded
     return options.output_dir
+
+
+def _what_next(options: RunOptions) -> str:
+    """The last line of a run: where it is, and the command that takes it further."""
+    folder = options.output_dir
+    command, out = ("generate", "descriptions.jsonl") if options.ex2.pairs is None else ("describe-pairs", "pairs.json")
+    go_on = shell_line("ex2", command, folder, "--out", folder / out)
+    return f"Run: {folder}; what it is and how it went: {folder / run_folder.CARD}. Next: `{go_on}`."
 
 
 def _train(options: RunOptions, trainer: EX2Trainer, checkpoint: Path | None) -> None:

@@ -123,9 +123,10 @@ class Comparison:
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of `Comparison`, or of the results.json that it writes, in percent, as monospace text."""
     width = max(len(row["system"]) for row in rows)
+    fudd = "  true in K" * any(row["among_k"] is not None for row in rows)
     lines = [
         f"{'system':<{width}}   top-1   top-5     NLL   mean per class [95 %]     minus template [95 %]  fixed  broken"
-        "       n  true in K"
+        f"       n{fudd}"
     ]
     for row in rows:
         mean = _in_percent(row, "per_class", "6.2f")

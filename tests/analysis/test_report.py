@@ -489,6 +489,11 @@ def test_texts_are_found_in_a_browser(html: str, study: Study, tmp_path: Path, w
         assert fits(page)
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 23, 26)")
+        if width == SIZES[0][0]:  # tables beside plots are not cut off at a desk; those with a column a category scroll
+            tables = '.pair .scroll:not([aria-label^="Table: shares by"])'
+            assert page.locator(tables).count() > 3
+            cut = f"[...document.querySelectorAll('{tables}')].filter(e => e.scrollWidth > e.clientWidth).length"
+            assert page.evaluate(cut) == 0
         items = page.locator("#texts li")
         assert items.count() == len(texts)
         page.fill("#finder input", "orange FUR")

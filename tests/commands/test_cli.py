@@ -33,7 +33,9 @@ def test_generate_from_a_run(trained_run: Path, tmp_path: Path, capsys: pytest.C
         assert (record.extra["vlm"], record.extra["max_new_tokens"], record.extra["sample"]) == ("pictogram", 8, 0)
 
     _generate(trained_run, out)
-    assert f"{out} is complete: it holds all 32 descriptions." in capsys.readouterr().out
+    analysis = out.with_name("analysis")
+    said = f"{out} is complete: it holds all 32 descriptions. Next: `ex2 analyze {out} --out {analysis}`.\n"
+    assert capsys.readouterr().out.endswith(said)
     _generate(trained_run, out, "--samples", "2")
     assert read_descriptions(out)[:32] == records
     assert len(read_descriptions(out)) == 64

@@ -62,8 +62,8 @@ def test_export(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     printed = capsys.readouterr().out
     assert "Merged: logits differ from those of base + adapter by at most " in printed
     assert (
-        f"Wrote the adapter, the merged model, 32 descriptions of 4 classes, 1 pairs, a classifier (384 x 4) to {out}."
-        in printed
+        f"Wrote the adapter, the merged model, 32 descriptions of 4 classes, 1 pairs, a classifier (384 x 4) to {out}. "
+        f"Next: `ex2 demo {out}`, a page to try it.\n" in printed
     )
     assert "as its base model: elsewhere, say where that is (base_model=...)" in printed
 

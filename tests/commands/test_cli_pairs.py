@@ -130,7 +130,10 @@ def test_describe_pairs_from_a_run(pair_run: Path, tmp_path: Path, capsys: pytes
     out = tmp_path / "aligned.json"
     _describe(pair_run, out)
     printed = capsys.readouterr().out
-    assert f"{out}: 36 sentences about 3 of the 3 pairs that pictogram confuses most" in printed
+    assert re.search(
+        rf"{out}: 36 sentences about 3 of the 3 pairs that pictogram confuses most. "
+        rf"Next: `ex2 classify --vlm pictogram --dataset folder:\S+ --pairs {out}`.\n$", printed
+    )  # fmt: skip
     said = re.search(
         r"Confused most, with the share of their images that are nearer to the other's name: (.*)\.\n", printed
     )

@@ -345,6 +345,10 @@ def test_the_card_shows_the_runs_own_results(bundle: Bundle) -> None:
         in card
     )
     assert "| crane | a\\|b c |" in card
+    options = bundle.facts["training"] | {"reward_funcs": ["cosine", "no_repetition"], "pairs": None}
+    shown = bundle_card(bundle.facts | {"training": options}, ())
+    assert "| reward_funcs | cosine, no\\_repetition |" in shown
+    assert "| pairs |" not in shown
     hostile = "![x](http://a.b) <img src=x>\u202e"
     facts = bundle.facts | {
         "name": hostile,
@@ -355,7 +359,7 @@ def test_the_card_shows_the_runs_own_results(bundle: Bundle) -> None:
     }
     safe = bundle_card(facts, [replace(bundle.records[0], class_name=hostile, text=hostile)])
     body = safe.split("---", 2)[2]
-    assert body.count(r"\!\[x\](http://a.b) \<img src=x\>\[U+202E\]") == 8
+    assert body.count(r"\!\[x\](http://a.b) \<img src=x\>\[U+202E\]") == 9
     assert "![" not in body
     assert "Licence of the base model: not known here: see the card of the base model." in card
 

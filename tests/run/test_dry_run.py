@@ -16,7 +16,7 @@ from ex2.base.errors import UserError
 from ex2.launch import main
 from ex2.options.ex2_options import EX2Config
 from ex2.options.parse import parse_options
-from ex2.run.dry_run import PolicySize, base_weight_bytes, describe, policy_size
+from ex2.run.dry_run import PolicySize, _duration, base_weight_bytes, describe, policy_size
 
 Arguments = Callable[..., list[str]]
 
@@ -82,6 +82,11 @@ def test_options_batches_and_memory_by_hand(
     assert "sampling 8 texts at once" in memory
     assert "22,713,216 parameters, float32" in memory
     assert "unknown" not in memory
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(25.2, "25.2 s"), (90, "1.5 min"), (11160, "3.1 h")])
+def test_times_in_the_unit_in_which_they_are_no_zero(seconds: float, shown: str) -> None:
+    assert _duration(seconds) == shown
 
 
 def test_quantised_weights_by_hand() -> None:

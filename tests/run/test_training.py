@@ -116,6 +116,11 @@ def test_model_card(trained_run: Path) -> None:
         "held-out cosine, without the class name": round(summary["nameless"]["aligned"]["heldout"]["mean"], 4),
     }
     assert "| learning_rate | 0.01 |" in card
+    assert "| reward_funcs | cosine, no\\_repetition |" in card
+    assert "| pairs |" not in card  # options that are not set
+    assert "None" not in card
+    assert "\n\n\n" not in card
+    assert re.search(r"\n## Result\n\n\S", card)
     assert "aligned - best_of_n" in card
     assert "- dataset: folder:" in card
     assert MACHINE_PATH.search(card) is None
@@ -177,12 +182,18 @@ def test_other_algorithms_share_the_run(
     assert max(map(abs, scores)) < 10  # standard deviations, not 100 x cosine
 
 
-def test_without_a_report_nothing_is_sampled_twice(arguments: Arguments, tmp_path: Path) -> None:
+def test_without_a_report_nothing_is_sampled_twice(
+    arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "run"
     main("ppo", arguments(folder, before_after=False, max_steps=2, save_strategy="no"))
     names = {path.name for path in folder.iterdir()}
     assert names == {"config.yaml", "environment.json", "metrics.jsonl", "samples.jsonl", "adapter", "README.md"}
     assert "No report was asked for." in (folder / "README.md").read_text()
+    assert capsys.readouterr().out == (
+        f"Run: {folder}; what it is and how it went: {folder}/README.md. "
+        f"Next: `ex2 generate {folder} --out {folder}/descriptions.jsonl`.\n"
+    )
 
 
 def test_start_from_an_adapter(arguments: Arguments, trained_run: Path, tmp_path: Path) -> None:
@@ -282,6 +293,7 @@ def test_two_processes_write_one_run(arguments: Arguments, tmp_path: Path) -> No
     assert read_jsonl(folder / "metrics.jsonl")[0]["sampled_texts"] == 16
     assert _json(folder / "before_after.json")["base"]["n"] == 8
     assert result.stdout.count("aligned - base") == 2  # once a reading
+    assert result.stdout.count("Next: ") == 1
     assert len(list((folder / "checkpoint-2").glob("rng_state_*.pth"))) == 2
 
 

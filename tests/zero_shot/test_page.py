@@ -14,7 +14,7 @@ from ex2.data import LabelledImages
 from ex2.data.labelled import BrokenImage, fingerprint_of
 from ex2.scoring.bank import ImageBank
 from ex2.zero_shot.page import classification_page, conclusion, described, differences
-from ex2.zero_shot.systems import Comparison
+from ex2.zero_shot.systems import Comparison, format_table
 from ex2.zero_shot.vectors import Predictions, evaluate
 from tests.browser import SIZES, fits, opened
 
@@ -58,6 +58,15 @@ def images() -> LabelledImages:
 
 
 BETTER = {"class_name": wrong(*range(8)), "mine": LABELS, "random_words": wrong(*range(1, 9))}
+
+
+def test_what_fudd_alone_has_is_a_column_only_beside_fudd() -> None:
+    rows = comparison(BETTER).rows
+    assert format_table(rows).splitlines()[0].endswith(" broken       n")
+    fudd = rows[0] | {"system": "fudd_2", "k": 2, "among_k": 0.75}
+    assert [line.endswith(end) for line, end in zip(
+        format_table([rows[0], fudd]).splitlines(), ("n  true in K", "16", "16      75.00"), strict=True
+    )] == [True] * 3  # fmt: skip
 
 
 def test_descriptions_that_help_are_to_be_used() -> None:
