@@ -2,7 +2,8 @@
 
 The positive control of EX2 as a measuring instrument. For each class, the text embeddings of sentences of one category, with
 noise, stand in for images: whoever describes the class in that category's terms comes closest. The sentences say "it" for the
-class, so that what is planted is the kind of attribute and not the name. What EX2 then reports must be what was planted. Three
+class, and what its sentences of the other categories have in common with them is taken out, so that what is planted is the kind
+of attribute, and neither the name nor the kind of thing that the class is. What EX2 then reports must be what was planted. Three
 are negative controls, of which no kind of attribute may be reported: `planted:random`, where each class is a random direction;
 `planted:common`, random directions that share one; and `planted:swapped`, where each class has the sentences about another.
 """
@@ -48,12 +49,14 @@ class PlantedImages:
         kind: The planted category, or one of `CONTROLS`.
         sentences: For each class its sentences of that category, its name replaced by "it"; for ``swapped`` those of all
             categories about another class, and for random directions only their number counts.
+        others: For each class its sentences of the other categories, likewise; none for controls.
     """
 
     name: str
     class_names: tuple[str, ...]
     kind: str
     sentences: tuple[tuple[str, ...], ...]
+    others: tuple[tuple[str, ...], ...] = ()
 
 
 def load_planted(kind: str) -> PlantedImages:
@@ -69,15 +72,22 @@ def load_planted(kind: str) -> PlantedImages:
     class_names = tuple(sorted({row["class_name"] for row in rows}))
     wanted = (kind,) if kind in PLANTED else PLANTED if kind == "swapped" else PLANTED[:1]
     about = class_names[1:] + class_names[:1] if kind == "swapped" else class_names
-    sentences = tuple(
-        tuple(
+
+    def said_of(name: str, categories: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(
             strip_whole_name(row["text"], name)
             for row in rows
-            if row["class_name"] == name and row["category"] in wanted
+            if row["class_name"] == name and row["category"] in categories
         )
-        for name in about
+
+    others = tuple(category for category in PLANTED if category != kind)
+    return PlantedImages(
+        f"planted:{kind}",
+        class_names,
+        kind,
+        tuple(said_of(name, wanted) for name in about),
+        tuple(said_of(name, others) for name in class_names) if kind in PLANTED else (),
     )
-    return PlantedImages(f"planted:{kind}", class_names, kind, sentences)
 
 
 def plant(planted: PlantedImages, vlm: VLM, seed: int) -> tuple[torch.Tensor, list[int], list[str], list[str]]:
@@ -112,6 +122,9 @@ def plant(planted: PlantedImages, vlm: VLM, seed: int) -> tuple[torch.Tensor, li
     else:
         index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         clean = vlm.encode_texts(list(index)).cpu()[[index[text] for text in texts]]
+        if planted.others:
+            common = torch.stack([vlm.encode_texts(list(others)).cpu().mean(dim=0) for others in planted.others])
+            clean = torch.nn.functional.normalize(clean - common[labels], dim=1)
     noise = torch.randn(clean.shape, generator=generator)
     noisy = clean + NOISE * torch.nn.functional.normalize(noise, dim=1)
     return torch.nn.functional.normalize(noisy, dim=1), labels, splits, ids

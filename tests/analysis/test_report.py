@@ -706,7 +706,7 @@ def test_without_base_metrics_tags_and_facts(study: Study) -> None:
     )
     page = rendered(bare)
     assert "not recorded" in page.sections[""]
-    assert "no base" in page.sections[""]
+    assert "no\xa0base" in page.sections[""]
     assert "no texts of the untrained policy" in page.sections["said"]
     assert "No clause has an attribute tag" in page.sections["attributes"]
     assert "(no question)" in page.sections["questions"]

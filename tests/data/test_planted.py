@@ -100,6 +100,11 @@ def test_sets_have_sixteen_classes_in_alphabetic_order(kind: str) -> None:
     about = images.class_names[1:] + images.class_names[:1] if kind == "swapped" else images.class_names
     assert {(n, t) for n, texts in zip(about, images.sentences, strict=True) for t in texts} == own
     assert [len(texts) for texts in images.sentences] == [EACH * len(expected)] * 16
+    if kind in PLANTED:
+        of_others = {(r["class_name"], strip_whole_name(r["text"], r["class_name"])) for r in ROWS} - own
+        assert {(n, t) for n, texts in zip(images.class_names, images.others, strict=True) for t in texts} == of_others
+    else:
+        assert images.others == ()
 
 
 @pytest.mark.parametrize(
@@ -154,11 +159,15 @@ def test_no_sentence_is_on_both_sides(bank_of: Callable[..., ImageBank], kind: s
 def test_rows_are_their_sentences_with_noise(
     bank_of: Callable[..., ImageBank], sentence_vectors: dict[str, torch.Tensor]
 ) -> None:
+    """Each minus the mean of the class's sentences of the other categories."""
     bank, planted = bank_of("habitat"), load_planted("habitat")
     clean = []
     for image_id in bank.image_ids:
         name, position = position_of(image_id)
-        clean.append(sentence_vectors[planted.sentences[planted.class_names.index(name)][position]])
+        class_id = planted.class_names.index(name)
+        common = torch.stack([sentence_vectors[text] for text in planted.others[class_id]]).mean(dim=0)
+        particular = sentence_vectors[planted.sentences[class_id][position]] - common
+        clean.append(particular / particular.norm())
     cosines = (bank.embeddings * torch.stack(clean)).sum(dim=1)
     # Noise of length 0.5 at a right angle to the sentence would give 1 / sqrt(1 + 0.25) = 0.894; in 384 dimensions it
     # stands at nearly that.
@@ -220,19 +229,31 @@ def test_classes_prefer_their_kind(
     bank_of: Callable[..., ImageBank], sentence_vectors: dict[str, torch.Tensor], kind: str
 ) -> None:
     every, _ = cosines_by_category(bank_of(kind), kind, sentence_vectors)
-    # The VLM draws texts about a class together, whatever they say of it: one class in sixteen may prefer another kind.
-    assert (every.argmax(dim=1) == PLANTED.index(kind)).sum() >= len(every) - 1
+    assert (every.argmax(dim=1) == PLANTED.index(kind)).all()
 
 
-@pytest.mark.parametrize("kind", ["habitat", "non_visual", "spurious"])
+@pytest.mark.parametrize("kind", PLANTED)
+def test_the_name_of_a_class_is_not_what_is_planted(
+    bank_of: Callable[..., ImageBank], pictogram_vlm: VLM, sentence_vectors: dict[str, torch.Tensor], kind: str
+) -> None:
+    """To a VLM all sentences about a class are near its name: a bare name must lie behind what the kind says, unseen or not."""
+    bank = bank_of(kind)
+    names = pictogram_vlm.encode_texts([f"{name}." for name in bank.class_names])
+    bare = (names * bank.heldout_prototypes).sum(dim=1).mean()
+    _, unseen = cosines_by_category(bank, kind, sentence_vectors)
+    assert bare < unseen.mean(dim=0)[PLANTED.index(kind)] - 0.02
+
+
+@pytest.mark.parametrize("kind", PLANTED)
 def test_a_planted_kind_carries_over_to_its_other_sentences(
     bank_of: Callable[..., ImageBank], sentence_vectors: dict[str, torch.Tensor], kind: str
 ) -> None:
     # What stands in for held-out images is some of the kind's own sentences. The others of the kind are nearer as well, on
-    # the mean over classes: a policy that is rewarded with them learns what carries over. Not so for visual sentences: to
-    # a VLM that reads them, "it has four broad, thin wings" and "it has bent antennae" are about different things.
+    # the mean over classes: a policy that is rewarded with them learns what carries over.
     _, unseen = cosines_by_category(bank_of(kind), kind, sentence_vectors)
-    assert PLANTED[int(unseen.mean(dim=0).argmax())] == kind
+    means = unseen.mean(dim=0)
+    others = torch.cat([means[: PLANTED.index(kind)], means[PLANTED.index(kind) + 1 :]])
+    assert means[PLANTED.index(kind)] > others.max() + 0.05
 
 
 def test_random_classes_have_nothing_to_do_with_sentences(
